@@ -1,0 +1,27 @@
+# The commands of the README. `make quickstart` and `make test` need nothing done before them.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: venv quickstart test lint bench
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: venv
+	$(BIN)/nas run studies/quickstart_search.yaml
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nas validate studies/*.yaml
+
+bench: venv
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,1 @@
+"""Train, score, search, schedule, record and export."""

@@ -1,0 +1,43 @@
+"""Checkpoints: one safetensors file, replaced as a whole, with its facts as metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from space.errors import RunError
+
+_FACTS = "facts"
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON facts; a crash at any moment leaves the old file or the new one, never a part.
+
+    Raises RunError when the disk is full or the folder is gone.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(save(tensors, metadata={_FACTS: json.dumps(facts)}))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; free some space and run the same command again") from None
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors and facts of a file; None when there is none or it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = (file.metadata() or {}).get(_FACTS)
+            return ({name: file.get_tensor(name) for name in file.keys()}, json.loads(facts)) if facts else None  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError):
+        return None

@@ -1,0 +1,292 @@
+"""The command line; the one place that knows all packages. Heavy imports stand inside the commands, so `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from space.errors import NasError
+
+OK, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Command(click.Command):
+    """Tells a user's mistake in one sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NasError as error:
+            if ctx.find_root().params.get("debug"):
+                traceback.print_exc()
+            click.echo(f"nas: {error}", err=True)
+            sys.exit(MISTAKE)
+        except KeyboardInterrupt:
+            click.echo("nas: interrupted; the same command goes on from the last rungs", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.exit(OK)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Architecture search and ablation of U-shaped diffusion transformers.
+
+    Exit codes: 0 done; 1 finished, with failed trials; 2 a mistake of yours, told in one sentence.
+    """
+
+
+_changes = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key of the study; may be repeated."
+)
+_study = click.argument("study", type=click.Path(path_type=Path))
+_run = click.argument("run", type=click.Path(path_type=Path))
+
+
+@main.command()
+@_study
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory; runs/NAME by default.")
+@click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster; one is started on this machine by default.")
+@_changes
+@click.option("--dry-run", is_flag=True, help="Print what the study would cost and stop.")
+@click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
+def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool) -> None:
+    """Run a study; the same command again goes on or tops up."""
+    from nas.study import load_study
+
+    loaded = load_study(study, list(changes))
+    if dry_run:
+        click.echo(_bill(loaded))
+        return
+    import warnings
+
+    from rich.console import Console
+
+    from analysis.runs import frames
+    from nas.live import progress_view
+    from nas.records import State
+    from nas.runner import run_study
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    folder = out or Path("runs") / loaded.name
+    console = Console()
+    with progress_view(console) as view:
+        finished = run_study(loaded, folder, in_process=in_process, address=address, listeners=(view,))
+    _conclude(console, frames(finished), folder)
+    if finished.in_state(State.FAILED):
+        sys.exit(SOME_FAILED)
+
+
+def _bill(study: Any) -> str:
+    """What a study would train and cost, before anything is spent."""
+    study.check_runs()
+    census, budget, trials = study.census, study.budget, study.search.trials
+    lines = [
+        f"study        {study.name}: {study.question}",
+        f"trials       {trials}, seed {study.training.seed}, sampler {study.search.sampler.kind}",
+        f"feasible     {census.share:.1%} of the space ({census.feasible} of {census.draws} random points)",
+    ]
+    lines += [f"{metric:12s} {low:.4g} to {high:.4g}" for metric, (low, high) in census.costs.items()]
+    lines.append(f"rungs        {', '.join(f'{macs / 1e12:.4g}' for macs in budget.milestones)} training TFLOPs")
+    # Every trial reaches the first rung; in expectation 1 in `reduction` goes on from each.
+    reached = [macs - before for before, macs in zip((0, *budget.milestones), budget.milestones, strict=False)]
+    expected = sum(part / budget.reduction**rung for rung, part in enumerate(reached)) * trials
+    finish = study.finish.best * (study.finish.budget - budget.max) if study.finish else 0
+    most, likely = (budget.max * trials + finish) / 1e15, (expected + finish) / 1e15
+    lines.append(f"training     at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.reduction} goes on from every rung")
+    return "\n".join(lines)
+
+
+def _conclude(console: Any, found: Any, folder: Path) -> None:
+    """Print ranking, front and what was written; draw the figures."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from analysis.plots import front_info, plot_curves, plot_front
+    from analysis.tables import ranking_table
+
+    ranked = ranking_table(found)
+    _print_frame(
+        console,
+        ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
+        "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
+    )
+    front = front_info(found).points
+    _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
+    for name, plot in {"front": plot_front, "curves": plot_curves}.items():
+        path = folder / f"{name}.png"
+        figure = plot(found).get_figure(root=True)
+        assert figure is not None
+        figure.savefig(path, dpi=150)
+        console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
+    for exported in found.trials["exported"]:
+        if exported:
+            console.print(f"exported winner  {folder / exported}", highlight=False, soft_wrap=True)
+            console.print(f"samples          {folder / exported / 'samples.png'}", highlight=False, soft_wrap=True)
+
+
+def _print_frame(console: Any, frame: Any, title: str) -> None:
+    from rich.table import Table
+
+    from analysis.tables import cells
+
+    console.print(f"\n{title}", style="bold", highlight=False, soft_wrap=True)
+    table = Table(box=None)
+    text = cells(frame)
+    for column in text.columns:
+        table.add_column(column, overflow="fold", no_wrap=column != "reason")
+    for row in text.itertuples(index=False):
+        table.add_row(*row)
+    console.print(table)
+
+
+@main.command()
+@click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
+def validate(studies: tuple[Path, ...]) -> None:
+    """Check studies without training."""
+    from nas.study import load_study
+
+    for path in studies:
+        study = load_study(path)
+        study.check_runs()
+        click.echo(f"{path}: fine; {study.census.share:.1%} of the space is feasible")
+
+
+@main.command()
+@click.argument("what", metavar="SPEC-OR-PRESET")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cost(what: str, as_json: bool) -> None:
+    """Print what an architecture costs: a preset's name, or a YAML file with a spec."""
+    from dataclasses import asdict
+
+    from space.cost import cost as cost_of
+    from space.document import Document, parse
+    from space.presets import preset
+    from space.spec import ModelSpec
+
+    if Path(what).suffix in (".yaml", ".yml"):
+        document = Document.read(Path(what))
+        spec = parse(ModelSpec, document.data, document)
+    else:
+        spec = preset(what)
+    found = cost_of(spec)
+    if as_json:
+        numbers = {
+            "gflops": found.gflops,
+            "train_gflops": found.train_gflops,
+            "params": found.params,
+            "params_training": found.params_training,
+        }
+        click.echo(json.dumps({**numbers, "digest": spec.digest, "parts": [asdict(part) for part in found.parts]}, indent=2))
+        return
+    click.echo(f"{'part':14s} {'params':>12s} {'in training':>12s} {'MMACs':>10s} {'train MMACs':>12s}")
+    for part in found.parts:
+        train = (part.macs + part.backward_macs) / 1e6
+        click.echo(f"{part.name:14s} {part.params:12,d} {part.params_training:12,d} {part.macs / 1e6:10.2f} {train:12.2f}")
+    total = f"{found.params:12,d} {found.params_training:12,d} {found.macs / 1e6:10.2f} {found.train_macs / 1e6:12.2f}"
+    click.echo(f"{'total':14s} {total}")
+    click.echo(
+        f"gflops {found.gflops:.4f} (multiply-accumulates / 1e9, folded, batch 1), train_gflops {found.train_gflops:.4f} a sample"
+    )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def presets(as_json: bool) -> None:
+    """List the presets and what they cost."""
+    from space.cost import cost as cost_of
+    from space.presets import PRESETS
+
+    rows = [(name, cost_of(spec)) for name, spec in PRESETS.items()]
+    if as_json:
+        click.echo(
+            json.dumps(
+                {name: {"gflops": c.gflops, "params": c.params, "train_gflops": c.train_gflops} for name, c in rows}, indent=2
+            )
+        )
+        return
+    click.echo(f"{'preset':26s} {'GFLOPs':>9s} {'train GFLOPs':>13s} {'params (M)':>11s}")
+    for name, c in rows:
+        click.echo(f"{name:26s} {c.gflops:9.4f} {c.train_gflops:13.3f} {c.params_m:11.3f}")
+
+
+@main.command()
+@_run
+def status(run: Path) -> None:
+    """Print how far a run is, the best so far, the rungs, and failures."""
+    from nas.live import summary
+    from nas.records import State
+    from nas.results import read_run
+
+    found = read_run(run)
+    assert found.study is not None
+    click.echo(f"{found.study.name}: {summary(found)}")
+    for rung, macs in enumerate(found.study.budget.milestones):
+        losses = [trial.reports[rung].val_loss for trial in found.trials.values() if len(trial.reports) > rung]
+        best = f", best val_loss {min(losses):.4f}" if losses else ""
+        click.echo(f"rung {rung + 1}, {macs / 1e12:.4g} training TFLOPs: {len(losses)} trials{best}")
+    for trial in found.in_state(State.FAILED):
+        click.echo(f"trial {trial.number} FAILED: {trial.reason}")
+
+
+@main.command()
+@_run
+@click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
+def table(run: Path, form: str) -> None:
+    """Print the table of a run."""
+    from analysis.runs import load_run
+    from analysis.tables import ranking_table, render
+
+    click.echo(render(ranking_table(load_run(run)), form), nl=False)
+
+
+@main.command()
+@_run
+@click.option("--select", "which", default="best", show_default=True, metavar="best|pareto:K|TRIAL", help="Which trials.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
+def export(run: Path, which: str, out: Path | None) -> None:
+    """Write trials as model folders: spec, folded weights, card."""
+    from nas.export import export as export_trial
+    from nas.export import select
+    from nas.results import read_run
+
+    found = read_run(run)
+    assert found.study is not None
+    for trial in select(found, which):
+        folder = (out or run / "export") / trial.name
+        export_trial(found.study, trial, run, folder)
+        click.echo(str(folder))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--classes", help="Labels such as 0,3,9; all by default.")
+@click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
+@click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="DDIM steps.")
+@click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
+def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: float, seed: int, out: Path) -> None:
+    """Write a grid of images sampled from an exported model."""
+    from nas.export import write_samples
+    from nas.study import SampleSettings
+    from space.weights import facts_of, load
+
+    try:
+        labels = [int(label) for label in classes.split(",")] if classes else None
+    except ValueError:
+        raise NasError(f"--classes {classes}: write labels such as 0,3,9") from None
+    settings = SampleSettings(per_class=per_class, steps=steps, guidance=cfg, seed=seed)
+    write_samples(load(model), facts_of(model), settings, out, labels)
+    click.echo(str(out))

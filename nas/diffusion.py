@@ -1,0 +1,160 @@
+"""Gaussian diffusion with learned variance, as DiT and U-DiT train it (Ho et al. 2020; Nichol & Dhariwal 2021)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BETA_FIRST, BETA_LAST = 1e-4, 2e-2
+LEAST_PROBABILITY = 1e-12
+EDGE = 0.999
+"""Beyond ±EDGE the likelihood's outermost bins reach to infinity."""
+
+
+class LossTerms(NamedTuple):
+    """Per-sample losses (N,): `loss` = `mse` + `vb`; `vb` is in bits per dimension, 0 without learned variance."""
+
+    mse: Tensor
+    vb: Tensor
+    loss: Tensor
+
+
+class Posterior(NamedTuple):
+    """The model's p(x_{i-1} | x_i): mean, log-variance and predicted x0, each (N, C, H, W)."""
+
+    mean: Tensor
+    log_variance: Tensor
+    x0: Tensor
+
+
+class GaussianDiffusion:
+    """The forward process over `steps` linear betas, or over the kept ones of a respaced process; tables in float64.
+
+    `timestep_map` (steps,) int64 holds the original timestep of every step: what the model is given.
+    """
+
+    def __init__(self, steps: int = 1000) -> None:
+        # The end points are those of 1000 steps, scaled so that fewer steps add as much noise.
+        scale = 1000 / steps
+        betas = torch.linspace(scale * BETA_FIRST, scale * BETA_LAST, steps, dtype=torch.float64)
+        self._set(betas, torch.arange(steps))
+
+    def _set(self, betas: Tensor, timestep_map: Tensor) -> None:
+        self.betas, self.timestep_map, self.steps = betas, timestep_map, len(betas)
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        self.alphas_cumprod_before = before
+        variance = betas * (1 - before) / (1 - self.alphas_cumprod)
+        # The posterior variance of the first step is 0; its logarithm is taken as that of the second.
+        self.posterior_log_variance = torch.log(torch.cat([variance[1:2], variance[1:]]) if self.steps > 1 else betas)
+        self.mean_from_x0 = betas * before.sqrt() / (1 - self.alphas_cumprod)
+        self.mean_from_x_t = (1 - before) * (1 - betas).sqrt() / (1 - self.alphas_cumprod)
+
+    def respaced(self, steps: int | str) -> GaussianDiffusion:
+        """A shorter process over some of this one's timesteps.
+
+        A number N keeps round(i·(T-1)/(N-1)) of T steps; "ddimN" keeps every (T/N)-th from 0 (Song et al. 2021).
+        Betas follow from the kept ᾱ, β'_i = 1 - ᾱ_i/ᾱ_{i-1}. Raises ValueError when N is out of range or "ddimN" does
+        not divide T.
+        """
+        count = int(str(steps).removeprefix("ddim"))
+        if not 1 <= count <= self.steps:
+            raise ValueError(f"{steps} sampling steps are not between 1 and {self.steps}")
+        if str(steps).startswith("ddim"):
+            if self.steps % count:
+                raise ValueError(f"{count} DDIM steps do not divide {self.steps}")
+            kept = torch.arange(0, self.steps, self.steps // count)
+        else:
+            kept = torch.tensor([round(i * (self.steps - 1) / max(count - 1, 1)) for i in range(count)])
+        products = self.alphas_cumprod[kept]
+        short = GaussianDiffusion.__new__(GaussianDiffusion)
+        short._set(1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]]), self.timestep_map[kept])
+        return short
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = √ᾱ_t·x0 + √(1-ᾱ_t)·noise for (N, C, H, W) and t (N,) (Ho et al., equation 4)."""
+        product = self.alphas_cumprod
+        return _at(product.sqrt(), t, x0) * x0 + _at((1 - product).sqrt(), t, x0) * noise
+
+    def loss_terms(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> LossTerms:
+        """Mean squared error of the noise, and the variational bound that trains the variance with the mean detached.
+
+        `model_output` is (N, C, H, W), or (N, 2C, H, W) with learned variance. (Nichol & Dhariwal, section 3.1,
+        without its weight λ.)
+        """
+        noise_hat, _ = _split(model_output, x_t)
+        mse = (noise_hat - noise).square().mean(dim=(1, 2, 3))
+        if model_output.shape[1] == x_t.shape[1]:
+            return LossTerms(mse, torch.zeros_like(mse), mse)
+        channels = x_t.shape[1]
+        detached = torch.cat([model_output[:, :channels].detach(), model_output[:, channels:]], dim=1)
+        vb = self._bound(detached, x0, x_t, t)
+        return LossTerms(mse, vb, mse + vb)
+
+    def _bound(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """One term of the variational bound, in bits per dimension (N,)."""
+        model = self.posterior(model_output, x_t, t)
+        mean = _at(self.mean_from_x0, t, x0) * x0 + _at(self.mean_from_x_t, t, x0) * x_t
+        log_variance = _at(self.posterior_log_variance, t, x0)
+        # KL of two diagonal Gaussians.
+        difference = log_variance - model.log_variance
+        kl = 0.5 * (-1.0 - difference + difference.exp() + (mean - model.mean).square() * (-model.log_variance).exp())
+        likelihood = _discretised_log_likelihood(x0, model.mean, 0.5 * model.log_variance)
+        nats = torch.where((t == 0).view(-1, 1, 1, 1), -likelihood, kl)
+        return nats.mean(dim=(1, 2, 3)) / math.log(2)
+
+    def posterior(self, model_output: Tensor, x_t: Tensor, i: Tensor, bound: float | None = None) -> Posterior:
+        """The model's Gaussian over x_{i-1}; i (N,) counts this process's own steps. `bound` clips the predicted x0.
+
+        The variance's output v interpolates log β_i and log β̃_i by (v+1)/2; without it the log-variance is log β̃_i.
+        """
+        noise_hat, v = _split(model_output, x_t)
+        x0 = self._x0(noise_hat, x_t, i, bound)
+        mean = _at(self.mean_from_x0, i, x_t) * x0 + _at(self.mean_from_x_t, i, x_t) * x_t
+        low = _at(self.posterior_log_variance, i, x_t)
+        if v is None:
+            return Posterior(mean, low.expand_as(mean), x0)
+        share = (v + 1) / 2
+        return Posterior(mean, share * _at(self.betas.log(), i, x_t) + (1 - share) * low, x0)
+
+    def ddim(self, model_output: Tensor, x_t: Tensor, i: Tensor, bound: float | None = None) -> Tensor:
+        """x_{i-1} of one deterministic DDIM step (Song et al. 2021, equation 12 with σ = 0); `bound` clips the predicted x0."""
+        noise_hat, _ = _split(model_output, x_t)
+        x0 = self._x0(noise_hat, x_t, i, bound)
+        if bound is not None:
+            # The noise that belongs to the clipped x0.
+            noise_hat = (x_t - _at(self.alphas_cumprod.sqrt(), i, x_t) * x0) / _at((1 - self.alphas_cumprod).sqrt(), i, x_t)
+        before = self.alphas_cumprod_before
+        return _at(before.sqrt(), i, x_t) * x0 + _at((1 - before).sqrt(), i, x_t) * noise_hat
+
+    def _x0(self, noise_hat: Tensor, x_t: Tensor, i: Tensor, bound: float | None) -> Tensor:
+        product = self.alphas_cumprod
+        x0 = _at(product.rsqrt(), i, x_t) * x_t - _at((1 / product - 1).sqrt(), i, x_t) * noise_hat
+        return x0 if bound is None else x0.clamp(-bound, bound)
+
+
+def _split(model_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The predicted noise, and the variance's output when there is one."""
+    channels = x.shape[1]
+    return model_output[:, :channels], model_output[:, channels:] if model_output.shape[1] > channels else None
+
+
+def _at(table: Tensor, i: Tensor, like: Tensor) -> Tensor:
+    """Entries i (N,) of a float64 table as (N, 1, 1, 1) in the type and on the device of `like`."""
+    return table.to(like.device)[i].to(like.dtype).view(-1, 1, 1, 1)
+
+
+def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-probability of 8-bit values x in [-1, 1] under a Gaussian cut into bins of ±1/255 (Ho et al., equation 13)."""
+    centred, inverse = x - mean, (-log_scale).exp()
+    above, below = _normal_cdf(inverse * (centred + 1 / 255)), _normal_cdf(inverse * (centred - 1 / 255))
+    probability = torch.where(x < -EDGE, above, torch.where(x > EDGE, 1 - below, above - below))
+    return probability.clamp(min=LEAST_PROBABILITY).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """The tanh approximation of the standard normal's distribution function (Page 1977)."""
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -1,0 +1,134 @@
+"""Export: a trained trial as a model folder with a card, and a grid of its samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.checkpoint import read_checkpoint
+from nas.data.codecs import codec_named
+from nas.pictures import write_grid
+from nas.records import State
+from nas.results import Run, TrialResult
+from nas.rungs import dominates
+from nas.sampling import sample
+from nas.study import SampleSettings, Study
+from nas.trial import CHECKPOINT, data_set
+from space.errors import RunError
+from space.model.udit import UDiT
+from space.weights import load, save
+
+CARD, SAMPLES = "card.md", "samples.png"
+
+
+def select(run: Run, which: str) -> list[TrialResult]:
+    """The trials that `best`, `pareto:K` or a trial's number name; raises RunError when there is none.
+
+    `pareto:K` takes the front of the study's objectives, lowest loss first. Only complete trials are chosen unless a
+    number is given.
+    """
+    complete = run.in_state(State.COMPLETE)
+    if which.isdecimal():
+        if int(which) not in run.trials:
+            raise RunError(f"no trial {which}; the run has 0 to {len(run.trials) - 1}")
+        return [run.trials[int(which)]]
+    if not complete:
+        raise RunError("no trial is complete yet, so there is none to choose; run the study on, or name a trial's number")
+    if which == "best":
+        return run.best()
+    kind, _, count = which.partition(":")
+    if kind != "pareto" or not count.isdecimal() or int(count) < 1:
+        raise RunError(f"'{which}' selects nothing; write best, pareto:K or a trial's number")
+    return front(complete)[: int(count)]
+
+
+def front(trials: list[TrialResult]) -> list[TrialResult]:
+    """The trials that no other beats in both val_loss and gflops, lowest loss first."""
+    values = [(trial.val_loss or 0.0, trial.cost.gflops) for trial in trials]
+    kept = [trial for trial, value in zip(trials, values, strict=True) if not any(dominates(other, value) for other in values)]
+    return sorted(kept, key=lambda trial: trial.val_loss or 0.0)
+
+
+def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDiT:
+    """Write the trial's averaged weights, folded, with spec and card to a folder; returns the model.
+
+    Raises RunError when the trial has no checkpoint.
+    """
+    path = run_folder / "trials" / trial.name / CHECKPOINT
+    found = read_checkpoint(path)
+    if found is None:
+        raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
+    tensors, checkpoint = found
+    model = UDiT(trial.spec)
+    average = {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
+    model.load_state_dict(average)
+    facts = _facts(study, trial, checkpoint["step"])
+    save(model, out, facts)
+    _write_text(out / CARD, _card(study, trial, facts))
+    return load(out)
+
+
+def write_samples(
+    model: UDiT, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
+) -> None:
+    """A grid of images, one row a class, guided and drawn as the settings say."""
+    codec = codec_named(facts["codec"])
+    labels = [label for label in (classes or range(model.spec.num_classes)) for _ in range(settings.per_class)]
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    latents = sample(
+        model,
+        labels,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        guided_channels=codec.guided_channels,
+        bound=codec.bound,
+        seed=settings.seed,
+    )
+    write_grid(codec.decode(latents.numpy()), settings.per_class, path)
+
+
+def _facts(study: Study, trial: TrialResult, step: int) -> dict[str, Any]:
+    last = trial.reports[-1]
+    return {
+        "study": study.name,
+        "trial": trial.number,
+        "source": study.data.source,
+        "codec": study.data.codec,
+        "class_names": list(data_set(study.data.source, study.data.codec).class_names),
+        "step": step,
+        "images": last.images,
+        "train_tflops": last.macs / 1e12,
+        "val_loss": last.val_loss,
+        "ema": study.training.ema,
+    }
+
+
+def _card(study: Study, trial: TrialResult, facts: dict[str, Any]) -> str:
+    cost = trial.cost
+    return f"""# {trial.name}
+
+Trial {trial.number} of study `{study.name}`: {study.question or "no question stated"}
+
+| | |
+| --- | --- |
+| validation loss (averaged weights) | {facts["val_loss"]:.5f} |
+| GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
+| parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
+| trained on | {facts["source"]} through {facts["codec"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |
+
+```python
+import space
+model = space.load("{trial.name}")  # folded, eval mode: forward(x, t, y), forward_with_cfg(x, t, y, scale)
+```
+
+`spec.yaml` is the architecture, `model.safetensors` its weights with these facts as metadata.
+"""
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,38 @@
+"""The in-process executor: trials one after the other, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nas.records import TrialPlan
+from nas.search import Search
+from nas.trial import as_failure, run_trial
+from space.errors import RunError
+
+
+class InProcess:
+    """Carries out plans one at a time, so that the same study gives the same proposals and losses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def search(self, search: Search) -> None:
+        """Train until the search hands out nothing more."""
+        torch.set_num_threads(search.study.resources.cpu)
+        while (plan := search.next_plan()) is not None:
+            self._carry_out(plan, search)
+
+    def finish(self, search: Search, plans: list[TrialPlan]) -> None:
+        """Train the chosen trials on."""
+        for plan in plans:
+            self._carry_out(plan, search)
+
+    def _carry_out(self, plan: TrialPlan, search: Search) -> None:
+        try:
+            run_trial(plan, search.study, search.report, self.folder / plan.name)
+        except RunError:
+            raise  # The run directory is unusable; no other trial would fare better.
+        except Exception as error:
+            search.fail(as_failure(plan.number, error))

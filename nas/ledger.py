@@ -1,0 +1,109 @@
+"""The ledger: the append-only record of a run, one JSON object a line."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from space.errors import RunError
+
+SCHEMA = 1
+LEDGER = "ledger.jsonl"
+LOCK = "lock"
+
+Event = dict[str, Any]
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """The events of a run, oldest first; a torn last line is left out.
+
+    Raises RunError when there is no ledger, when a line before the last is damaged, or when a newer version wrote it.
+    """
+    path = folder / LEDGER
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise RunError(f"{folder} is not a run directory: it has no {LEDGER}") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    # Every whole line ends in a newline; what follows the last one was torn by a crash.
+    for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
+        try:
+            event: Event = json.loads(line)
+            kind = event["event"]
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{path}:{number} is damaged; restore the file from a copy, or move the directory away to start anew"
+            ) from None
+        if kind == "run" and event.get("schema") != SCHEMA:
+            raise RunError(
+                f"{path} has schema {event.get('schema')}, but this version reads {SCHEMA}; use the version that wrote it"
+            )
+        yield event
+
+
+class Ledger:
+    """A run's ledger open for appending by this process alone.
+
+    Every event is on disk when `append` returns, so a killed process loses nothing that it was told. Raises RunError
+    when the directory cannot be written or another process has it open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror}; choose another place with --out") from None
+        self._take_lock()
+        try:
+            self._drop_torn_line()
+            self._file = os.open(folder / LEDGER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            os.close(self._lock)
+            raise RunError(f"{folder / LEDGER} cannot be written: {error.strerror}; choose another place with --out") from None
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(self._lock, 200).decode(errors="replace") or "another process"
+            os.close(self._lock)
+            raise RunError(f"{self.folder} is in use by {owner}; wait for it, or stop it") from None
+        os.truncate(self._lock, 0)
+        os.write(self._lock, f"{socket.gethostname()}, process {os.getpid()}".encode())
+
+    def _drop_torn_line(self) -> None:
+        path = self.folder / LEDGER
+        if path.exists():
+            raw = path.read_bytes()
+            whole = raw.rfind(b"\n") + 1
+            if whole < len(raw):
+                os.truncate(path, whole)
+
+    def append(self, event: Event) -> Event:
+        """Write one event, stamped with the time (UTC), and return it."""
+        stamped = {**event, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = json.dumps(stamped, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+            os.fsync(self._file)
+        except OSError as error:
+            raise RunError(
+                f"{self.folder / LEDGER} cannot be written: {error.strerror}; free some space and run the same command again"
+            ) from None
+        if written != len(line):
+            raise RunError(f"{self.folder / LEDGER}: the disk is full; free some space and run the same command again")
+        return stamped
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        os.close(self._file)
+        os.close(self._lock)

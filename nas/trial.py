@@ -1,0 +1,117 @@
+"""A trial: trains a spec from milestone to milestone and scores it at each."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from nas.checkpoint import read_checkpoint, write_checkpoint
+from nas.data.sources import load_data
+from nas.evaluation.validation import ValidationGrid
+from nas.records import Failure, Report, TrialPlan
+from nas.study import Study
+from nas.training import DivergedError, Training
+from space.cost import cost
+
+CHECKPOINT = "checkpoint.safetensors"
+
+data_set = lru_cache(maxsize=2)(load_data)
+"""`load_data`, kept for the next trial in the same process."""
+
+
+class Trial:
+    """One plan being carried out; continues from the checkpoint in its folder when there is one.
+
+    Milestones are reached in whole steps, so a report stands at the first step whose cumulative training cost is at
+    least the milestone's. Raises NasError when the data are missing or do not fit.
+    """
+
+    def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None, device: torch.device | None = None) -> None:
+        self.plan, self.study, self.folder = plan, study, folder
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        data = data_set(study.data.source, study.data.codec)
+        self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
+        self.training = Training(plan.spec, plan.seed, study.training, data.train, self.device)
+        self.grid = ValidationGrid(data.validation, study.evaluation.val_loss.images, self.training.diffusion, self.device)
+        self.next = plan.reported
+        self._kept: dict[int, Report] = {}
+        self._continue()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every milestone has been reported."""
+        return self.next - self.plan.reported >= len(self.plan.milestones)
+
+    def advance(self) -> Report:
+        """Train to the next milestone, validate, write the checkpoint, and report."""
+        rung = self.next
+        self.next += 1
+        if rung in self._kept:
+            # Trained before a crash that came between the checkpoint and the ledger.
+            return self._kept[rung]
+        step = -(-self.plan.milestones[rung - self.plan.reported] // self.step_macs)
+        before, start = self.training.step, time.perf_counter()
+        train_loss = self.training.train_to(step)
+        seconds = time.perf_counter() - start
+        loss = self.grid.loss(self.training.average.folded(), max(self.study.training.batch_size, 64))
+        if not math.isfinite(loss.mean):
+            raise DivergedError(f"diverged: the validation loss is {loss.mean} at step {step}")
+        report = Report(
+            trial=self.plan.number,
+            rung=rung,
+            step=step,
+            images=step * self.study.training.batch_size,
+            macs=step * self.step_macs,
+            val_loss=loss.mean,
+            val_loss_bins=loss.bins,
+            train_loss=train_loss,
+            seconds=seconds,
+            images_per_s=(step - before) * self.study.training.batch_size / seconds,
+            peak_memory_mib=_peak_memory_mib(self.device),
+        )
+        self._kept[rung] = report
+        self._save()
+        return report
+
+    def _save(self) -> None:
+        if self.folder is not None:
+            kept = [report.model_dump(mode="json") for report in self._kept.values()]
+            facts = {"digest": self.plan.spec.digest, "step": self.training.step, "reports": kept}
+            write_checkpoint(self.folder / CHECKPOINT, self.training.tensors(), facts)
+
+    def _continue(self) -> None:
+        found = read_checkpoint(self.folder / CHECKPOINT) if self.folder is not None else None
+        # Without a usable checkpoint the trial trains from the start: the streams make it the same trial again.
+        if found and found[1]["digest"] == self.plan.spec.digest:
+            tensors, facts = found
+            self.training.load(tensors, facts["step"])
+            self._kept = {kept["rung"]: Report.model_validate(kept) for kept in facts["reports"]}
+
+
+def run_trial(plan: TrialPlan, study: Study, report: Callable[[Report], bool], folder: Path | None = None) -> None:
+    """Carry out a plan; `report` takes every report and tells whether to go on."""
+    trial = Trial(plan, study, folder)
+    while not trial.finished and report(trial.advance()):
+        pass
+
+
+def as_failure(number: int, error: BaseException) -> Failure:
+    """An exception as data: one line of reason, and the traceback."""
+    out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
+    reason = f"out of memory: {first_line}" if out_of_memory else first_line
+    return Failure(trial=number, reason=reason, trace="".join(traceback.format_exception(error)))
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak memory so far: CUDA's own on a GPU, the process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,48 @@
+"""What can be built, how it varies, and what it costs.
+
+Names that need torch (`build`, `load`, `official`) are imported when they are first used, so `import space` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from space.cost import Cost, cost
+from space.domains import Domain, Range
+from space.errors import NasError
+from space.presets import PRESETS, preset
+from space.search_space import SearchSpace
+from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from space import official
+    from space.model.udit import build
+    from space.weights import load
+
+__all__ = [
+    "PRESETS",
+    "AttentionSpec",
+    "Cost",
+    "Domain",
+    "FeedForwardSpec",
+    "ModelSpec",
+    "NasError",
+    "Range",
+    "SearchSpace",
+    "build",
+    "cost",
+    "load",
+    "official",
+    "preset",
+]
+
+_LATER = {"build": "space.model.udit", "load": "space.weights"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    if name == "official":
+        return import_module("space.official")
+    raise AttributeError(f"module 'space' has no attribute '{name}'")

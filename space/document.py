@@ -1,0 +1,147 @@
+"""A YAML document that remembers the line of every key, and the sentence for what is wrong in it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from space.errors import NasError, StudyError
+
+Location = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Document:
+    """Plain data read from YAML text, with a line number (from 1) for every key and item.
+
+    Raises StudyError when the text is not YAML, holds a key twice, or is no mapping.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        self._lines: dict[Location, int] = {}
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise StudyError(f"{name}: {_yaml_problem(error)}") from None
+        if not isinstance(node, yaml.MappingNode):
+            raise StudyError(f"{name}: expected a mapping of keys to values at the top level")
+        self._index(node, ())
+        self.data: dict[str, Any] = yaml.safe_load(text)
+
+    @classmethod
+    def read(cls, path: Path) -> Document:
+        """The document in a file; raises StudyError when it cannot be read."""
+        try:
+            return cls(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            raise StudyError(f"{path}: no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"{path}: cannot be read as text ({error})") from None
+
+    def _index(self, node: yaml.Node, at: Location) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                where: Location = (*at, key.value)
+                line = key.start_mark.line + 1
+                if where in self._lines:
+                    first = self._lines[where]
+                    raise StudyError(f"{self.name}:{line}: key '{key.value}' stands twice (first in line {first}); remove one")
+                self._lines[where] = line
+                self._index(value, where)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._lines[(*at, index)] = value.start_mark.line + 1
+                self._index(value, (*at, index))
+
+    def where(self, at: Location) -> str:
+        """`file:line` of a location, or of its nearest enclosing key that stands in the file."""
+        for end in range(len(at), 0, -1):
+            line = self._lines.get(at[:end])
+            if line is not None:
+                return f"{self.name}:{line}"
+        return self.name
+
+
+def parse(model: type[Model], data: Mapping[str, Any], document: Document | None = None) -> Model:
+    """`data` as a `model`; raises StudyError with the one sentence for the first thing wrong."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise StudyError(_sentence(error, model, document)) from None
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], document: Document | None) -> str:
+    problems = error.errors(include_url=False)
+    # An unknown key is usually the cause of the rest, a missing one say: tell it first.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    at = _stands_in_file(problem["loc"], document)
+    if not at:
+        return _about_whole(str(problem.get("ctx", {}).get("error", problem["msg"])), document)
+    key = ".".join(str(part) for part in at)
+    place = f"{document.where(at)}: " if document else ""
+    kind, context = problem["type"], problem.get("ctx", {})
+    cause = context.get("error")
+    if isinstance(cause, NasError) or kind == "value_error":
+        return f"{place}{key}: {cause}"
+    if kind == "extra_forbidden":
+        return f"{place}unknown key '{key}'{nearest(str(at[-1]), _names(model, at[:-1]))}"
+    if kind == "missing":
+        return f"{place}'{key}' is missing"
+    given = problem["input"]
+    if kind == "literal_error":
+        names = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
+        return f"{place}{key}: {given!r} is not one of {context['expected']}{nearest(str(given), names)}"
+    return f"{place}{key}: {problem['msg'].lower()}, not {given!r}"
+
+
+def _about_whole(message: str, document: Document | None) -> str:
+    """A message about several keys, placed at the key it begins with."""
+    if document is None:
+        return message
+    leading = re.match(r"[\w.]+", message)
+    return f"{document.where(tuple(leading[0].split('.')) if leading else ())}: {message}"
+
+
+def _stands_in_file(loc: Location, document: Document | None) -> Location:
+    """pydantic's location without the union members it puts between the keys of the file."""
+    if document is None:
+        return loc
+    kept: Location = ()
+    for position, part in enumerate(loc):
+        last = position == len(loc) - 1
+        if (*kept, part) in document._lines or (last and "[" not in str(part)):
+            kept = (*kept, part)
+    return kept
+
+
+def _names(model: type[BaseModel], at: Location) -> list[str]:
+    """The keys that the model at a location knows."""
+    current: Any = model
+    for part in at:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        members = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((m for m in members if hasattr(m, "model_fields")), None)
+    return list(getattr(current, "model_fields", {}))
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?`, or the known names when none is near."""
+    close = difflib.get_close_matches(given, known, n=1)
+    if close and close[0] != given:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error)
+    return f"not valid YAML at line {mark.line + 1}: {what}" if mark else f"not valid YAML: {what}"

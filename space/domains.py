@@ -1,0 +1,109 @@
+"""The domains that a search space is written in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from space.errors import StudyError
+from space.spec import Frozen
+
+Value = Any
+"""A value of a spec: text, number or truth value."""
+
+
+class Domain(Frozen):
+    """What one value may be: exactly one of `choice`, `int`, `float` or `each`.
+
+    In YAML a bare list is a choice. `int: [low, high]` and `float: [low, high]` include both ends; `step` (int) and
+    `log` refine them. `each` gives every stage a domain of its own. `when` names values that other searched paths
+    must have; otherwise the base spec's value stands.
+    """
+
+    choice: tuple[Value, ...] | None = Field(default=None, min_length=1)
+    int_: tuple[int, int] | None = Field(default=None, alias="int")
+    float_: tuple[float, float] | None = Field(default=None, alias="float")
+    each: Domain | None = None
+    step: int = Field(default=1, ge=1)
+    log: bool = False
+    when: dict[str, Value] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_list(cls, data: Any) -> Any:
+        return {"choice": data} if isinstance(data, (list, tuple)) else data
+
+    @model_validator(mode="after")
+    def _is_one_domain(self) -> Domain:
+        kinds = [name for name, value in self._kinds().items() if value is not None]
+        if len(kinds) != 1:
+            raise StudyError(f"a domain is exactly one of choice, int, float and each, not {' and '.join(kinds) or 'none of them'}")
+        bounds = self.int_ or self.float_
+        if bounds and bounds[0] > bounds[1]:
+            raise StudyError(f"the range [{bounds[0]}, {bounds[1]}] is empty; write the smaller number first")
+        if self.log and (not bounds or bounds[0] <= 0):
+            raise StudyError("log needs an int or float range above 0")
+        if self.step != 1 and (self.int_ is None or self.log):
+            raise StudyError("step needs an int range without log")
+        if self.each is not None and (self.each.each is not None or self.each.when):
+            raise StudyError("each takes a plain domain; write its condition beside each")
+        if self.choice is not None and len({repr(value) for value in self.choice}) < len(self.choice):
+            raise StudyError(f"the choice {list(self.choice)} holds a value twice")
+        return self
+
+    def _kinds(self) -> dict[str, Any]:
+        return {"choice": self.choice, "int": self.int_, "float": self.float_, "each": self.each}
+
+    @property
+    def values(self) -> int | None:
+        """How many values there are; None for a float range."""
+        if self.choice is not None:
+            return len(self.choice)
+        if self.int_ is not None:
+            return (self.int_[1] - self.int_[0]) // self.step + 1
+        return None
+
+    def draw(self, rng: np.random.Generator) -> Value:
+        """One value, uniform (in the logarithm with `log`)."""
+        if self.choice is not None:
+            return self.choice[int(rng.integers(len(self.choice)))]
+        bounds = self.int_ or self.float_
+        assert bounds is not None, "`each` is resolved to one domain a stage"
+        low, high = bounds
+        if self.int_ is not None and not self.log:
+            return int(low) + self.step * int(rng.integers((int(high) - int(low)) // self.step + 1))
+        if self.int_ is not None:
+            drawn = math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))
+            return min(max(round(drawn), int(low)), int(high))
+        return math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else float(rng.uniform(low, high))
+
+
+class Range(Frozen):
+    """A closed interval; a bound that is left out does not bind."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Range:
+        if self.min is None and self.max is None:
+            raise StudyError("a constraint needs min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise StudyError(f"min {self.min:g} is above max {self.max:g}; exchange them")
+        return self
+
+    def violation(self, value: float) -> float:
+        """How far outside a value lies, relative to the bound it breaks; 0 inside."""
+        if self.max is not None and value > self.max:
+            return (value - self.max) / (abs(self.max) or 1.0)
+        if self.min is not None and value < self.min:
+            return (self.min - value) / (abs(self.min) or 1.0)
+        return 0.0
+
+    def __str__(self) -> str:
+        if self.min is None:
+            return f"at most {self.max:g}"
+        return f"at least {self.min:g}" if self.max is None else f"{self.min:g} to {self.max:g}"

@@ -1,0 +1,25 @@
+"""The errors of the toolkit: one base class, told to the user as one sentence."""
+
+
+class NasError(Exception):
+    """A mistake the user can mend.
+
+    The message is one sentence that says what is wrong, where, and how to mend it. The command line
+    prints it without a traceback and exits with code 2; nothing has been written or lost by then.
+    """
+
+
+class SpecError(NasError, ValueError):
+    """An architecture that cannot be built; the message names the nearest valid value."""
+
+
+class StudyError(NasError, ValueError):
+    """A study file that cannot be run."""
+
+
+class DataError(NasError):
+    """Training data that is missing, damaged or of another shape than the model needs."""
+
+
+class RunError(NasError):
+    """A run directory that cannot be used: another study's, damaged, locked or unwritable."""

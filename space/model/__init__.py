@@ -1,0 +1,1 @@
+"""The network of a spec; the only part of `space` that needs torch."""

@@ -1,0 +1,128 @@
+"""The feed-forward of a layer: an MLP, or a convolutional one that may train in a re-parameterised form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from space.model.layout import Depthwise, depthwise
+from space.spec import Stage
+
+KERNEL = 5
+
+
+class Folded(NamedTuple):
+    """The weights that a convolutional feed-forward applies."""
+
+    w_in: Tensor
+    b_in: Tensor
+    w_depthwise: Tensor
+    b_depthwise: Tensor
+    w_out: Tensor
+    b_out: Tensor
+
+
+class MLP(nn.Module):
+    """Linear → GELU (tanh form) → Linear on the last axis."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(width, hidden)
+        self.project_out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) → (N, H, W, C)."""
+        out: Tensor = self.project_out(F.gelu(self.project_in(x), approximate="tanh"))
+        return out
+
+
+class ConvFeedForward(nn.Module):
+    """Linear → GELU (erf form) → depthwise 5×5 → Linear (U-DiT, section 4), whatever its weights are made from."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) → (N, H, W, C)."""
+        w = self.folded()
+        out = depthwise(F.gelu(F.linear(x, w.w_in, w.b_in)), w.w_depthwise, w.b_depthwise)
+        return F.linear(out, w.w_out, w.b_out)
+
+    def folded(self) -> Folded:
+        """The weights to apply."""
+        raise NotImplementedError
+
+
+class PlainConvFeedForward(ConvFeedForward):
+    """The convolutional feed-forward whose parameters are the weights."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(width, hidden)
+        self.depthwise = Depthwise(hidden, KERNEL)
+        self.project_out = nn.Linear(hidden, width)
+
+    def folded(self) -> Folded:
+        """The parameters."""
+        into, out, middle = self.project_in, self.project_out, self.depthwise
+        return Folded(into.weight, into.bias, middle.weight, middle.bias, out.weight, out.bias)
+
+
+class ReparamConvFeedForward(ConvFeedForward):
+    """The convolutional feed-forward trained with more parameters for the same function (U-DiT, section 4).
+
+    Each projection is two stacked ones with hidden/2 channels between, and the depthwise stage is 5×5 + 3×3 + 1×1 +
+    identity. All of that is linear, so the weights of the plain form are computed from these parameters in every
+    step, with gradients, and only they are applied: the function and its gradients are those of the branches, the
+    cost per sample is that of the plain form.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        middle = hidden // 2
+        self.project_in = Stacked(width, middle, hidden)
+        self.depthwise = nn.ModuleDict({f"k{kernel}": Depthwise(hidden, kernel) for kernel in (KERNEL, 3, 1)})
+        self.project_out = Stacked(hidden, middle, width)
+
+    def folded(self) -> Folded:
+        """The weights of the plain form, differentiable in the training parameters."""
+        branches = [branch for branch in self.depthwise.values() if isinstance(branch, Depthwise)]
+        # The identity is one more 1×1 kernel, of ones and without bias.
+        kernel = _centred(branches[0].weight.new_ones(1, 1, 1, 1))
+        for branch in branches:
+            kernel = kernel + _centred(branch.weight)
+        bias = torch.stack([branch.bias for branch in branches]).sum(0)
+        return Folded(*self.project_in.product(), kernel, bias, *self.project_out.product())
+
+    def plain(self) -> PlainConvFeedForward:
+        """A plain feed-forward that computes the same function."""
+        folded = self.folded()
+        plain = PlainConvFeedForward(folded.w_in.shape[1], folded.w_in.shape[0]).to(folded.w_in)
+        for parameter, value in zip(plain.folded(), folded, strict=True):
+            parameter.data.copy_(value.detach())
+        return plain
+
+
+def _centred(kernel: Tensor) -> Tensor:
+    """A (C, 1, k, k) kernel in the middle of a 5×5 one."""
+    return F.pad(kernel, ((KERNEL - kernel.shape[-1]) // 2,) * 4)
+
+
+class Stacked(nn.Module):
+    """Two linear layers with nothing between them."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, middle)
+        self.second = nn.Linear(middle, outputs)
+
+    def product(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one linear layer that does the same."""
+        return self.second.weight @ self.first.weight, F.linear(self.first.bias, self.second.weight, self.second.bias)
+
+
+def feed_forward(stage: Stage) -> nn.Module:
+    """The feed-forward of a stage, in the form that is trained."""
+    if stage.feed_forward == "mlp":
+        return MLP(stage.width, stage.hidden)
+    return (ReparamConvFeedForward if stage.reparam else PlainConvFeedForward)(stage.width, stage.hidden)

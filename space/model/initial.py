@@ -1,0 +1,43 @@
+"""Initial values as in the authors' code, drawn per parameter from its name."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+
+TABLE_STD = 0.02
+ZERO = ("modulation.", "out_modulation.", "prediction.")
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Fill a model's parameters in place.
+
+    Weights are Xavier-uniform by torch's fan rule on the stored tensor, the embedding's on its flattened matrix;
+    biases are 0; label tables and timestep layers are N(0, 0.02); all adaLN outputs and the last convolution are 0
+    (U-DiT's code, after DiT's). The similarity's log scale keeps the ln 10 it was made with.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(_seed(seed, name))
+            if name.endswith("log_scale"):
+                continue
+            if name.endswith("bias") or any(part in f"{name}." for part in ZERO):
+                parameter.zero_()
+            elif ".labels." in name or ".time_in." in name or ".time_out." in name:
+                parameter.copy_(torch.empty_like(parameter).normal_(0, TABLE_STD, generator=generator))
+            else:
+                _xavier(parameter.flatten(1) if name == "embedding.weight" else parameter, generator)
+
+
+def _xavier(weight: Tensor, generator: torch.Generator) -> None:
+    field = math.prod(weight.shape[2:])
+    bound = math.sqrt(6.0 / ((weight.shape[0] + weight.shape[1]) * field))
+    # Drawn in the plain memory order, so that the values do not depend on how the parameter is laid out.
+    weight.copy_(torch.empty(weight.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator))
+
+
+def _seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/initial/{name}".encode()).digest()[:8]) >> 1

@@ -1,0 +1,207 @@
+"""The search space: domains over the values of a spec, with conditions and hard constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from space.cost import cost
+from space.document import nearest, parse
+from space.domains import Domain, Range, Value
+from space.errors import SpecError, StudyError
+from space.spec import ModelSpec, changed, per_stage_paths, spec_paths
+
+Params = dict[str, Value]
+"""Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
+
+COST_METRICS = ("gflops", "train_gflops", "params_m")
+"""What can be constrained or minimised without training: attributes of `Cost`."""
+
+SEARCHED = {"in_channels", "input_size", "num_classes"}
+"""Paths that the data decide and a space may not vary."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One value to choose: its flat name, its domain, and the values of other paths that make it active."""
+
+    name: str
+    domain: Domain
+    when: dict[str, Value]
+
+    def active(self, params: Mapping[str, Value], base: Mapping[str, Value]) -> bool:
+        """Whether the conditions hold for the values chosen so far, the base spec's standing in for paths that are not searched."""
+        return all(_matches(params[path] if path in params else base.get(path), wanted) for path, wanted in self.when.items())
+
+
+class SearchSpace:
+    """Specs around a base spec.
+
+    `domains` maps dotted paths of the spec to domains, `constraints` maps cost metrics to ranges that no spec may
+    leave. Raises StudyError for a path, a condition or a metric that does not exist.
+    """
+
+    def __init__(self, base: ModelSpec, domains: Mapping[str, Domain], constraints: Mapping[str, Range] | None = None) -> None:
+        self.base = base
+        self.constraints = dict(constraints or {})
+        for metric in self.constraints:
+            if metric not in COST_METRICS:
+                raise StudyError(f"constraint '{metric}' is not a cost{nearest(metric, COST_METRICS)}")
+        self._base_values = {path: _value_at(base, path) for path in spec_paths()}
+        self.parameters = tuple(self._ordered(domains))
+
+    def _ordered(self, domains: Mapping[str, Domain]) -> Iterator[Parameter]:
+        """The parameters, each after those its conditions name."""
+        for path, domain in domains.items():
+            if path not in self._base_values:
+                raise StudyError(f"the space varies '{path}', which no spec has{nearest(path, spec_paths())}")
+            if path in SEARCHED:
+                raise StudyError(f"the space varies '{path}', which the data decide; remove it")
+            if domain.each is not None and path not in per_stage_paths():
+                raise StudyError(
+                    f"'{path}' has one value for all stages, so 'each' does not apply; one a stage have: "
+                    f"{', '.join(per_stage_paths())}"
+                )
+            for parent in domain.when:
+                self._check_condition(path, parent, domains)
+        placed: set[str] = set()
+        while len(placed) < len(domains):
+            ready = [
+                p
+                for p in domains
+                if p not in placed and all(parent in placed or parent not in domains for parent in domains[p].when)
+            ]
+            if not ready:
+                raise StudyError(f"the conditions of {', '.join(p for p in domains if p not in placed)} go in a circle")
+            for path in ready:
+                placed.add(path)
+                yield from self._parameters(path, domains[path])
+
+    def _check_condition(self, path: str, parent: str, domains: Mapping[str, Domain]) -> None:
+        if parent not in self._base_values:
+            raise StudyError(f"'{path}' depends on '{parent}', which no spec has{nearest(parent, spec_paths())}")
+        if parent in domains and domains[parent].each is not None:
+            raise StudyError(f"'{path}' depends on '{parent}', which has one value a stage; a condition needs a single value")
+
+    def _parameters(self, path: str, domain: Domain) -> Iterator[Parameter]:
+        if domain.each is None:
+            yield Parameter(path, domain, domain.when)
+        else:
+            for stage in range(len(self.base.depths)):
+                yield Parameter(f"{path}.{stage}", domain.each, domain.when)
+
+    def active(self, parameter: Parameter, params: Mapping[str, Value]) -> bool:
+        """Whether a parameter is to be chosen, given those before it."""
+        return parameter.active(params, self._base_values)
+
+    def spec(self, params: Mapping[str, Value]) -> ModelSpec:
+        """The spec of chosen values; raises SpecError when no such architecture can be built."""
+        try:
+            return parse(ModelSpec, changed(self.base, dict(params)))
+        except StudyError as error:
+            raise SpecError(str(error)) from None
+
+    def violations(self, spec: ModelSpec) -> dict[str, float]:
+        """For every constraint that the spec breaks, by how much relative to the bound; empty for a feasible spec."""
+        amounts = {metric: wanted.violation(getattr(cost(spec), metric)) for metric, wanted in self.constraints.items()}
+        return {metric: amount for metric, amount in amounts.items() if amount > 0}
+
+    def draw(self, rng: np.random.Generator) -> Params:
+        """Values drawn independently from the domains, feasible or not."""
+        params: Params = {}
+        for parameter in self.parameters:
+            if self.active(parameter, params):
+                params[parameter.name] = parameter.domain.draw(rng)
+        return params
+
+    def sample(self, rng: np.random.Generator, tries: int = 5000) -> ModelSpec:
+        """A spec drawn uniformly among the feasible ones; raises SpecError when `tries` draws find none."""
+        return self.spec(self.sample_params(rng, tries))
+
+    def sample_params(self, rng: np.random.Generator, tries: int = 5000) -> Params:
+        """The values behind `sample`."""
+        for _ in range(tries):
+            params = self.draw(rng)
+            spec = self.spec_or_none(params)
+            if spec is not None and not self.violations(spec):
+                return params
+        raise SpecError(self.census(rng, tries).problem(self))
+
+    def spec_or_none(self, params: Mapping[str, Value]) -> ModelSpec | None:
+        """The spec of chosen values, None when it cannot be built."""
+        try:
+            return self.spec(params)
+        except SpecError:
+            return None
+
+    def census(self, rng: np.random.Generator, draws: int) -> Census:
+        """What `draws` random points of the space are: how many can be built, meet the constraints, and what they cost."""
+        buildable = feasible = 0
+        low: dict[str, float] = {}
+        high: dict[str, float] = {}
+        nearest_spec: tuple[float, ModelSpec] | None = None
+        dearest_macs = 0
+        for _ in range(draws):
+            spec = self.spec_or_none(self.draw(rng))
+            if spec is None:
+                continue
+            buildable += 1
+            violation = sum(self.violations(spec).values())
+            if nearest_spec is None or violation < nearest_spec[0]:
+                nearest_spec = violation, spec
+            if violation > 0:
+                continue
+            feasible += 1
+            dearest_macs = max(dearest_macs, cost(spec).train_macs + 3 * cost(spec).fold_macs)
+            for metric in COST_METRICS:
+                value = getattr(cost(spec), metric)
+                low[metric], high[metric] = min(low.get(metric, value), value), max(high.get(metric, value), value)
+        return Census(
+            draws, buildable, feasible, {m: (low[m], high[m]) for m in low}, nearest_spec[1] if nearest_spec else None, dearest_macs
+        )
+
+
+@dataclass(frozen=True)
+class Census:
+    """What random points of a space are; `costs` holds the lowest and highest of every metric among the feasible."""
+
+    draws: int
+    buildable: int
+    feasible: int
+    costs: dict[str, tuple[float, float]]
+    nearest: ModelSpec | None
+    dearest_macs: int
+    """Training cost of the dearest feasible spec, one sample and one folding."""
+
+    @property
+    def share(self) -> float:
+        """The estimated feasible share of the space."""
+        return self.feasible / self.draws
+
+    def problem(self, space: SearchSpace) -> str:
+        """The sentence for a space in which nothing feasible was found."""
+        wanted = ", ".join(f"{metric} {bounds}" for metric, bounds in space.constraints.items())
+        if self.nearest is None:
+            return (
+                f"none of {self.draws} random points of the space is an architecture that can be built; check that heads "
+                f"divide the widths"
+            )
+        reached = ", ".join(f"{metric} {getattr(cost(self.nearest), metric):.4g}" for metric in space.constraints)
+        return (
+            f"none of {self.draws} random architectures of the space has {wanted}; the nearest has {reached}, so widen "
+            f"the range or the space"
+        )
+
+
+def _matches(value: Value, wanted: Value) -> bool:
+    return value in wanted if isinstance(wanted, (list, tuple)) else bool(value == wanted)
+
+
+def _value_at(spec: ModelSpec, path: str) -> Any:
+    value: Any = spec
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,68 @@
+"""Model folders: a spec, the folded weights, and facts about where they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from space.document import parse
+from space.errors import RunError, SpecError
+from space.model.udit import UDiT
+from space.spec import ModelSpec
+
+WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
+
+
+def save(model: UDiT, folder: Path, facts: dict[str, Any] | None = None) -> None:
+    """Write a model, folded, as `model.safetensors` and `spec.yaml`; `facts` (JSON) travel inside the weights' file.
+
+    Raises RunError when the folder cannot be written.
+    """
+    tensors = {name: value.contiguous() for name, value in model.folded().state_dict().items()}
+    plain = model.spec.model_dump(mode="json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SPEC).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        save_file(tensors, folder / WEIGHTS, metadata={"spec": json.dumps(plain), "facts": json.dumps(facts or {})})
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder} cannot be written: {error}") from None
+
+
+def load(folder: str | Path) -> UDiT:
+    """The model in a folder that `save` or `nas export` wrote: folded, in eval mode.
+
+    Raises RunError when there is none or its weights do not fit its spec.
+    """
+    path = Path(folder) / WEIGHTS
+    tensors, metadata = _read(path)
+    try:
+        model = UDiT(parse(ModelSpec, json.loads(metadata["spec"]))).folded()
+        model.load_state_dict(tensors)
+    except (SpecError, RuntimeError, ValueError) as error:
+        raise RunError(f"{path}: the weights do not fit the spec ({str(error).splitlines()[0]}); export the model again") from None
+    return model
+
+
+def facts_of(folder: str | Path) -> dict[str, Any]:
+    """The facts that were saved with a model."""
+    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS)[1].get("facts", "{}"))
+    return facts
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} is not a model folder: it has no {path.name}") from None
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if "spec" not in metadata:
+        raise RunError(f"{path} holds weights without a spec; use a folder that `nas export` wrote")
+    return tensors, metadata

@@ -1,0 +1,37 @@
+"""What several tests need: a study that trains in a few seconds."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.study import Study, load_study
+
+TINY = {
+    "name": "tiny",
+    "question": "Does everything work?",
+    "data": {"source": "fashion-mnist-10k", "codec": "pixel-unshuffle-4"},
+    "model": {"preset": "u-dit-toy", "set": {"channels": 8, "depths": [1, 1, 1, 1, 1], "feed_forward.ratio": 2}},
+    "search": {
+        "space": {"heads": [1, 2], "attention.similarity": ["dot", "cosine"], "feed_forward.kind": ["mlp", "conv"]},
+        "constraints": {"gflops": {"max": 0.01}},
+        "objectives": [{"metric": "val_loss"}],
+        "trials": 4,
+    },
+    "training": {"batch_size": 4, "learning_rate": 1.0e-3},
+    "budget": {"max": "200 MFLOPs", "rungs": 3, "reduction": 2},
+    "finish": {"best": 1, "budget": "300 MFLOPs"},
+    "evaluation": {"val_loss": {"images": 16}, "samples": {"per_class": 1, "steps": 2}},
+}
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_file: Path) -> Study:
+    return load_study(tiny_file)
