@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nas.ledger import LEDGER, Ledger, read_events
+from space import NasError
+
+
+def written(folder, count=3):
+    ledger = Ledger(folder)
+    for number in range(count):
+        ledger.append({"event": "trial", "number": number})
+    ledger.close()
+
+
+def test_events_come_back_in_order(tmp_path):
+    written(tmp_path / "run")
+    written(tmp_path / "run", 1)
+    assert [event["number"] for event in read_events(tmp_path / "run")] == [0, 1, 2, 0]
+
+
+def test_a_torn_last_line_is_dropped_and_written_over(tmp_path):
+    written(tmp_path)
+    with (tmp_path / LEDGER).open("ab") as file:
+        file.write(b'{"event": "trial", "num')
+    assert len(list(read_events(tmp_path))) == 3
+    written(tmp_path, 1)
+    assert [event["number"] for event in read_events(tmp_path)] == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("damage", [b"{nonsense}\n", b"\0\0\0\n", b"[1]\n", b'{"no": "event"}\n'])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
+    written(tmp_path)
+    path = tmp_path / LEDGER
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + damage + lines[2])
+    with pytest.raises(NasError, match=f"{LEDGER}:2 is damaged"):
+        list(read_events(tmp_path))
+
+
+def test_another_schema_is_refused(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append({"event": "run", "schema": 99})
+    ledger.close()
+    with pytest.raises(NasError, match="has schema 99, but this version reads 1"):
+        list(read_events(tmp_path))
+
+
+def test_a_second_process_is_refused_with_the_firsts_pid(tmp_path):
+    ledger = Ledger(tmp_path)
+    code = f"from pathlib import Path; from nas.ledger import Ledger; Ledger(Path({str(tmp_path)!r}))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert f"is in use by {os.uname().nodename}, process {os.getpid()}" in printed
+    ledger.close()
+    Ledger(tmp_path).close()
+
+
+@pytest.mark.parametrize("below", ["file/run", "/proc/run"])
+def test_a_directory_that_cannot_be_written(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NasError, match="cannot be written: .*; choose another place with --out"):
+        Ledger(tmp_path / below)
+
+
+def test_not_a_run_directory(tmp_path):
+    with pytest.raises(NasError, match="is not a run directory"):
+        list(read_events(tmp_path))

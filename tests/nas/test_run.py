@@ -1,0 +1,159 @@
+"""Whole runs of a tiny study: trained for real, in this process and on Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.ledger import LEDGER, read_events
+from nas.records import State
+from nas.results import read_run
+from nas.runner import run_study
+from nas.study import load_study
+from nas.training import Training
+from nas.trial import CHECKPOINT, Trial
+from space import load
+
+MEASURED = ("time", "seconds", "images_per_s", "peak_memory_mib")
+
+
+def facts(folder: Path):
+    """The ledger without what is measured anew every time."""
+    return [{key: value for key, value in event.items() if key not in MEASURED} for event in read_events(folder)]
+
+
+def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
+    folder = tmp_path / "run"
+    run = run_study(tiny, folder, in_process=True)
+    assert {trial.state for trial in run.trials.values()} <= {State.COMPLETE, State.PRUNED}
+    for trial in run.trials.values():
+        assert trial.cost.gflops <= 0.01
+        for report, milestone in zip(trial.search_reports, tiny.budget.milestones, strict=False):
+            # At the first step that reaches the rung's compute.
+            assert milestone <= report.macs < milestone + report.macs // report.step
+    winner = run.best()[0]
+    assert winner.reports[-1].macs >= tiny.finish.budget
+    exported = folder / winner.exported
+    assert {path.name for path in exported.iterdir()} == {"model.safetensors", "spec.yaml", "card.md", "samples.png"}
+    assert load(exported).spec == winner.spec
+    ledger = (folder / LEDGER).read_bytes()
+    run_study(tiny, folder, in_process=True)
+    assert (folder / LEDGER).read_bytes() == ledger, "a finished run has nothing left to do"
+
+
+def test_equal_seeds_give_equal_proposals_and_losses(tiny, tmp_path):
+    run_study(tiny, tmp_path / "a", in_process=True)
+    run_study(tiny, tmp_path / "b", in_process=True)
+    assert facts(tmp_path / "a") == facts(tmp_path / "b")
+
+
+def test_a_killed_process_loses_nothing_and_trains_nothing_twice(tiny, tiny_file, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_study(tiny, whole, in_process=True)
+    # Kills itself, as kill -9 would, after the fourth checkpoint and before the ledger hears of it.
+    code = """
+import os, signal, sys
+from pathlib import Path
+from nas import trial
+from nas.runner import run_study
+from nas.study import load_study
+write, left = trial.write_checkpoint, [4]
+def write_then_die(*arguments):
+    write(*arguments)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+trial.write_checkpoint = write_then_die
+run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2]), in_process=True)
+"""
+    died = subprocess.run([sys.executable, "-c", code, str(tiny_file), str(parts)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    before = facts(parts)
+    trained = []
+    original = Training.train_to
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Training, "train_to", lambda self, step: trained.append((self.spec.digest, self.step, step)) or original(self, step)
+        )
+        run_study(tiny, parts, in_process=True)
+    assert facts(parts)[: len(before)] == before
+    assert facts(parts) == facts(whole)
+    steps = {}
+    for digest, start, _ in trained:
+        assert (digest, start) not in steps, "a stretch of training was done twice"
+        steps[digest, start] = True
+    # The stretch whose report was lost comes from the checkpoint.
+    reports = [event for event in facts(whole) if event["event"] == "report"]
+    assert len(trained) == len(reports) - 4
+
+
+def test_a_trial_that_cannot_go_on_is_failed_and_the_study_goes_on(tiny, tmp_path, monkeypatch):
+    original = Trial.advance
+
+    def advance(self):
+        if self.plan.number == 1:
+            raise MemoryError("no memory for the activations")
+        return original(self)
+
+    monkeypatch.setattr(Trial, "advance", advance)
+    run = run_study(tiny, tmp_path / "run", in_process=True)
+    failed = run.trials[1]
+    assert (failed.state, failed.reason) == (State.FAILED, "out of memory: no memory for the activations")
+    assert len(run.in_state(State.COMPLETE)) >= 1
+    assert len(run.trials) == 4
+    (event,) = [event for event in facts(tmp_path / "run") if event.get("state") == "FAILED"]
+    assert "Traceback" in event["trace"]
+
+
+def test_a_damaged_checkpoint_is_trained_again_to_the_same_losses(tiny, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_study(tiny, whole, in_process=True)
+    lines = (whole / LEDGER).read_bytes().splitlines(keepends=True)
+    kept = next(i for i, line in enumerate(lines) if json.loads(line)["event"] == "report") + 1
+    parts.mkdir()
+    (parts / LEDGER).write_bytes(b"".join(lines[:kept]))
+    trial = read_run(parts).trials[0]
+    (parts / "trials" / trial.name).mkdir(parents=True)
+    (parts / "trials" / trial.name / CHECKPOINT).write_bytes(b"cut short")
+    run_study(tiny, parts, in_process=True)
+    losses = [[event["val_loss"] for event in facts(folder) if event["event"] == "report"] for folder in (whole, parts)]
+    np.testing.assert_allclose(*losses, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_on_ray_trials_end_and_an_interrupted_run_goes_on(tiny_file, tmp_path):
+    """One real Ray run, interrupted by Ctrl-C at its third report, then finished by the same command."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "nas", "run", str(tiny_file), "--out", str(folder)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    reports = 0
+    for line in process.stdout:
+        reports += "val_loss" in line and " at rung " in line
+        if reports == 3:
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    before = facts(folder)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    assert facts(folder)[: len(before)] == before
+    run = read_run(folder)
+    assert len(run.trials) == 4
+    assert not run.in_state(State.RUNNING)
+    for trial in run.trials.values():
+        assert [report.rung for report in trial.reports] == list(range(len(trial.reports)))
+    for expected in ("Ranking", "Front of val_loss", "front.png", "exported winner", "samples.png"):
+        assert expected in finished.stdout
+    # What two workers trained is what one process trains.
+    alone = run_study(load_study(tiny_file), tmp_path / "alone", in_process=True)
+    first = {report.rung: report.val_loss for report in alone.trials[0].search_reports}
+    for report in run.trials[0].search_reports:
+        assert report.val_loss == pytest.approx(first.get(report.rung, report.val_loss), rel=1e-5)

@@ -1,0 +1,42 @@
+import pytest
+
+from space import ModelSpec, NasError
+from space.document import Document, parse
+
+SPEC = "channels: 48\ndepths: [1, 1, 2, 1, 1]\nheads: 2\n"
+
+
+def problem(text):
+    with pytest.raises(NasError) as caught:
+        document = Document(text, "spec.yaml")
+        parse(ModelSpec, document.data, document)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_good_document_is_read():
+    assert parse(ModelSpec, Document(SPEC, "spec.yaml").data).channels == 48
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SPEC + "attention:\n  simlarity: dot\n", "spec.yaml:5: unknown key 'attention.simlarity'; did you mean 'similarity'?"),
+        (
+            SPEC + "attention: {similarity: dott}\n",
+            "spec.yaml:4: attention.similarity: 'dott' is not one of 'dot' or 'cosine'; did you mean 'dot'?",
+        ),
+        (
+            SPEC.replace("48", "many"),
+            "spec.yaml:1: channels: input should be a valid integer, unable to parse string as an integer, not 'many'",
+        ),
+        (SPEC + "heads: 4\n", "spec.yaml:4: key 'heads' stands twice (first in line 3); remove one"),
+        (SPEC.replace("heads: 2\n", ""), "spec.yaml: 'heads' is missing"),
+        (SPEC + "input_size: 30\n", "spec.yaml:4: input_size 30 is not divisible by 4"),
+        ("channels: [1\n", "spec.yaml: not valid YAML at line 2"),
+        ("- 1\n", "spec.yaml: expected a mapping"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence_with_their_line(text, message):
+    assert problem(text).startswith(message)

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from space import Domain, NasError, Range, SearchSpace, cost, preset
+
+
+def space(domains, **constraints):
+    return SearchSpace(
+        preset("u-dit-toy"),
+        {path: Domain.model_validate(domain) for path, domain in domains.items()},
+        {metric: Range(**bounds) for metric, bounds in constraints.items()},
+    )
+
+
+def test_samples_keep_conditions_and_constraints():
+    searched = space(
+        {
+            # The condition stands before what it depends on: the order in the file does not matter.
+            "feed_forward.reparam": {"when": {"feed_forward.kind": "conv"}, "choice": [False, True]},
+            "channels": [16, 24, 32],
+            "depths": {"each": {"int": [1, 2]}},
+            "feed_forward.kind": ["mlp", "conv"],
+            "heads": [2, 4, 5],
+        },
+        gflops={"min": 0.02, "max": 0.03},
+    )
+    rng = np.random.default_rng(0)
+    seen = [searched.sample_params(rng) for _ in range(40)]
+    assert {params["feed_forward.kind"] for params in seen} == {"mlp", "conv"}
+    for params in seen:
+        assert ("feed_forward.reparam" in params) == (params["feed_forward.kind"] == "conv")
+        assert 0.02 <= cost(searched.spec(params)).gflops <= 0.03
+        assert params["heads"] != 5  # such specs cannot be built
+    assert {f"depths.{stage}" for stage in range(5)} < seen[0].keys()
+
+
+def test_a_condition_on_a_value_that_is_not_searched_looks_at_the_base():
+    domains = {"attention.kernel": {"when": {"attention.downsampler": ["dwconv", "dwconv-shortcut"]}, "choice": [3, 5]}}
+    assert "attention.kernel" in space(domains).draw(np.random.default_rng(0))
+    domains["attention.kernel"]["when"] = {"attention.downsampler": "pixel-shuffle"}
+    assert space(domains).draw(np.random.default_rng(0)) == {}
+
+
+def test_equal_seeds_sample_equal_specs():
+    searched = space({"channels": [16, 24], "feed_forward.ratio": {"float": [1, 4], "log": True}})
+    first, second = (searched.sample(np.random.default_rng(5)) for _ in range(2))
+    assert first == second
+
+
+def test_a_range_that_nothing_meets_says_how_near_the_nearest_comes():
+    with pytest.raises(NasError, match=r"gflops at least 3; the nearest has gflops 0\.0\d+, so widen"):
+        space({"channels": [16, 24]}, gflops={"min": 3}).sample(np.random.default_rng(0), tries=50)
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"attention.tokns": ["all"]}, "'attention.tokns', which no spec has; did you mean 'attention.tokens'"),
+        ({"num_classes": [10]}, "which the data decide"),
+        ({"channels": {"each": [16]}}, "one value for all stages"),
+        ({"channels": {"when": {"headz": 2}, "choice": [16]}}, "depends on 'headz'.*did you mean 'heads'"),
+        ({"heads": {"when": {"channels": 16}, "choice": [2]}, "channels": {"when": {"heads": 2}, "choice": [16]}}, "in a circle"),
+        ({"channels": {"when": {"depths": 1}, "choice": [16]}, "depths": {"each": [1]}}, "one value a stage"),
+    ],
+)
+def test_impossible_spaces(domains, message):
+    with pytest.raises(NasError, match=message):
+        space(domains)
+
+
+@pytest.mark.parametrize(
+    ("domain", "message"),
+    [
+        ({"int": [3, 1]}, "is empty"),
+        ({"choice": [1], "int": [1, 2]}, "exactly one of"),
+        ({"int": [0, 4], "log": True}, "above 0"),
+        ([1, 1], "holds a value twice"),
+        ({"each": {"each": [1]}}, "each takes a plain domain"),
+        ({"float": [0, 1], "step": 2}, "step needs an int range"),
+    ],
+)
+def test_impossible_domains(domain, message):
+    with pytest.raises(ValueError, match=message):
+        Domain.model_validate(domain)
+
+
+def test_draws_cover_a_domain_evenly():
+    rng = np.random.default_rng(0)
+    stepped = Domain.model_validate({"int": [2, 8], "step": 3})
+    counts = np.bincount([stepped.draw(rng) for _ in range(600)], minlength=9)
+    assert set(np.flatnonzero(counts)) == {2, 5, 8}
+    assert counts[counts > 0].min() > 150
+    logs = [Domain.model_validate({"int": [1, 100], "log": True}).draw(rng) for _ in range(600)]
+    assert min(logs) >= 1
+    assert max(logs) <= 100
+    assert 5 <= np.median(logs) <= 16
