@@ -40,7 +40,8 @@ class OnRay:
     """
 
     def __init__(self, folder: Path, address: str | None = None) -> None:
-        self.folder, self.address = folder, address
+        # Workers run in directories of their own.
+        self.folder, self.address = folder.resolve(), address
 
     def __enter__(self) -> OnRay:
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
@@ -114,7 +115,7 @@ class OnRay:
             ),
             run_config=tune.RunConfig(
                 name="search" if plans is None else "finish",
-                storage_path=str(self._state.resolve()),
+                storage_path=str(self._state),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,

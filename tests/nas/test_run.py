@@ -129,9 +129,11 @@ def test_a_damaged_checkpoint_is_trained_again_to_the_same_losses(tiny, tmp_path
 def test_on_ray_trials_end_and_an_interrupted_run_goes_on(tiny_file, tmp_path):
     """One real Ray run, interrupted by Ctrl-C at its third report, then finished by the same command."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "nas", "run", str(tiny_file), "--out", str(folder)]
+    # A relative directory: workers run elsewhere.
+    command = [sys.executable, "-m", "nas", "run", str(tiny_file), "--out", "run"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    how = {"text": True, "env": environment, "cwd": tmp_path}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
     reports = 0
     for line in process.stdout:
         reports += "val_loss" in line and " at rung " in line
@@ -142,7 +144,7 @@ def test_on_ray_trials_end_and_an_interrupted_run_goes_on(tiny_file, tmp_path):
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
     before = facts(folder)
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    finished = subprocess.run(command, capture_output=True, check=False, **how)
     assert finished.returncode == 0, finished.stderr
     assert facts(folder)[: len(before)] == before
     run = read_run(folder)
