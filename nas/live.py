@@ -39,11 +39,12 @@ class PlainLines:
 
 
 class LiveTable:
-    """The run's state, redrawn at every event."""
+    """The run's state, redrawn at every event; its clock ticks every second."""
 
     def __init__(self, console: Console) -> None:
         self.start, self._recent = time.monotonic(), dict[int, None]()
-        self._live = Live(Text("starting …"), console=console, auto_refresh=False)
+        self._head, self._table = "starting …", Table(box=None)
+        self._live = Live(self, console=console, refresh_per_second=1)
 
     def __enter__(self) -> LiveTable:
         self._live.start()
@@ -52,23 +53,27 @@ class LiveTable:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    def __rich__(self) -> RenderableType:
+        return Group(Text(f"{time.monotonic() - self.start:.0f} s  {self._head}"), self._table)
+
     def __call__(self, event: Event, search: Search) -> None:
         """A listener of the search."""
         number = event.get("trial")
         if number is not None:
             self._recent.pop(number, None)
             self._recent[number] = None
-        self._live.update(self._picture(search), refresh=True)
+        # Built here, not in `__rich__`, which a thread of its own calls at any time.
+        self._head, self._table = summary(search.run), self._rows(search)
+        self._live.refresh()
 
-    def _picture(self, search: Search) -> RenderableType:
-        head = Text(f"{time.monotonic() - self.start:.0f} s  {summary(search.run)}")
+    def _rows(self, search: Search) -> Table:
         table = Table("trial", "state", "rung", "val_loss", "GFLOPs", "params (M)", box=None, header_style="bold")
         for number in list(self._recent)[-LATEST:]:
             trial = search.run.trials[number]
             loss = f"{trial.reports[-1].val_loss:.4f}" if trial.reports else ""
             stage = _stage(len(trial.reports), trial.rungs)
             table.add_row(trial.name, trial.state.value, stage, loss, f"{trial.cost.gflops:.4f}", f"{trial.cost.params_m:.2f}")
-        return Group(head, table)
+        return table
 
 
 def progress_view(console: Console) -> LiveTable | PlainLines:
