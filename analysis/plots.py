@@ -27,7 +27,8 @@ def front_info(run: RunFrames) -> FrontInfo:
     """The front of val_loss against GFLOPs: complete trials that no other beats in both."""
     complete = run.trials[run.trials["state"] == "COMPLETE"]
     if complete.empty:
-        return FrontInfo(complete.assign(on_front=[]), len(run.trials))
+        empty = pd.DataFrame({name: pd.Series(dtype=float) for name in ("trial", "gflops", "val_loss")})
+        return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(run.trials))
     # By cost, then loss: a trial is on the front when its loss is below every cheaper one's.
     points = complete.sort_values(["gflops", "val_loss"]).reset_index(drop=True)
     lowest_before = points["val_loss"].cummin().shift(fill_value=np.inf)
@@ -65,6 +66,7 @@ def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
     """Draw validation loss against cumulative training TFLOPs, a line a trial coloured by state; rungs are dotted."""
     info = curves_info(run)
     ax = ax or _axes()
+    colours = {state: colour for state, colour in _STATE_COLOURS.items() if state in set(info["state"])}
     sns.lineplot(
         info,
         x="train_tflops",
@@ -72,7 +74,7 @@ def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
         hue="state",
         units="trial",
         estimator=None,
-        palette=_STATE_COLOURS,
+        palette=colours or None,
         marker="o",
         markersize=4,
         ax=ax,

@@ -42,10 +42,33 @@ def load_run(folder: str | Path) -> RunFrames:
 def frames(run: Run) -> RunFrames:
     """The frames of a run in memory."""
     assert run.study is not None, "a run begins with its study"
-    trials = pd.DataFrame([_trial_row(trial) for trial in run.trials.values()], columns=None if run.trials else ["trial", "state"])
+    trials = pd.DataFrame([_trial_row(trial) for trial in run.trials.values()], columns=None if run.trials else _TRIAL_COLUMNS)
     rows = [_report_row(trial, report) for trial in run.trials.values() for report in trial.reports]
     reports = pd.DataFrame(rows, columns=None if rows else ["trial", "rung", "phase", "val_loss"])
     return RunFrames(run.study.name, trials, reports, tuple(macs / 1e12 for macs in run.study.budget.milestones))
+
+
+_TRIAL_COLUMNS = [
+    "trial",
+    "name",
+    "digest",
+    "state",
+    "seed",
+    "val_loss",
+    "last_val_loss",
+    "rung",
+    "finish_val_loss",
+    "gflops",
+    "train_gflops",
+    "params_m",
+    "params_training_m",
+    "train_tflops",
+    "images_per_s",
+    "peak_memory_mib",
+    "reason",
+    "exported",
+]
+"""The columns of a run without trials."""
 
 
 def _trial_row(trial: TrialResult) -> dict[str, Any]:
@@ -70,7 +93,7 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
         "images_per_s": last.images_per_s if last else missing,
         "peak_memory_mib": max((report.peak_memory_mib for report in trial.reports), default=missing),
         "reason": trial.reason,
-        "exported": trial.exported,
+        "exported": trial.export["folder"] if trial.export else "",
         **{f"param.{name}": value for name, value in trial.params.items()},
     }
 

@@ -31,6 +31,9 @@ class _Command(click.Command):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.exit(OK)
+        except OSError as error:
+            click.echo(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", err=True)
+            sys.exit(MISTAKE)
 
 
 class _Group(click.Group):
@@ -74,7 +77,6 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
 
     from analysis.runs import frames
     from nas.live import progress_view
-    from nas.records import State
     from nas.runner import run_study
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -83,7 +85,14 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
     with progress_view(console) as view:
         finished = run_study(loaded, folder, in_process=in_process, address=address, listeners=(view,))
     _conclude(console, frames(finished), folder)
-    if finished.in_state(State.FAILED):
+    for trial in finished.best(loaded.finish.best if loaded.finish else 1):
+        assert trial.export is not None, "a run ends with its winners exported"
+        console.print(f"exported winner  {folder / trial.export['folder']}", highlight=False, soft_wrap=True)
+        console.print(f"samples          {folder / trial.export['folder'] / 'samples.png'}", highlight=False, soft_wrap=True)
+    failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
+    for number, reason in failed:
+        console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
+    if failed:
         sys.exit(SOME_FAILED)
 
 
@@ -130,10 +139,6 @@ def _conclude(console: Any, found: Any, folder: Path) -> None:
         assert figure is not None
         figure.savefig(path, dpi=150)
         console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
-    for exported in found.trials["exported"]:
-        if exported:
-            console.print(f"exported winner  {folder / exported}", highlight=False, soft_wrap=True)
-            console.print(f"samples          {folder / exported / 'samples.png'}", highlight=False, soft_wrap=True)
 
 
 def _print_frame(console: Any, frame: Any, title: str) -> None:
@@ -155,11 +160,12 @@ def _print_frame(console: Any, frame: Any, title: str) -> None:
 @click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(studies: tuple[Path, ...]) -> None:
     """Check studies without training."""
-    from nas.study import load_study
+    from nas.study import check_data, load_study
 
     for path in studies:
         study = load_study(path)
         study.check_runs()
+        check_data(study)
         click.echo(f"{path}: fine; {study.census.share:.1%} of the space is feasible")
 
 
@@ -238,6 +244,9 @@ def status(run: Path) -> None:
         click.echo(f"rung {rung + 1}, {macs / 1e12:.4g} training TFLOPs: {len(losses)} trials{best}")
     for trial in found.in_state(State.FAILED):
         click.echo(f"trial {trial.number} FAILED: {trial.reason}")
+    for trial in found.trials.values():
+        if trial.finish_failure:
+            click.echo(f"the finish of trial {trial.number} failed: {trial.finish_failure}")
 
 
 @main.command()
@@ -281,12 +290,13 @@ def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: fl
     """Write a grid of images sampled from an exported model."""
     from nas.export import write_samples
     from nas.study import SampleSettings
+    from space.document import parse
     from space.weights import facts_of, load
 
     try:
         labels = [int(label) for label in classes.split(",")] if classes else None
     except ValueError:
         raise NasError(f"--classes {classes}: write labels such as 0,3,9") from None
-    settings = SampleSettings(per_class=per_class, steps=steps, guidance=cfg, seed=seed)
+    settings = parse(SampleSettings, {"per_class": per_class, "steps": steps, "guidance": cfg, "seed": seed})
     write_samples(load(model), facts_of(model), settings, out, labels)
     click.echo(str(out))

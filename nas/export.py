@@ -13,7 +13,6 @@ from nas.data.codecs import codec_named
 from nas.pictures import write_grid
 from nas.records import State
 from nas.results import Run, TrialResult
-from nas.rungs import dominates
 from nas.sampling import sample
 from nas.study import SampleSettings, Study
 from nas.trial import CHECKPOINT, data_set
@@ -27,7 +26,7 @@ CARD, SAMPLES = "card.md", "samples.png"
 def select(run: Run, which: str) -> list[TrialResult]:
     """The trials that `best`, `pareto:K` or a trial's number name; raises RunError when there is none.
 
-    `pareto:K` takes the front of the study's objectives, lowest loss first. Only complete trials are chosen unless a
+    `pareto:K` takes the front of val_loss and gflops, lowest loss first. Only complete trials are chosen unless a
     number is given.
     """
     complete = run.in_state(State.COMPLETE)
@@ -42,14 +41,7 @@ def select(run: Run, which: str) -> list[TrialResult]:
     kind, _, count = which.partition(":")
     if kind != "pareto" or not count.isdecimal() or int(count) < 1:
         raise RunError(f"'{which}' selects nothing; write best, pareto:K or a trial's number")
-    return front(complete)[: int(count)]
-
-
-def front(trials: list[TrialResult]) -> list[TrialResult]:
-    """The trials that no other beats in both val_loss and gflops, lowest loss first."""
-    values = [(trial.val_loss or 0.0, trial.cost.gflops) for trial in trials]
-    kept = [trial for trial, value in zip(trials, values, strict=True) if not any(dominates(other, value) for other in values)]
-    return sorted(kept, key=lambda trial: trial.val_loss or 0.0)
+    return run.front()[: int(count)]
 
 
 def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDiT:
@@ -74,7 +66,16 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDi
 def write_samples(
     model: UDiT, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
 ) -> None:
-    """A grid of images, one row a class, guided and drawn as the settings say."""
+    """A grid of images, one row a class, drawn as the settings say; unguided when the model has no null class.
+
+    Raises RunError when the facts do not say how latents become images, or the picture cannot be written.
+    """
+    if "codec" not in facts:
+        raise RunError("the model folder does not say which codec its latents have; use a folder that `nas export` wrote")
+    if path.suffix != ".png":
+        raise RunError(f"{path}: the picture is a PNG file; give a name that ends in .png")
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent} is no folder; create it, or write the picture elsewhere")
     codec = codec_named(facts["codec"])
     labels = [label for label in (classes or range(model.spec.num_classes)) for _ in range(settings.per_class)]
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -82,7 +83,7 @@ def write_samples(
         model,
         labels,
         steps=settings.steps,
-        guidance=settings.guidance,
+        guidance=settings.guidance if model.spec.null_class else 1.0,
         guided_channels=codec.guided_channels,
         bound=codec.bound,
         seed=settings.seed,

@@ -18,6 +18,12 @@ class InProcess:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to stop."""
+
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
         torch.set_num_threads(search.study.resources.cpu)

@@ -95,6 +95,8 @@ def summary(run: Run) -> str:
 def describe(event: Event, search: Search) -> str:
     """One line about an event; empty for those not worth one."""
     kind, number = event["event"], event.get("trial")
+    if kind == "spent":
+        return "no new architecture is left in the space, so the search ends here"
     if number is None:
         return ""
     trial = search.run.trials[number]

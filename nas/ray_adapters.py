@@ -16,31 +16,36 @@ from ray.tune.search import Searcher
 from nas.records import Failure, Report, TrialPlan
 from nas.search import Search
 from nas.study import Study
+from space.errors import RunError
 
 if TYPE_CHECKING:
     from nas.trial import Trial
 
 PLAN = "plan"
-_REPORT, _FAILURE = "report_json", "failure_json"
+_REPORT, _FAILURE, _BROKEN = "report_json", "failure_json", "broken"
 
 
 class PlanSearcher(Searcher):
     """Hands out plans: the search's, or a fixed list when the finish is run."""
 
-    def __init__(self, search: Search, folder: Path, plans: list[TrialPlan] | None = None) -> None:
+    def __init__(self, scheduler: RungScheduler, folder: Path, plans: list[TrialPlan] | None = None) -> None:
         super().__init__()
-        self._search, self._plans = search, plans
-        self._common = {"study": search.study.model_dump_json(), "folder": str(folder)}
+        self._scheduler, self._plans = scheduler, plans
+        self._common = {"study": scheduler.search.study.model_dump_json(), "folder": str(folder)}
 
     def suggest(self, trial_id: str) -> Any:
         """The next plan as a trial's configuration, or FINISHED."""
-        plan = self._next()
+        plan = None if self._scheduler.broken else self._next()
         return Searcher.FINISHED if plan is None else {PLAN: plan.model_dump_json(), **self._common}
 
     def _next(self) -> TrialPlan | None:
-        if self._plans is None:
-            return self._search.next_plan()
-        return self._plans.pop(0) if self._plans else None
+        if self._plans is not None:
+            return self._plans.pop(0) if self._plans else None
+        try:
+            return self._scheduler.search.next_plan()
+        except RunError as error:
+            self._scheduler.broken = error
+            return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the scheduler has told the search."""
@@ -56,28 +61,50 @@ class PlanSearcher(Searcher):
 
 
 class RungScheduler(FIFOScheduler):
-    """Passes reports on to the search and its decisions back to Ray."""
+    """Passes reports on to the search and its decisions back to Ray.
+
+    `broken` is the reason when the run directory can no longer be written: every trial is stopped then, as nothing that they
+    did would be kept.
+    """
 
     def __init__(self, search: Search) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._search = search
+        self.search = search
+        self.broken: RunError | None = None
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP, as the search decides."""
-        if _FAILURE in result:
-            self._search.fail(Failure.model_validate_json(result[_FAILURE]))
-            return str(TrialScheduler.STOP)
-        goes_on = self._search.report(Report.model_validate_json(result[_REPORT]))
+        try:
+            goes_on = self.broken is None and self._take(result)
+        except RunError as error:
+            self.broken, goes_on = error, False
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
+    def _take(self, result: dict[str, Any]) -> bool:
+        if _BROKEN in result:
+            raise RunError(result[_BROKEN])
+        if _FAILURE in result:
+            self.search.fail(Failure.model_validate_json(result[_FAILURE]))
+            return False
+        return self.search.report(Report.model_validate_json(result[_REPORT]))
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A worker died without saying why."""
+        """A worker died without saying why, as when the system kills it for memory: the trial is FAILED."""
         plan = TrialPlan.model_validate_json(trial.config[PLAN])
-        reason = f"the worker died: {str(trial.get_error() or 'killed').strip().splitlines()[0]}"
-        self._search.fail(Failure(trial=plan.number, reason=reason))
+        try:
+            self.search.fail(Failure(trial=plan.number, reason=f"the worker died: {_last_words(trial)}"))
+        except RunError as error:
+            self.broken = error
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _last_words(trial: Any) -> str:
+    """The last line of what Ray wrote about a trial's error."""
+    path = trial.error_file
+    lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
 
 
 class PlanTrainable(tune.Trainable):
@@ -104,6 +131,8 @@ class PlanTrainable(tune.Trainable):
                 study = Study.model_validate_json(self._config["study"])
                 self._trial = Trial(plan, study, Path(self._config["folder"]) / plan.name)
             return {_REPORT: self._trial.advance().model_dump_json()}
+        except RunError as error:
+            return {_BROKEN: str(error)}
         except Exception as error:
             self._trial = None
             return {_FAILURE: as_failure(plan.number, error).model_dump_json()}

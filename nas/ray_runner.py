@@ -14,6 +14,7 @@ from ray import tune
 from nas.ray_adapters import PlanSearcher, PlanTrainable, RungScheduler
 from nas.records import TrialPlan
 from nas.search import Search
+from nas.study import ResourceSettings
 from space.errors import NasError
 
 LOOPBACK = "127.0.0.1"
@@ -22,7 +23,6 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C ends the run at once: the ledger has everything since the last rung.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -39,26 +39,27 @@ class OnRay:
     when the cluster cannot be reached or has too little for one trial.
     """
 
-    def __init__(self, folder: Path, address: str | None = None) -> None:
+    def __init__(self, folder: Path, resources: ResourceSettings, address: str | None = None) -> None:
         # Workers run in directories of their own.
-        self.folder, self.address = folder.resolve(), address
+        self.folder, self.resources, self.address = folder.resolve(), resources, address
 
     def __enter__(self) -> OnRay:
+        if self.address and self.address.startswith("ray://"):
+            raise NasError(f"{self.address}: a Ray Client address cannot be used; run on a node of the cluster with --address auto")
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        # "local" starts a cluster of our own even when another runs on this machine.
+        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": LOOPBACK}
         try:
-            if self.address:
-                ray.init(address=self.address, **common)
-            else:
-                ray.init(
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _node_ip_address=LOOPBACK,
-                    num_cpus=os.cpu_count(),
-                    **common,
-                )
+            ray.init(address=self.address or "local", **({} if self.address else own), **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise NasError(f"no Ray cluster at {self.address or 'this machine'}: {str(error).splitlines()[0]}") from None
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise NasError(f"no Ray cluster at {self.address or 'this machine'}: {reason}") from None
+        try:
+            self._share(self.resources.cpu)
+        except NasError:
+            ray.shutdown()
+            raise
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         return self
 
@@ -71,43 +72,37 @@ class OnRay:
         """Ray's own experiment state, which nothing reads."""
         return self.folder / ".ray"
 
-    def _cluster(self) -> dict[str, float]:
-        """What the cluster has: CPU, GPU, …"""
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return resources
-
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
-        resources = search.study.resources
-        self._fit(search, None, self._share(search, resources.cpu), resources.concurrent)
+        self._fit(search, None, self._share(self.resources.cpu), self.resources.concurrent)
 
     def finish(self, search: Search, plans: list[TrialPlan]) -> None:
         """Train the chosen trials on, with all of the cluster's cores shared among them."""
         if plans:
-            share = int(self._cluster().get("CPU", 1)) // len(plans)
-            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            cores = [int(node.get("CPU", 0)) for node in _nodes()]
             # A trial runs on one machine.
-            largest = int(max(node["Resources"].get("CPU", 1) for node in nodes))
-            cores = max(search.study.resources.cpu, min(share, largest))
-            self._fit(search, plans, self._share(search, cores), None)
+            share = max(self.resources.cpu, min(sum(cores) // len(plans), max(cores)))
+            self._fit(search, plans, self._share(share), None)
 
-    def _share(self, search: Search, cpu: int) -> dict[str, float]:
-        cluster = self._cluster()
-        gpu = search.study.resources.gpu
-        wanted = {"cpu": cpu, "gpu": min(1.0, cluster.get("GPU", 0)) if gpu == "auto" else gpu}
+    def _share(self, cpu: int) -> dict[str, float]:
+        """What one trial occupies; raises NasError when no node has as much."""
+        nodes, gpu = _nodes(), self.resources.gpu
+        largest = {name: max((node.get(name.upper(), 0.0) for node in nodes), default=0.0) for name in ("cpu", "gpu")}
+        wanted = {"cpu": float(cpu), "gpu": min(1.0, largest["gpu"]) if gpu == "auto" else gpu}
         for name, amount in wanted.items():
-            if amount > cluster.get(name.upper(), 0):
+            if amount > largest[name]:
                 raise NasError(
-                    f"resources.{name} is {amount:g}, but the cluster has {cluster.get(name.upper(), 0):g}; lower it or add a node"
+                    f"resources.{name} is {amount:g}, but no node has more than {largest[name]:g}; lower it or add a node"
                 )
         return wanted
 
     def _fit(self, search: Search, plans: list[TrialPlan] | None, share: dict[str, float], concurrent: int | None) -> None:
+        scheduler = RungScheduler(search)
         tuner = tune.Tuner(
             tune.with_resources(PlanTrainable, share),
             tune_config=tune.TuneConfig(
-                search_alg=PlanSearcher(search, self.folder / "trials", plans),
-                scheduler=RungScheduler(search),
+                search_alg=PlanSearcher(scheduler, self.folder / "trials", plans),
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -122,3 +117,11 @@ class OnRay:
             ),
         )
         tuner.fit()
+        if scheduler.broken is not None:
+            raise scheduler.broken
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of every living node."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]

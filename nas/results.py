@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from nas.ledger import Event, read_events
 from nas.records import Rejected, Report, State, trial_name
 from nas.study import Study
@@ -30,7 +32,10 @@ class TrialResult:
     reports: list[Report] = field(default_factory=list)
     """One a milestone; those beyond `rungs` are of the finish."""
     reason: str = ""
-    exported: str = ""
+    finish_failure: str = ""
+    """Why the finish could not go on; the trial itself stays COMPLETE."""
+    export: Event | None = None
+    """The last export: `folder` relative to the run directory, the `macs` trained by then, the settings of its samples."""
 
     @property
     def name(self) -> str:
@@ -67,7 +72,14 @@ class Run:
         """Take in one event of the ledger."""
         kind = event["event"]
         if kind in ("run", "study"):
-            self.study = Study.model_validate(event["study"])
+            try:
+                self.study = Study.model_validate(event["study"])
+            except ValidationError as error:
+                problem = error.errors(include_url=False)[0]
+                where = ".".join(str(part) for part in problem["loc"])
+                raise RunError(
+                    f"the run's study is not valid here ({where}: {problem['msg']}); use the version that made the run"
+                ) from None
         elif kind == "trial":
             self.trials[event["trial"]] = TrialResult(
                 number=event["trial"],
@@ -80,11 +92,14 @@ class Run:
         elif kind == "report":
             report = Report.model_validate({key: value for key, value in event.items() if key not in ("event", "time")})
             self.trials[report.trial].reports.append(report)
+            self.trials[report.trial].finish_failure = ""
         elif kind == "end":
             trial = self.trials[event["trial"]]
             trial.state, trial.reason = State(event["state"]), event.get("reason", "")
         elif kind == "export":
-            self.trials[event["trial"]].exported = event["folder"]
+            self.trials[event["trial"]].export = event
+        elif kind == "finish-failed":
+            self.trials[event["trial"]].finish_failure = event["reason"]
 
     def in_state(self, state: State) -> list[TrialResult]:
         """The trials in a state, by number."""
@@ -102,6 +117,11 @@ class Run:
             return order.index(trial.state), -len(trial.search_reports), loss, trial.number
 
         return sorted(self.trials.values(), key=key)
+
+    def front(self) -> list[TrialResult]:
+        """The complete trials that no other beats in both loss and inference GFLOPs, lowest loss first."""
+        best = self.best(len(self.trials))
+        return [trial for place, trial in enumerate(best) if all(trial.cost.gflops < better.cost.gflops for better in best[:place])]
 
     def best(self, count: int = 1) -> list[TrialResult]:
         """The complete trials with the lowest loss."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from nas.ledger import Ledger
+from nas.ledger import LEDGER, Ledger
 from nas.records import TrialPlan
 from nas.results import Run
 from nas.search import Listener, Search
-from nas.study import Study
+from nas.study import Study, check_data
 
 EXPORTS = "export"
 
 
 class Executor(Protocol):
-    """What carries out plans."""
+    """What carries out plans; entering it starts what it needs, and raises NasError when no trial could be run."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
@@ -30,33 +34,35 @@ def run_study(
 ) -> Run:
     """Search, train the best on, export and sample them; returns the run as it is then.
 
-    `folder` is the run directory, new or an earlier run of the same study. Trials run on Ray, or one after the other
-    in this process. Raises NasError for a study or directory that cannot be run, before anything is trained.
+    `folder` is the run directory, new or an earlier run of the same study. Trials run on Ray, or one after the other in
+    this process. Raises NasError for a study, data, directory or cluster that cannot be used, before anything is trained.
     """
     study.check_runs()
-    ledger = Ledger(folder)
-    try:
-        search = Search(study, ledger, listeners)
-        with _executor(search, folder, in_process, address) as executor:
-            if executor is not None:
-                executor.search(search)
-                executor.finish(search, search.finish_plans())
+    check_data(study)
+    executor = _executor(study, folder, in_process, address)
+    with ExitStack() as stack:
+        new = not (folder / LEDGER).exists()
+        if new:
+            # Nothing is written unless trials can be run.
+            stack.enter_context(executor)
+        search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners)
+        if not search.complete:
+            if not new:
+                stack.enter_context(executor)
+            executor.search(search)
+            executor.finish(search, search.finish_plans())
         _export_best(search, folder)
         return search.run
-    finally:
-        ledger.close()
 
 
-def _executor(search: Search, folder: Path, in_process: bool, address: str | None) -> AbstractContextManager[Executor | None]:
-    if search.complete:
-        return nullcontext(None)
+def _executor(study: Study, folder: Path, in_process: bool, address: str | None) -> Executor:
     if in_process:
         from nas.in_process import InProcess
 
-        return nullcontext(InProcess(folder / "trials"))
+        return InProcess(folder / "trials")
     from nas.ray_runner import OnRay
 
-    return OnRay(folder, address)
+    return OnRay(folder, study.resources, address)
 
 
 def _export_best(search: Search, folder: Path) -> None:
@@ -65,8 +71,7 @@ def _export_best(search: Search, folder: Path) -> None:
 
     for trial in search.run.best(search.study.finish.best if search.study.finish else 1):
         out = folder / EXPORTS / trial.name
-        if trial.exported and (out / SAMPLES).exists():
-            continue
-        model = export(search.study, trial, folder, out)
-        write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
-        search.exported(trial, f"{EXPORTS}/{trial.name}")
+        if search.export_due(trial) or not (out / SAMPLES).exists():
+            model = export(search.study, trial, folder, out)
+            write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
+            search.exported(trial, f"{EXPORTS}/{trial.name}")

@@ -20,6 +20,9 @@ from space.search_space import Params, SearchSpace
 TRIES = 50
 """How many proposals in a row may be turned down before one is drawn uniformly from the feasible part of the space."""
 
+DRAWS = 1000
+"""How many such draws may repeat a trial before the space counts as spent."""
+
 _STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
 
 
@@ -40,7 +43,7 @@ class Proposer:
     def propose(
         self, number: int, turned_down: Callable[[Params], dict[str, float] | None]
     ) -> tuple[Params, list[Rejected]] | None:
-        """Values for a trial, and the proposals turned down before it; None when no feasible point is left that is new.
+        """Values for a trial, and the proposals turned down before it; None when no new feasible point is found.
 
         `turned_down` gives None for a point that may be trained, otherwise the constraints it breaks (none for a
         repetition). The sampler is told of every point turned down. The trial counts as running until `end` is called
@@ -127,7 +130,7 @@ class Proposer:
 
     def _draw(self, number: int, turned_down: Callable[[Params], dict[str, float] | None]) -> Params | None:
         rng = np.random.default_rng([self.settings.sampler.seed, number])
-        for _ in range(TRIES):
+        for _ in range(DRAWS):
             try:
                 params = self.space.sample_params(rng)
             except SpecError:

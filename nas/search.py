@@ -63,7 +63,7 @@ class Search:
             )
         latest = [event for event in events if event["event"] in ("run", "study")][-1]
         if latest["study"] != plain:
-            self.ledger.append({"event": "study", "study": plain})
+            events.append(self.ledger.append({"event": "study", "study": plain}))
 
     # What executors call.
 
@@ -76,7 +76,7 @@ class Search:
         number = len(self.run.trials)
         proposed = self._proposer.propose(number, self._turned_down)
         if proposed is None:
-            self._space_is_spent = True
+            self._record({"event": "spent"})
             return None
         params, rejected = proposed
         self._record(
@@ -134,10 +134,16 @@ class Search:
         """Whether nothing is left to train, the finish included."""
         return self.handed_out and not self.run.in_state(State.RUNNING) and not self.finish_plans()
 
+    def export_due(self, trial: TrialResult) -> bool:
+        """Whether a trial has trained on, or is to be sampled otherwise, since it was exported."""
+        return trial.export is None or any(trial.export[key] != value for key, value in self._export_facts(trial).items())
+
     def exported(self, trial: TrialResult, folder: str) -> None:
-        """Note where a trial was exported to, relative to the run directory."""
-        if trial.exported != folder:
-            self._record({"event": "export", "trial": trial.number, "folder": folder})
+        """Note that a trial was exported as it is now, to a folder relative to the run directory."""
+        self._record({"event": "export", "trial": trial.number, "folder": folder, **self._export_facts(trial)})
+
+    def _export_facts(self, trial: TrialResult) -> Event:
+        return {"macs": trial.reports[-1].macs, "samples": self.study.evaluation.samples.model_dump()}
 
     # How events become state.
 
@@ -155,6 +161,8 @@ class Search:
         elif kind == "report" and trial is not None and len(trial.reports) <= trial.rungs:
             report = trial.reports[-1]
             self._goes_on[trial.number] = self._rungs.judge(trial.number, report.rung, self._rung_values(trial, report))
+        elif kind == "spent":
+            self._space_is_spent = True
         elif kind == "end" and trial is not None:
             values = self._told_values(trial) if trial.state is State.COMPLETE else ()
             self._proposer.end(trial.number, trial.state, values, [report.val_loss for report in trial.search_reports])

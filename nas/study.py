@@ -12,10 +12,10 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from nas.data.codecs import codec_named
-from nas.data.sources import source_named
+from nas.data.sources import load_data, source_named
 from space.document import Document, parse
 from space.domains import Domain, Range
-from space.errors import NasError, StudyError
+from space.errors import DataError, NasError, StudyError
 from space.presets import preset
 from space.search_space import Census, SearchSpace
 from space.spec import Frozen, ModelSpec, changed
@@ -28,7 +28,8 @@ def _macs(value: Any) -> Any:
     """`1.5 TFLOPs` as multiply-accumulates."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([MGTPE])FLOPs?\s*", value)
+    # At most six digits before the point: more would be a slip, and could be more than a number holds.
+    match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]+)?)\s*([MGTPE])FLOPs?\s*", value)
     if not match:
         raise StudyError(f"'{value}' is not an amount of compute such as '1.5 TFLOPs'")
     return round(float(match[1]) * _PREFIXES[match[2]])
@@ -188,7 +189,7 @@ class Study(Frozen):
     @cached_property
     def census(self) -> Census:
         """What random points of the space are; the same for the same study."""
-        return self.search_space.census(np.random.default_rng(0), CENSUS_DRAWS)
+        return self.search_space.census(np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Study:
@@ -200,6 +201,8 @@ class Study(Frozen):
             raise StudyError(f"search.objectives names {metrics[0]} twice")
         if metrics[0] != "val_loss":
             raise StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
+        if self.search.objectives[0].direction != "minimize":
+            raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
         if self.finish and self.finish.budget <= self.budget.max:
             raise StudyError("finish.budget must be above budget.max: the winner trains on")
         return self
@@ -209,13 +212,21 @@ class Study(Frozen):
         census = self.census
         if not census.feasible:
             raise StudyError(f"search.constraints: {census.problem(self.search_space)}")
-        dearest = census.dearest_macs * self.training.batch_size
+        dearest = census.dearest_step_macs
         first = self.budget.milestones[0]
         if first < dearest:
             raise StudyError(
                 f"budget: the first rung, {first / 1e9:.3g} GFLOPs, is less than one step of the dearest architecture "
                 f"({dearest / 1e9:.3g} GFLOPs at batch size {self.training.batch_size}); raise budget.max or take fewer rungs"
             )
+
+
+def check_data(study: Study) -> None:
+    """Read the data; raises DataError when they are missing or damaged, or fewer images are held out than validation needs."""
+    held_out = len(load_data(study.data.source, study.data.codec).validation)
+    wanted = study.evaluation.val_loss.images
+    if wanted > held_out:
+        raise DataError(f"evaluation.val_loss.images is {wanted}, but only {held_out} images are held out; lower it")
 
 
 def _within(key: str, check: Any) -> None:
@@ -241,13 +252,13 @@ def _apply(data: dict[str, Any], change: str) -> None:
         raise StudyError(f"--set {change}: write KEY=VALUE, such as search.trials=8")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise StudyError(f"--set {change}: '{text}' is not a YAML value") from None
     inner, parts = data, path.split(".")
     while parts:
         # The longest key that is there, so that search.space.attention.tokens means the space's key `attention.tokens`.
         known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in inner]
-        dotted = inner is data.get("model", {}).get("set") or inner is data.get("search", {}).get("space")
+        dotted = any(inner is _below(data, *keys) for keys in (("model", "set"), ("search", "space")))
         take = known[0] if known else (len(parts) if dotted else 1)
         key, parts = ".".join(parts[:take]), parts[take:]
         if not parts:
@@ -257,6 +268,13 @@ def _apply(data: dict[str, Any], change: str) -> None:
         if not isinstance(below, dict):
             raise StudyError(f"--set {change}: '{key}' holds {below!r}, not keys")
         inner = below
+
+
+def _below(data: Any, *keys: str) -> Any:
+    """The value below some keys, None when one is missing."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
 
 
 FREE_TO_CHANGE = ("question", "search.trials", "finish", "evaluation.samples", "resources")

@@ -7,6 +7,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Trial:
 
     def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None, device: torch.device | None = None) -> None:
         self.plan, self.study, self.folder = plan, study, folder
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or _device(study)
+        _reset_peak_memory(self.device)
         data = data_set(study.data.source, study.data.codec)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
         self.training = Training(plan.spec, plan.seed, study.training, data.train, self.device)
@@ -110,8 +112,25 @@ def as_failure(number: int, error: BaseException) -> Failure:
     return Failure(trial=number, reason=reason, trace="".join(traceback.format_exception(error)))
 
 
+def _device(study: Study) -> torch.device:
+    """A GPU when there is one and the study does not forbid it."""
+    return torch.device("cuda" if study.resources.gpu != 0 and torch.cuda.is_available() else "cpu")
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of the trials before, in a process that trains several."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far: CUDA's own on a GPU, the process's resident set on a CPU."""
+    """Peak memory of the trial: CUDA's own on a GPU, the process's resident set (libraries included) on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -123,7 +123,7 @@ class _Count:
 @lru_cache(maxsize=4096)
 def cost(spec: ModelSpec) -> Cost:
     """The cost of a spec, per part and in total."""
-    size, levels = spec.input_size, spec.levels
+    size = spec.input_size
     half = len(spec.depths) // 2
     parts = [_embedding(spec), _conditions(spec)]
     for index, stage in enumerate(spec.stages):
@@ -132,7 +132,7 @@ def cost(spec: ModelSpec) -> Cost:
         parts.append(_stage(stage))
         if index < half:
             parts.append(_down(stage))
-    last = spec.width_at(1 if levels > 1 else 0)
+    last = spec.stages[-1].width
     out = _Count()
     out.linear(last, last, size * size, kernel=3)
     out.linear(last, 2 * last)

@@ -6,7 +6,8 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -28,12 +29,17 @@ class Document:
         self._lines: dict[Location, int] = {}
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.data: dict[str, Any] = yaml.safe_load(text)
+            if isinstance(node, yaml.MappingNode):
+                self._index(node, ())
         except yaml.YAMLError as error:
             raise StudyError(f"{name}: {_yaml_problem(error)}") from None
+        except StudyError:
+            raise
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StudyError(f"{name}: holds a value that is not plain data ({error})") from None
         if not isinstance(node, yaml.MappingNode):
             raise StudyError(f"{name}: expected a mapping of keys to values at the top level")
-        self._index(node, ())
-        self.data: dict[str, Any] = yaml.safe_load(text)
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -48,6 +54,8 @@ class Document:
     def _index(self, node: yaml.Node, at: Location) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
+                if not isinstance(key.value, str):
+                    raise StudyError(f"{self.name}:{key.start_mark.line + 1}: a key must be plain text")
                 where: Location = (*at, key.value)
                 line = key.start_mark.line + 1
                 if where in self._lines:
@@ -98,7 +106,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], document: Document
     if kind == "literal_error":
         names = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
         return f"{place}{key}: {given!r} is not one of {context['expected']}{nearest(str(given), names)}"
-    return f"{place}{key}: {problem['msg'].lower()}, not {given!r}"
+    message = problem["msg"]
+    return f"{place}{key}: {message[0].lower()}{message[1:]}, not {given!r}"
 
 
 def _about_whole(message: str, document: Document | None) -> str:
@@ -114,10 +123,14 @@ def _stands_in_file(loc: Location, document: Document | None) -> Location:
     if document is None:
         return loc
     kept: Location = ()
+    inner: Any = document.data
     for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        if (*kept, part) in document._lines or (last and "[" not in str(part)):
-            kept = (*kept, part)
+        in_mapping = isinstance(inner, dict) and part in inner
+        if in_mapping or (isinstance(inner, list) and isinstance(part, int) and part < len(inner)):
+            inner = inner[part]
+        elif position < len(loc) - 1 or "[" in str(part):
+            continue
+        kept = (*kept, part)
     return kept
 
 
@@ -125,12 +138,16 @@ def _names(model: type[BaseModel], at: Location) -> list[str]:
     """The keys that the model at a location knows."""
     current: Any = model
     for part in at:
-        field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        members = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        current = next((m for m in members if hasattr(m, "model_fields")), None)
-    return list(getattr(current, "model_fields", {}))
+        if hasattr(current, "model_fields"):
+            field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
+            current = field.annotation if field else None
+        else:
+            # A key of a mapping or an item of a list: what it holds is the last argument of its type.
+            current = (get_args(current) or (None,))[-1]
+        if get_origin(current) in (Union, UnionType):
+            current = next((member for member in get_args(current) if hasattr(member, "model_fields")), None)
+    fields = getattr(current, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
 
 
 def nearest(given: str, known: Sequence[str]) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from space.cost import cost
 from space.document import nearest, parse
 from space.domains import Domain, Range, Value
 from space.errors import SpecError, StudyError
-from space.spec import ModelSpec, changed, per_stage_paths, spec_paths
+from space.spec import ModelSpec, changed, per_stage_paths, spec_paths, value_type
 
 Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
@@ -20,8 +21,8 @@ Params = dict[str, Value]
 COST_METRICS = ("gflops", "train_gflops", "params_m")
 """What can be constrained or minimised without training: attributes of `Cost`."""
 
-SEARCHED = {"in_channels", "input_size", "num_classes"}
-"""Paths that the data decide and a space may not vary."""
+FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
+"""Paths that a space may not vary."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,18 @@ class SearchSpace:
         for path, domain in domains.items():
             if path not in self._base_values:
                 raise StudyError(f"the space varies '{path}', which no spec has{nearest(path, spec_paths())}")
-            if path in SEARCHED:
+            if path in FIXED_BY_DATA:
                 raise StudyError(f"the space varies '{path}', which the data decide; remove it")
             if domain.each is not None and path not in per_stage_paths():
                 raise StudyError(
                     f"'{path}' has one value for all stages, so 'each' does not apply; one a stage have: "
                     f"{', '.join(per_stage_paths())}"
                 )
-            for parent in domain.when:
+            self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
+            for parent, wanted in domain.when.items():
                 self._check_condition(path, parent, domains)
+                for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+                    _check_value(parent, value, one_stage=False)
         placed: set[str] = set()
         while len(placed) < len(domains):
             ready = [
@@ -79,6 +83,17 @@ class SearchSpace:
             for path in ready:
                 placed.add(path)
                 yield from self._parameters(path, domains[path])
+
+    def _check_values(self, path: str, domain: Domain, one_stage: bool) -> None:
+        """Every choice, or points of a range, must be values that the spec can hold at all."""
+        values: list[Value] = list(domain.choice or ())
+        if domain.int_ is not None:
+            values = list(domain.int_)
+        elif domain.float_ is not None:
+            low, high = domain.float_
+            values = [low, low + (high - low) / 3, high]
+        for value in values:
+            _check_value(path, value, one_stage)
 
     def _check_condition(self, path: str, parent: str, domains: Mapping[str, Domain]) -> None:
         if parent not in self._base_values:
@@ -137,13 +152,13 @@ class SearchSpace:
         except SpecError:
             return None
 
-    def census(self, rng: np.random.Generator, draws: int) -> Census:
+    def census(self, rng: np.random.Generator, draws: int, batch_size: int = 1) -> Census:
         """What `draws` random points of the space are: how many can be built, meet the constraints, and what they cost."""
         buildable = feasible = 0
         low: dict[str, float] = {}
         high: dict[str, float] = {}
         nearest_spec: tuple[float, ModelSpec] | None = None
-        dearest_macs = 0
+        dearest = 0
         for _ in range(draws):
             spec = self.spec_or_none(self.draw(rng))
             if spec is None:
@@ -155,12 +170,12 @@ class SearchSpace:
             if violation > 0:
                 continue
             feasible += 1
-            dearest_macs = max(dearest_macs, cost(spec).train_macs + 3 * cost(spec).fold_macs)
+            dearest = max(dearest, cost(spec).step_macs(batch_size))
             for metric in COST_METRICS:
                 value = getattr(cost(spec), metric)
                 low[metric], high[metric] = min(low.get(metric, value), value), max(high.get(metric, value), value)
         return Census(
-            draws, buildable, feasible, {m: (low[m], high[m]) for m in low}, nearest_spec[1] if nearest_spec else None, dearest_macs
+            draws, buildable, feasible, {m: (low[m], high[m]) for m in low}, nearest_spec[1] if nearest_spec else None, dearest
         )
 
 
@@ -173,8 +188,8 @@ class Census:
     feasible: int
     costs: dict[str, tuple[float, float]]
     nearest: ModelSpec | None
-    dearest_macs: int
-    """Training cost of the dearest feasible spec, one sample and one folding."""
+    dearest_step_macs: int
+    """One training step of the dearest feasible spec."""
 
     @property
     def share(self) -> float:
@@ -194,6 +209,15 @@ class Census:
             f"none of {self.draws} random architectures of the space has {wanted}; the nearest has {reached}, so widen "
             f"the range or the space"
         )
+
+
+def _check_value(path: str, value: Value, one_stage: bool) -> None:
+    try:
+        # Depths are always listed; one stage's value stands for all of the shortest list.
+        value_type(path).validate_python((value,) * 3 if one_stage and path == "depths" else value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[-1]
+        raise StudyError(f"the space gives '{path}' the value {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
 def _matches(value: Value, wanted: Value) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from space.errors import SpecError
 
@@ -202,25 +203,26 @@ class ModelSpec(Frozen):
         for stage in self.stages:
             _check_heads(stage)
             if stage.hidden < 1 or (stage.reparam and stage.hidden % 2):
+                # Rounded up, so that the hidden width is not rounded below what is meant.
+                near = math.ceil(1e4 * 2 * max(1, round(stage.hidden / 2)) / stage.width) / 1e4
                 raise SpecError(
                     f"feed_forward.ratio {self.feed_forward.ratio:g} gives {stage.name} a hidden width of {stage.hidden}, "
-                    f"but it must be {'even' if stage.reparam else 'at least 1'}; take a ratio of "
-                    f"{2 * max(1, round(stage.hidden / 2)) / stage.width:g}"
+                    f"but it must be {'even' if stage.reparam else 'at least 1'}; take a ratio of {near:g}"
                 )
         return self
 
     def _check_input_size(self) -> None:
-        for level in range(self.levels):
-            factors = [s.factor or 1 for s in self._stages_at(level)]
-            # Stage resolutions are exact only if every level above divides, so check from outside in.
-            unit = (1 << level) * max(factors)
-            if self.input_size % unit:
-                low = self.input_size // unit * unit
-                near = low if low and self.input_size - low <= unit // 2 else low + unit
-                raise SpecError(
-                    f"input_size {self.input_size} is not divisible by {unit}, which level {level + 1} needs (halved {level} "
-                    f"times, tokens downsampled by {max(factors)}); the nearest that is: {near}"
-                )
+        factors = [max(s.factor or 1 for s in self._stages_at(level)) for level in range(self.levels)]
+        # All are powers of two, so what the most demanding level needs serves the others.
+        level = max(range(self.levels), key=lambda level: factors[level] << level)
+        unit = factors[level] << level
+        if self.input_size % unit:
+            low = self.input_size // unit * unit
+            near = low if low and self.input_size - low <= unit // 2 else low + unit
+            raise SpecError(
+                f"input_size {self.input_size} is not divisible by {unit}, which level {level + 1} needs (halved {level} "
+                f"times, tokens downsampled by {factors[level]}); the nearest that is: {near}"
+            )
 
     def _stages_at(self, level: int) -> list[Stage]:
         return [stage for stage in self.stages if stage.level == level]
@@ -277,14 +279,25 @@ def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None
     inner[parts[-1]] = tuple(values)
 
 
+_NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
+
+
 def spec_paths() -> list[str]:
     """Every dotted path that can be set or searched."""
-    nested: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
     paths: list[str] = []
     for name in ModelSpec.model_fields:
-        inner = nested.get(name)
+        inner = _NESTED.get(name)
         paths += [f"{name}.{key}" for key in inner.model_fields] if inner else [name]
     return paths
+
+
+@lru_cache
+def value_type(path: str) -> TypeAdapter[Any]:
+    """What values a path can hold, each by itself; raises KeyError for a path that no spec has."""
+    outer, _, inner = path.partition(".")
+    field = (_NESTED[outer] if inner else ModelSpec).model_fields[inner or outer]
+    annotation: Any = field.annotation
+    return TypeAdapter(Annotated[annotation, *field.metadata] if field.metadata else annotation)
 
 
 def per_stage_paths() -> list[str]:

@@ -50,19 +50,19 @@ def load(folder: str | Path) -> UDiT:
 
 def facts_of(folder: str | Path) -> dict[str, Any]:
     """The facts that were saved with a model."""
-    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS)[1].get("facts", "{}"))
+    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS, tensors=False)[1].get("facts", "{}"))
     return facts
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except FileNotFoundError:
         raise RunError(f"{path.parent} is not a model folder: it has no {path.name}") from None
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if "spec" not in metadata:
         raise RunError(f"{path} holds weights without a spec; use a folder that `nas export` wrote")
-    return tensors, metadata
+    return found, metadata

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 TABLE_STD = 0.02
-ZERO = ("modulation.", "out_modulation.", "prediction.")
+ZERO = ("modulation.", "prediction.")
+"""Parts of the names of adaLN outputs and of the last convolution."""
 
 
 def initialise(model: nn.Module, seed: int) -> None:

@@ -53,7 +53,8 @@ class Depthwise(nn.Module):
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A depthwise convolution of (N, H, W, C) by a (C, 1, k, k) kernel with an odd k, zero padded."""
-    trained = weight.requires_grad and torch.is_grad_enabled()
+    # Under autocast the two gradients would need casts of their own.
+    trained = weight.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     if trained and x.device.type == "cpu" and weight.shape[-1] == _SPLIT_KERNEL:
         out: Tensor = _SplitDepthwise.apply(x, weight)  # type: ignore[no-untyped-call]
         return out + bias

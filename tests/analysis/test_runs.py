@@ -84,5 +84,9 @@ def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811
     assert len(empty.trials) == 0
     assert front_info(empty).points.empty
     assert curves_info(empty).empty
+    assert len(ranking_table(empty)) == 0
+    assert render(ranking_table(empty), "md").count("\n") == 2
+    plot_front(empty)
+    plot_curves(empty)
     with pytest.raises(NasError, match="is not a run directory"):
         load_run(tmp_path)

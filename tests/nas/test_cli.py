@@ -91,8 +91,10 @@ def test_another_study_in_the_directory_changes_nothing(finished):
 
 def test_a_run_with_failed_trials_exits_with_1(tiny_file, tmp_path):
     result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "training.learning_rate=1.0e+30")
+    assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1
     assert "FAILED: diverged: the training loss is" in result.output
+    assert "run directory" in result.output
     assert "4 failed" in nas("status", tmp_path / "run").output
 
 
@@ -117,6 +119,38 @@ def test_cost_of_presets_and_files(tmp_path):
     spec.write_text("channels: 96\nheads: 5\ndepths: [2, 5, 8, 5, 2]\n")
     assert "5 heads do not fit" in nas("cost", spec).output
     assert "u-dit-t+reparam" in nas("presets").output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluation.val_loss.images=2000", "evaluation.val_loss.images is 2000, but only 1000 images are held out"),
+        ("resources.gpu=99", "resources.gpu is 99, but no node has more than"),
+        ("search.constraints={gflops: {min: 2}}", "the nearest has gflops"),
+    ],
+)
+def test_what_cannot_be_run_writes_nothing(tiny_file, tmp_path, change, message, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--set", change)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cfg", "nan"], "guidance: input should be a finite number"),
+        (["--out", "nowhere/grid.png"], "nowhere is no folder"),
+        (["--out", "grid.xyz"], "give a name that ends in .png"),
+    ],
+)
+def test_sample_mistakes_are_told_before_sampling(finished, arguments, message):
+    folder, _ = finished
+    (model,) = (folder / "run" / "export").iterdir()
+    result = nas("sample", model, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nas.runner import run_study
 from nas.study import load_study
 from nas.training import Training
 from nas.trial import CHECKPOINT, Trial
-from space import load
+from space import NasError, load
 
 MEASURED = ("time", "seconds", "images_per_s", "peak_memory_mib")
 
@@ -38,12 +38,43 @@ def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
             assert milestone <= report.macs < milestone + report.macs // report.step
     winner = run.best()[0]
     assert winner.reports[-1].macs >= tiny.finish.budget
-    exported = folder / winner.exported
+    exported = folder / winner.export["folder"]
     assert {path.name for path in exported.iterdir()} == {"model.safetensors", "spec.yaml", "card.md", "samples.png"}
     assert load(exported).spec == winner.spec
     ledger = (folder / LEDGER).read_bytes()
     run_study(tiny, folder, in_process=True)
     assert (folder / LEDGER).read_bytes() == ledger, "a finished run has nothing left to do"
+
+
+def test_a_larger_finish_trains_on_and_exports_anew(tiny, tiny_file, tmp_path):
+    folder = tmp_path / "run"
+    before = run_study(tiny, folder, in_process=True).best()[0]
+    weights = (folder / before.export["folder"] / "model.safetensors").read_bytes()
+    more = load_study(tiny_file, ["finish.budget=600 MFLOPs", "evaluation.samples.per_class=2"])
+    after = run_study(more, folder, in_process=True).best()[0]
+    assert after.number == before.number
+    assert after.reports[-1].macs >= 600_000_000
+    assert len(after.search_reports) == len(before.search_reports)
+    assert (folder / after.export["folder"] / "model.safetensors").read_bytes() != weights
+
+
+def test_a_model_without_a_null_class_is_sampled_unguided(tiny_file, tmp_path):
+    study = load_study(tiny_file, ["model.set.null_class=false", "search.trials=1"])
+    winner = run_study(study, tmp_path / "run", in_process=True).best()[0]
+    assert (tmp_path / "run" / winner.export["folder"] / "samples.png").exists()
+
+
+def test_bf16_trains_every_kind_of_layer(tiny_file, tmp_path):
+    study = load_study(tiny_file, ["training.precision=bf16", "search.trials=8"])
+    run = run_study(study, tmp_path / "run", in_process=True)
+    assert not run.in_state(State.FAILED)
+
+
+def test_missing_data_are_told_before_anything_is_written(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.data.sources.files", lambda _: tmp_path / "no such package")
+    with pytest.raises(NasError, match="cannot be read"):
+        run_study(tiny, tmp_path / "run", in_process=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_equal_seeds_give_equal_proposals_and_losses(tiny, tmp_path):

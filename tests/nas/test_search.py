@@ -117,12 +117,29 @@ def test_a_crash_between_any_two_lines_loses_nothing(study, tmp_path):
     searched(study, tmp_path / "whole")
     expected = facts(tmp_path / "whole")
     lines = (tmp_path / "whole" / LEDGER).read_bytes().splitlines(keepends=True)
-    for kept in range(1, len(lines), 5):
+    for kept in range(1, len(lines), 2):
         folder = tmp_path / f"kept-{kept}"
         folder.mkdir()
         (folder / LEDGER).write_bytes(b"".join(lines[:kept]) + b'{"torn')
         searched(study, folder)
         assert facts(folder) == expected
+
+
+def test_a_crash_with_several_trials_running_keeps_every_decision(study, tmp_path):
+    """Workers report in another order after a restart, so the runs differ; but nothing is lost, repeated or judged anew."""
+    searched(study, tmp_path / "whole", workers=3)
+    lines = (tmp_path / "whole" / LEDGER).read_bytes().splitlines(keepends=True)
+    for kept in range(2, len(lines), 4):
+        folder = tmp_path / f"kept-{kept}"
+        folder.mkdir()
+        (folder / LEDGER).write_bytes(b"".join(lines[:kept]))
+        before = facts(folder)
+        search = searched(study, folder, workers=3)
+        assert facts(folder)[:kept] == before
+        assert len(search.run.trials) == 14
+        assert not search.run.in_state(State.RUNNING)
+        for trial in search.run.trials.values():
+            assert [r.rung for r in trial.reports] == list(range(len(trial.reports)))
 
 
 def test_topping_up_trains_the_missing_part_alone(study, tiny_file, tmp_path):
@@ -150,6 +167,10 @@ def test_a_spent_space_ends_the_search(tiny_file, tmp_path):
     search = searched(study, tmp_path / "run")
     # heads × similarity × kind, all of them feasible.
     assert len(search.run.trials) == 8
+    before = facts(tmp_path / "run")
+    assert before[-1] == {"event": "spent"}
+    assert searched(study, tmp_path / "run").handed_out
+    assert facts(tmp_path / "run") == before
 
 
 def test_the_finish_goes_on_from_where_it_stands(tiny, tmp_path):

@@ -33,9 +33,13 @@ def test_a_good_document_is_read():
         ),
         (SPEC + "heads: 4\n", "spec.yaml:4: key 'heads' stands twice (first in line 3); remove one"),
         (SPEC.replace("heads: 2\n", ""), "spec.yaml: 'heads' is missing"),
-        (SPEC + "input_size: 30\n", "spec.yaml:4: input_size 30 is not divisible by 4"),
+        (SPEC + "input_size: 30\n", "spec.yaml:4: input_size 30 is not divisible by 8"),
         ("channels: [1\n", "spec.yaml: not valid YAML at line 2"),
         ("- 1\n", "spec.yaml: expected a mapping"),
+        ("channels: {{ x }}\n", "spec.yaml: "),
+        ("channels: 2024-13-45\n", "spec.yaml: holds a value that is not plain data (month must be in 1..12)"),
+        ("channels: !!python/name:os.system\n", "spec.yaml: not valid YAML at line 1"),
+        ("channels: &a [*a]\n", "spec.yaml: "),
     ],
 )
 def test_mistakes_are_told_in_one_sentence_with_their_line(text, message):

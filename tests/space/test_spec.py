@@ -14,11 +14,11 @@ TOY = {"channels": 48, "heads": 2, "depths": (1, 1, 2, 1, 1)}
         ({"heads": 5}, "5 heads do not fit encoder-1 of width 48.*nearest number of heads that fits: 4"),
         ({"channels": 36, "heads": 2}, "divisible by 4 \\(RoPE2D\\); the nearest number of heads that fits: 1"),
         ({"channels": 47}, "channels 47 is odd.*take 48"),
-        ({"input_size": 30}, "input_size 30 is not divisible by 4.*nearest that is: 28"),
+        ({"input_size": 30}, "input_size 30 is not divisible by 8.*nearest that is: 32"),
         ({"input_size": 28}, "input_size 28 is not divisible by 8, which level 3 needs.*nearest that is: 24"),
         ({"depths": (1, 1, 1, 1)}, "depths lists 4 stages.*list 3 or 5"),
         ({"heads": (2, 2)}, "heads lists 2 values, but depths lists 5 stages"),
-        ({"feed_forward": {"ratio": 0.01}}, "hidden width of 0.*must be even; take a ratio of 0.0416667"),
+        ({"feed_forward": {"ratio": 0.01}}, "hidden width of 0.*must be even; take a ratio of 0.0417"),
         ({"attention": {"factor": 3}}, "Input should be 1, 2 or 4"),
         ({"channel": 48}, "Extra inputs"),
     ],
@@ -31,7 +31,8 @@ def test_impossible_specs_name_the_nearest_valid_value(change, message):
 def test_the_named_value_is_valid():
     ModelSpec(**{**TOY, "heads": 4})
     ModelSpec(**{**TOY, "input_size": 24})
-    ModelSpec(**{**TOY, "feed_forward": {"ratio": 0.0416667}})
+    ModelSpec(**{**TOY, "input_size": 32})
+    ModelSpec(**{**TOY, "feed_forward": {"ratio": 0.0417}})
 
 
 def test_widths_and_resolutions_of_the_stages():
