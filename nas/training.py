@@ -1,4 +1,4 @@
-"""Training one model: the papers' recipe, paired random streams, continuation that repeats every draw (bit-exact on a CPU)."""
+"""Training one model: the papers' recipe, paired random streams, a continuation that is bit-exact on a CPU."""
 
 from __future__ import annotations
 
