@@ -101,10 +101,11 @@ class RungScheduler(FIFOScheduler):
 
 
 def _last_words(trial: Any) -> str:
-    """The last line of what Ray wrote about a trial's error."""
+    """The last line of what Ray wrote about a trial's error, without its advice."""
     path = trial.error_file
     lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
+    return last.partition(" Some common causes")[0]
 
 
 class PlanTrainable(tune.Trainable):

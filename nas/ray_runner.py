@@ -17,7 +17,6 @@ from nas.search import Search
 from nas.study import ResourceSettings
 from space.errors import NasError
 
-LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange a few numbers; Ray's default share of memory is left to training."""
 
@@ -49,7 +48,7 @@ class OnRay:
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         # "local" starts a cluster of our own even when another runs on this machine.
-        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": LOOPBACK}
+        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(address=self.address or "local", **({} if self.address else own), **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -60,7 +59,8 @@ class OnRay:
         except NasError:
             ray.shutdown()
             raise
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        # What goes wrong with a trial is told by the run, from the ledger.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol, Self
@@ -60,6 +61,9 @@ def _executor(study: Study, folder: Path, in_process: bool, address: str | None)
         from nas.in_process import InProcess
 
         return InProcess(folder / "trials")
+    if address is None:
+        # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from nas.ray_runner import OnRay
 
     return OnRay(folder, study.resources, address)

@@ -156,6 +156,52 @@ def test_a_damaged_checkpoint_is_trained_again_to_the_same_losses(tiny, tmp_path
     np.testing.assert_allclose(*losses, rtol=0, atol=0)
 
 
+def listening():
+    """The local addresses, in hexadecimal, that some process of this machine listens on."""
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[3] == "0A"}
+
+
+def is_loopback(address):
+    host = address.split(":")[0]
+    return host.endswith("0100007F") or host == "00000000000000000000000001000000"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_fails_its_trial_and_the_study_goes_on(tiny_file, tmp_path):
+    """The system kills a process that takes too much memory; Ray starts another worker in its place."""
+    command = [sys.executable, "-m", "nas", "run", str(tiny_file), "--out", "run", "--set", "resources.concurrent=1"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=tmp_path)
+    for line in process.stdout:
+        if " at rung 1 " in line:
+            (worker,) = [pid for pid in descendants(process.pid) if "Trainable" in Path(f"/proc/{pid}/cmdline").read_text()]
+            os.kill(worker, signal.SIGKILL)
+            break
+    output, _ = process.communicate()
+    run = read_run(tmp_path / "run")
+    (failed,) = run.in_state(State.FAILED)
+    assert failed.reason.startswith("the worker died: ")
+    assert len(run.trials) == 4
+    assert run.in_state(State.COMPLETE)
+    assert process.returncode == 1
+    assert f"trial {failed.number} failed: the worker died" in output
+
+
+def descendants(pid):
+    """The processes below a process."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # It ended meanwhile.
+            continue
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents.items() if its == parent]
+    return found[1:]
+
+
 @pytest.mark.slow
 def test_on_ray_trials_end_and_an_interrupted_run_goes_on(tiny_file, tmp_path):
     """One real Ray run, interrupted by Ctrl-C at its third report, then finished by the same command."""
@@ -164,11 +210,14 @@ def test_on_ray_trials_end_and_an_interrupted_run_goes_on(tiny_file, tmp_path):
     command = [sys.executable, "-m", "nas", "run", str(tiny_file), "--out", "run"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     how = {"text": True, "env": environment, "cwd": tmp_path}
+    before = listening()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
     reports = 0
     for line in process.stdout:
         reports += "val_loss" in line and " at rung " in line
         if reports == 3:
+            assert all(is_loopback(address) for address in listening() - before)
+            assert len(listening() - before) > 2
             process.send_signal(signal.SIGINT)
             break
     _, errors = process.communicate()
