@@ -53,7 +53,9 @@ class OnRay:
             ray.init(address=self.address or "local", **({} if self.address else own), **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise NasError(f"no Ray cluster at {self.address or 'this machine'}: {reason}") from None
+            # As with Ray itself, only the address `auto` finds the token of a cluster that wants one.
+            hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
+            raise NasError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None
         try:
             self._share(self.resources.cpu)
         except NasError:
