@@ -5,7 +5,7 @@ class NasError(Exception):
     """A mistake the user can mend.
 
     The message is one sentence that says what is wrong, where, and how to mend it. The command line
-    prints it without a traceback and exits with code 2; nothing has been written or lost by then.
+    prints it without a traceback and exits with code 2; nothing that was done before is lost.
     """
 
 
