@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import torch
 
 from nas.checkpoint import read_checkpoint
 from nas.data.codecs import codec_named
+from nas.data.sources import source_named
 from nas.pictures import write_grid
 from nas.records import State
 from nas.results import Run, TrialResult
 from nas.sampling import sample
 from nas.study import SampleSettings, Study
-from nas.trial import CHECKPOINT, data_set
+from nas.trial import CHECKPOINT
 from space.errors import RunError
 from space.model.udit import UDiT
 from space.weights import load, save
@@ -59,7 +59,7 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDi
     model.load_state_dict(average)
     facts = _facts(study, trial, checkpoint["step"])
     save(model, out, facts)
-    _write_text(out / CARD, _card(study, trial, facts))
+    (out / CARD).write_text(_card(study, trial, facts), encoding="utf-8")
     return load(out)
 
 
@@ -98,7 +98,7 @@ def _facts(study: Study, trial: TrialResult, step: int) -> dict[str, Any]:
         "trial": trial.number,
         "source": study.data.source,
         "codec": study.data.codec,
-        "class_names": list(data_set(study.data.source, study.data.codec).class_names),
+        "class_names": list(source_named(study.data.source).class_names),
         "step": step,
         "images": last.images,
         "train_tflops": last.macs / 1e12,
@@ -127,9 +127,3 @@ model = space.load("{trial.name}")  # folded, eval mode: forward(x, t, y), forwa
 
 `spec.yaml` is the architecture, `model.safetensors` its weights with these facts as metadata.
 """
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

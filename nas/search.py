@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from nas.ledger import SCHEMA, Event, Ledger, read_events
 from nas.records import Failure, Report, State, TrialPlan
@@ -79,13 +78,14 @@ class Search:
             self._record({"event": "spent"})
             return None
         params, rejected = proposed
+        spec = self.space.spec(params)
         self._record(
             {
                 "event": "trial",
                 "trial": number,
                 "params": params,
-                "spec": self.space.spec(params).model_dump(mode="json"),
-                "digest": self.space.spec(params).digest,
+                "spec": spec.model_dump(mode="json"),
+                "digest": spec.digest,
                 "seed": self.study.training.seed,
                 "rungs": self.study.budget.rungs,
                 "rejected": [one.model_dump() for one in rejected],
@@ -160,12 +160,14 @@ class Search:
                 self._proposer.replay(trial.number, trial.params, trial.rejected)
         elif kind == "report" and trial is not None and len(trial.reports) <= trial.rungs:
             report = trial.reports[-1]
-            self._goes_on[trial.number] = self._rungs.judge(trial.number, report.rung, self._rung_values(trial, report))
+            values = self._to_minimise(self._values(trial, report.val_loss))
+            self._goes_on[trial.number] = self._rungs.judge(trial.number, report.rung, values)
         elif kind == "spent":
             self._space_is_spent = True
         elif kind == "end" and trial is not None:
-            values = self._told_values(trial) if trial.state is State.COMPLETE else ()
-            self._proposer.end(trial.number, trial.state, values, [report.val_loss for report in trial.search_reports])
+            losses = [report.val_loss for report in trial.search_reports]
+            values = self._values(trial, losses[-1]) if trial.state is State.COMPLETE else ()
+            self._proposer.end(trial.number, trial.state, values, losses)
         if live:
             for listener in self.listeners:
                 listener(event, self)
@@ -190,18 +192,12 @@ class Search:
             return violations
         return {} if spec.digest in self._digests else None
 
-    def _told_values(self, trial: TrialResult) -> Values:
-        """The objectives' values as the study states them."""
-        assert trial.val_loss is not None
-        return tuple(
-            trial.val_loss if objective.metric == "val_loss" else float(getattr(trial.cost, objective.metric))
-            for objective in self.study.search.objectives
-        )
+    def _values(self, trial: TrialResult, val_loss: float) -> Values:
+        """The objectives' values of a trial at a loss, as the study states them."""
+        metrics = [objective.metric for objective in self.study.search.objectives]
+        return tuple(val_loss if metric == "val_loss" else float(getattr(trial.cost, metric)) for metric in metrics)
 
-    def _rung_values(self, trial: TrialResult, report: Report) -> Values:
-        """The objectives' values at a rung, all to be minimised."""
-        values: list[float] = []
-        for objective in self.study.search.objectives:
-            value: Any = report.val_loss if objective.metric == "val_loss" else getattr(trial.cost, objective.metric)
-            values.append(float(value) if objective.direction == "minimize" else -float(value))
-        return tuple(values)
+    def _to_minimise(self, values: Values) -> Values:
+        """The same, with the sign of what is maximised turned."""
+        directions = [objective.direction for objective in self.study.search.objectives]
+        return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))

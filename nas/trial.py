@@ -34,9 +34,9 @@ class Trial:
     least the milestone's. Raises NasError when the data are missing or do not fit.
     """
 
-    def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None, device: torch.device | None = None) -> None:
+    def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None) -> None:
         self.plan, self.study, self.folder = plan, study, folder
-        self.device = device or _device(study)
+        self.device = _device(study)
         _reset_peak_memory(self.device)
         data = data_set(study.data.source, study.data.codec)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
@@ -58,10 +58,11 @@ class Trial:
         if rung in self._kept:
             # Trained before a crash that came between the checkpoint and the ledger.
             return self._kept[rung]
-        step = -(-self.plan.milestones[rung - self.plan.reported] // self.step_macs)
         before, start = self.training.step, time.perf_counter()
-        train_loss = self.training.train_to(step)
+        train_loss = self.training.train_to(-(-self.plan.milestones[rung - self.plan.reported] // self.step_macs))
         seconds = time.perf_counter() - start
+        # What was trained, even where a checkpoint was ahead of the plan.
+        step = self.training.step
         loss = self.grid.loss(self.training.average.folded(), max(self.study.training.batch_size, 64))
         if not math.isfinite(loss.mean):
             raise DivergedError(f"diverged: the validation loss is {loss.mean} at step {step}")
