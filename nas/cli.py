@@ -198,7 +198,7 @@ def cost(what: str, as_json: bool) -> None:
         return
     click.echo(f"{'part':14s} {'params':>12s} {'in training':>12s} {'MMACs':>10s} {'train MMACs':>12s}")
     for part in found.parts:
-        train = (part.macs + part.backward_macs) / 1e6
+        train = part.train_macs / 1e6
         click.echo(f"{part.name:14s} {part.params:12,d} {part.params_training:12,d} {part.macs / 1e6:10.2f} {train:12.2f}")
     total = f"{found.params:12,d} {found.params_training:12,d} {found.macs / 1e6:10.2f} {found.train_macs / 1e6:12.2f}"
     click.echo(f"{'total':14s} {total}")

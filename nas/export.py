@@ -17,7 +17,7 @@ from nas.sampling import sample
 from nas.study import SampleSettings, Study
 from nas.trial import CHECKPOINT
 from space.errors import RunError
-from space.model.udit import UDiT
+from space.model.network import Network
 from space.weights import load, save
 
 CARD, SAMPLES = "card.md", "samples.png"
@@ -44,7 +44,7 @@ def select(run: Run, which: str) -> list[TrialResult]:
     return run.front()[: int(count)]
 
 
-def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDiT:
+def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> Network:
     """Write the trial's averaged weights, folded, with spec and card to a folder; returns the model.
 
     Raises RunError when the trial has no checkpoint.
@@ -54,7 +54,7 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDi
     if found is None:
         raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
     tensors, checkpoint = found
-    model = UDiT(trial.spec)
+    model = Network(trial.spec)
     average = {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
     model.load_state_dict(average)
     facts = _facts(study, trial, checkpoint["step"])
@@ -64,7 +64,7 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> UDi
 
 
 def write_samples(
-    model: UDiT, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
+    model: Network, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
 ) -> None:
     """A grid of images, one row a class, drawn as the settings say; unguided when the model has no null class.
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from nas.diffusion import GaussianDiffusion
 from nas.streams import stream
 from space.errors import NasError
-from space.model.udit import UDiT
+from space.model.network import Network
 
 
 @torch.inference_mode()
 def sample(
-    model: UDiT,
+    model: Network,
     labels: Sequence[int],
     *,
     steps: int = 50,
@@ -52,7 +52,13 @@ def sample(
 
 
 def _ddim(
-    model: UDiT, process: GaussianDiffusion, x: Tensor, y: Tensor, guidance: float, guided_channels: int | None, bound: float | None
+    model: Network,
+    process: GaussianDiffusion,
+    x: Tensor,
+    y: Tensor,
+    guidance: float,
+    guided_channels: int | None,
+    bound: float | None,
 ) -> Tensor:
     for step in reversed(range(process.steps)):
         i = torch.full((len(x),), step, device=x.device)

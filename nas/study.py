@@ -16,9 +16,10 @@ from nas.data.sources import load_data, source_named
 from space.document import Document, parse
 from space.domains import Domain, Range
 from space.errors import DataError, NasError, StudyError
+from space.paths import changed
 from space.presets import preset
 from space.search_space import Census, SearchSpace
-from space.spec import Frozen, ModelSpec, changed
+from space.spec import Frozen, ModelSpec
 
 _PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 CENSUS_DRAWS = 2000

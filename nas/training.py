@@ -14,7 +14,7 @@ from nas.diffusion import GaussianDiffusion
 from nas.streams import TrainingStream
 from nas.study import TrainingSettings
 from space.errors import NasError
-from space.model.udit import UDiT, build
+from space.model.network import Network, build
 from space.spec import ModelSpec
 
 FINITE_CHECK_STEPS = 50
@@ -35,7 +35,7 @@ class Training:
     def __init__(self, spec: ModelSpec, seed: int, settings: TrainingSettings, data: Split, device: torch.device) -> None:
         self.spec, self.settings, self.device = spec, settings, device
         self.model = build(spec, seed).to(device)
-        self.average: UDiT = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.average: Network = copy.deepcopy(self.model).eval().requires_grad_(False)
         # The fused kernel needs one device type it knows.
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),

@@ -17,7 +17,7 @@ from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
 
 if TYPE_CHECKING:
     from space import official
-    from space.model.udit import build
+    from space.model.network import build
     from space.weights import load
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "preset",
 ]
 
-_LATER = {"build": "space.model.udit", "load": "space.weights"}
+_LATER = {"build": "space.model.network", "load": "space.weights"}
 
 
 def __getattr__(name: str) -> Any:

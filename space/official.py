@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from space.errors import SpecError
-from space.model.udit import UDiT
+from space.model.network import Network
 
 _LEVELS = {"encoder_level_1": "encoder-1", "encoder_level_2": "encoder-2", "latent": "bottleneck"} | {
     "decoder_level_2": "decoder-2",
@@ -71,7 +71,7 @@ def our_name(name: str) -> str | None:
     return None
 
 
-def load_weights(model: UDiT, state: Mapping[str, Tensor]) -> None:
+def load_weights(model: Network, state: Mapping[str, Tensor]) -> None:
     """Copy the authors' parameters into a model in training form.
 
     Raises SpecError, naming a parameter that is missing, extra or of another shape; the model is unchanged then.

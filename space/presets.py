@@ -6,10 +6,14 @@ from typing import Any
 
 from space.document import nearest, parse
 from space.errors import SpecError
-from space.spec import ModelSpec, changed
+from space.paths import changed
+from space.spec import ModelSpec
 
 _PLAIN = {"attention.similarity": "dot", "attention.position": "none", "feed_forward.kind": "mlp"}
 """Vanilla: none of the component table's modifications but downsampled tokens."""
+
+_DIT: dict[str, tuple[int, int, int]] = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
+"""Blocks, width and heads of DiT's Table 1."""
 
 _PAPER: dict[str, tuple[int, int]] = {"s": (96, 4), "b": (192, 8), "l": (384, 16)}
 """Channels and heads of Table 8."""
@@ -26,6 +30,23 @@ def _toy(**changes: Any) -> ModelSpec:
     return parse(ModelSpec, changed(base, {"feed_forward.ratio": 4.0, **changes}))
 
 
+def _dit(size: str, patch: int) -> ModelSpec:
+    blocks, width, heads = _DIT[size]
+    return ModelSpec.model_validate(
+        {
+            "channels": width,
+            "depths": [blocks],
+            "heads": heads,
+            "block_layers": 1,
+            "attention": {"tokens": "all", "similarity": "dot", "position": "none"},
+            "feed_forward": {"kind": "mlp", "ratio": 4},
+            "patch": patch,
+            "ends": "linear",
+            "absolute_position": "sincos",
+        }
+    )
+
+
 def _with(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
     return parse(ModelSpec, changed(spec, changes))
 
@@ -35,6 +56,8 @@ def _all() -> dict[str, ModelSpec]:
     for size in _PAPER:
         presets[f"u-dit-{size}"] = _paper(size)
         presets[f"u-dit-{size}-vanilla"] = _with(_paper(size), _PLAIN)
+    for size in _DIT:
+        presets |= {f"dit-{size}/{patch}": _dit(size, patch) for patch in (2, 4, 8)}
     # Table 9, each row adding to the one before; Table 1 adds key-value downsampling.
     all_tokens = {**_PLAIN, "attention.tokens": "all"}
     presets["dit-unet-slim"] = _toy(channels=36, **all_tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,7 +12,8 @@ from space.cost import cost
 from space.document import nearest, parse
 from space.domains import Domain, Range, Value
 from space.errors import SpecError, StudyError
-from space.spec import ModelSpec, changed, per_stage_paths, spec_paths, value_type
+from space.paths import PER_STAGE_PATHS, changed, spec_paths, value_type
+from space.spec import ModelSpec
 
 Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
@@ -51,7 +51,7 @@ class SearchSpace:
         for metric in self.constraints:
             if metric not in COST_METRICS:
                 raise StudyError(f"constraint '{metric}' is not a cost{nearest(metric, COST_METRICS)}")
-        self._base_values = {path: _value_at(base, path) for path in spec_paths()}
+        self._base_values = {path: base.value_at(path) for path in spec_paths()}
         self.parameters = tuple(self._ordered(domains))
 
     def _ordered(self, domains: Mapping[str, Domain]) -> Iterator[Parameter]:
@@ -61,10 +61,10 @@ class SearchSpace:
                 raise StudyError(f"the space varies '{path}', which no spec has{nearest(path, spec_paths())}")
             if path in FIXED_BY_DATA:
                 raise StudyError(f"the space varies '{path}', which the data decide; remove it")
-            if domain.each is not None and path not in per_stage_paths():
+            if domain.each is not None and path not in PER_STAGE_PATHS:
                 raise StudyError(
                     f"'{path}' has one value for all stages, so 'each' does not apply; one a stage have: "
-                    f"{', '.join(per_stage_paths())}"
+                    f"{', '.join(PER_STAGE_PATHS)}"
                 )
             self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
             for parent, wanted in domain.when.items():
@@ -222,10 +222,3 @@ def _check_value(path: str, value: Value, one_stage: bool) -> None:
 
 def _matches(value: Value, wanted: Value) -> bool:
     return value in wanted if isinstance(wanted, (list, tuple)) else bool(value == wanted)
-
-
-def _value_at(spec: ModelSpec, path: str) -> Any:
-    value: Any = spec
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value

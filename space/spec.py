@@ -1,7 +1,8 @@
-"""The spec: plain data that describes one U-DiT, and the stages it resolves to.
+"""The spec: plain data that describes one architecture, from U-DiT with all its choices to the isotropic DiT.
 
-The architecture is that of Tian et al., "U-DiTs: Downsample Tokens in U-Shaped Diffusion Transformers" (NeurIPS 2024,
-arXiv 2405.02730), with every choice of its ablations (Tables 1, 7 and 9) as a field.
+U-DiT is Tian et al., "U-DiTs: Downsample Tokens in U-Shaped Diffusion Transformers" (NeurIPS 2024, arXiv 2405.02730); every
+choice of its ablations (Tables 1, 7 and 9) is a field. DiT is Peebles & Xie, "Scalable Diffusion Models with Transformers" (ICCV
+2023, arXiv 2212.09748), a spec of a single stage.
 """
 
 from __future__ import annotations
@@ -9,32 +10,39 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from dataclasses import asdict
+from functools import cached_property, reduce
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from space.errors import SpecError
+from space.stage import (
+    Count,
+    Downsampler,
+    Factor,
+    FeedForwardKind,
+    Kernel,
+    Modulation,
+    PerStage,
+    Position,
+    Similarity,
+    Stage,
+    Tokens,
+    at_stage,
+    place,
+)
 
-T = TypeVar("T")
-PerStage: TypeAlias = T | tuple[T, ...]
-"""One value for every stage, or one value a stage in the order of `ModelSpec.depths`."""
-
-Tokens = Literal["all", "downsampled", "key-value"]
-Downsampler = Literal["pixel-shuffle", "dwconv", "dwconv-shortcut", "conv"]
-Similarity = Literal["dot", "cosine"]
-Position = Literal["none", "rope2d"]
-FeedForwardKind = Literal["mlp", "conv"]
-Factor = Literal[1, 2, 4]
-Kernel = Literal[1, 3, 5, 7]
-Count = Annotated[int, Field(ge=1)]
-
-TIME_SINUSOIDS = 256
-"""Width of the timestep's sinusoidal embedding, in every model of both papers."""
-
-LAYERS_A_BLOCK = 2
-"""The paper's depths count blocks; each block of the authors' code holds two layers."""
+PER_STAGE = (
+    "heads",
+    "attention.tokens",
+    "attention.factor",
+    "attention.downsampler",
+    "attention.similarity",
+    "attention.position",
+    "feed_forward.kind",
+)
+"""Paths that hold one value for all stages or one a stage; `depths` always lists one a stage."""
 
 
 class Frozen(BaseModel):
@@ -54,64 +62,53 @@ class AttentionSpec(Frozen):
     factor: PerStage[Factor] = 2
     downsampler: PerStage[Downsampler] = "dwconv-shortcut"
     kernel: Kernel = 5
-    similarity: Similarity = "cosine"
-    position: Position = "rope2d"
+    similarity: PerStage[Similarity] = "cosine"
+    position: PerStage[Position] = "rope2d"
 
 
 class FeedForwardSpec(Frozen):
     """The feed-forward of a layer: `mlp`, or `conv` with a depthwise 5×5 between the projections.
 
-    `ratio` is hidden width over width. `reparam` trains `conv` with extra linear branches that fold away; it means nothing
-    for `mlp`.
+    `ratio` is hidden width over width. `reparam` trains `conv` with extra linear branches that fold away; it means nothing for
+    `mlp`. The folded weights are computed in every step, so training costs what the folded form costs; `branches` applies every
+    branch by itself instead, as the authors' code does: the same function and gradients, dearer.
     """
 
     kind: PerStage[FeedForwardKind] = "conv"
     ratio: Annotated[float, Field(gt=0)] = 2.0
     reparam: bool = True
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the U with every choice resolved: what a model is built from and a cost is counted on.
-
-    Choices that have no effect hold None, so equal architectures give equal stages.
-    """
-
-    name: str
-    level: int
-    resolution: int
-    """Height and width of the stage's feature map."""
-    width: int
-    condition: int
-    """The level whose condition embedding modulates the stage; its width is the stage's width."""
-    layers: int
-    heads: int
-    tokens: Tokens
-    factor: int | None
-    downsampler: Downsampler | None
-    kernel: int | None
-    similarity: Similarity
-    position: Position
-    feed_forward: FeedForwardKind
-    hidden: int
-    reparam: bool
+    branches: bool = False
 
 
 class ModelSpec(Frozen):
-    """One U-DiT: two specs that build the same network have the same digest.
+    """One architecture: two specs that build the same network have the same digest.
 
-    `depths` lists blocks per stage (encoder from the outside in, bottleneck, decoder from the inside out), so five numbers
-    are two down-levels and a bottleneck. Widths are C, 2C, 4C, 2C, 2C: the outermost decoder stage keeps the width of the level
-    below. `input_size` is the height and width of the input, `null_class` adds the row of the label table that guidance needs.
+    `depths` lists blocks per stage (encoder from the outside in, bottleneck, decoder from the inside out), so five numbers are two
+    down-levels and a bottleneck, and one number is the isotropic DiT. A block is `block_layers` layers: two in U-DiT's code, one
+    in DiT's. Widths are C, 2C, 4C, 2C, 2C: the outermost decoder stage keeps the width of the level below.
+
+    `input_size` is the height and width of the input, cut into patches of `patch` × `patch`. `ends: conv` embeds and predicts with
+    3×3 convolutions over the patches (U-DiT), `ends: linear` patch by patch (DiT). `absolute_position: sincos` adds DiT's fixed
+    embedding of every patch's place.
+
+    `skip` joins a decoder stage with its encoder stage: both side by side (U-DiT) or their sum, before a 1×1 convolution.
+    `modulation: level` has one modulation network a level and a learned offset a layer in place of a network a layer.
+    `null_class` adds the row of the label table that guidance needs.
 
     Raises a pydantic ValidationError (a ValueError) whose message names the nearest valid value.
     """
 
-    channels: Annotated[int, Field(ge=2)]
-    depths: Annotated[tuple[Count, ...], Field(min_length=3)]
+    channels: Count
+    depths: Annotated[tuple[Count, ...], Field(min_length=1)]
     heads: PerStage[Count]
+    block_layers: Count = 2
     attention: AttentionSpec = AttentionSpec()
     feed_forward: FeedForwardSpec = FeedForwardSpec()
+    modulation: Modulation = "layer"
+    skip: Literal["concat", "add"] = "concat"
+    patch: Literal[1, 2, 4, 8] = 1
+    ends: Literal["conv", "linear"] = "conv"
+    absolute_position: Literal["none", "sincos"] = "none"
     input_size: Count = 32
     in_channels: Count = 4
     num_classes: Count = 1000
@@ -124,6 +121,11 @@ class ModelSpec(Frozen):
         return (len(self.depths) + 1) // 2
 
     @property
+    def grid(self) -> int:
+        """Height and width of the outermost feature map: patches along each side."""
+        return self.input_size // self.patch
+
+    @property
     def out_channels(self) -> int:
         """Channels of the prediction: noise, and the variance's interpolation when it is learned."""
         return self.in_channels * (2 if self.learned_variance else 1)
@@ -131,6 +133,10 @@ class ModelSpec(Frozen):
     def width_at(self, level: int) -> int:
         """Channels of the encoder, and of the condition embedding, at a level (0 is the outermost)."""
         return self.channels << level
+
+    def value_at(self, path: str) -> Any:
+        """The value at a dotted path such as `attention.tokens`."""
+        return reduce(getattr, path.split("."), self)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -142,7 +148,9 @@ class ModelSpec(Frozen):
         """Twelve hexadecimal digits that name the architecture and its input."""
         plain = {
             "stages": [asdict(stage) for stage in self.stages],
-            "input": [self.in_channels, self.input_size],
+            "skip": self.skip if self.levels > 1 else None,
+            "input": [self.in_channels, self.input_size, self.patch],
+            "ends": [self.ends, self.absolute_position],
             "classes": [self.num_classes, self.null_class],
             "learned_variance": self.learned_variance,
         }
@@ -151,33 +159,32 @@ class ModelSpec(Frozen):
 
     def _stage(self, index: int) -> Stage:
         attention, feed_forward = self.attention, self.feed_forward
-        bottleneck = self.levels - 1
-        level = index if index <= bottleneck else len(self.depths) - 1 - index
-        decoder = index > bottleneck
-        condition = max(level, 1) if decoder else level
-        width = self.width_at(condition)
+        where = place(index, len(self.depths))
+        width = self.width_at(where.condition)
         tokens: Tokens = at_stage(attention.tokens, index)
         downsampled = tokens != "all"
         downsampler: Downsampler | None = at_stage(attention.downsampler, index) if downsampled else None
         kind: FeedForwardKind = at_stage(feed_forward.kind, index)
-        side = "decoder" if decoder else "encoder"
+        reparam = kind == "conv" and feed_forward.reparam
         return Stage(
-            name="bottleneck" if index == bottleneck else f"{side}-{level + 1}",
-            level=level,
-            resolution=self.input_size >> level,
+            name=where.name,
+            level=where.level,
+            resolution=self.grid >> where.level,
             width=width,
-            condition=condition,
-            layers=LAYERS_A_BLOCK * self.depths[index],
+            condition=where.condition,
+            layers=self.block_layers * self.depths[index],
+            modulation=self.modulation,
             heads=at_stage(self.heads, index),
             tokens=tokens,
             factor=at_stage(attention.factor, index) if downsampled else None,
             downsampler=downsampler,
             kernel=attention.kernel if downsampler not in (None, "pixel-shuffle") else None,
-            similarity=attention.similarity,
-            position=attention.position,
+            similarity=at_stage(attention.similarity, index),
+            position=at_stage(attention.position, index),
             feed_forward=kind,
             hidden=int(width * feed_forward.ratio),
-            reparam=kind == "conv" and feed_forward.reparam,
+            reparam=reparam,
+            branches=reparam and feed_forward.branches,
         )
 
     @model_validator(mode="after")
@@ -188,49 +195,36 @@ class ModelSpec(Frozen):
                 f"depths lists {count} stages, but a U has as many decoder as encoder stages and one bottleneck; "
                 f"list {count - 1} or {count + 1}"
             )
-        if self.channels % 2:
+        if count > 1 and self.channels % 2:
             raise SpecError(f"channels {self.channels} is odd, but the down convolution halves it; take {self.channels + 1}")
-        for name, value in {
-            "heads": self.heads,
-            "attention.tokens": self.attention.tokens,
-            "attention.factor": self.attention.factor,
-            "attention.downsampler": self.attention.downsampler,
-            "feed_forward.kind": self.feed_forward.kind,
-        }.items():
+        if self.absolute_position == "sincos" and self.channels % 4:
+            near = 4 * max(1, round(self.channels / 4))
+            raise SpecError(
+                f"channels {self.channels} is not divisible by 4, which absolute_position sincos needs; the nearest that is: {near}"
+            )
+        for path in PER_STAGE:
+            value = self.value_at(path)
             if isinstance(value, tuple) and len(value) != count:
-                raise SpecError(f"{name} lists {len(value)} values, but depths lists {count} stages; give one value or {count}")
+                raise SpecError(f"{path} lists {len(value)} values, but depths lists {count} stages; give one value or {count}")
         self._check_input_size()
         for stage in self.stages:
             _check_heads(stage)
-            if stage.hidden < 1 or (stage.reparam and stage.hidden % 2):
-                # Rounded up, so that the hidden width is not rounded below what is meant.
-                near = math.ceil(1e4 * 2 * max(1, round(stage.hidden / 2)) / stage.width) / 1e4
-                raise SpecError(
-                    f"feed_forward.ratio {self.feed_forward.ratio:g} gives {stage.name} a hidden width of {stage.hidden}, "
-                    f"but it must be {'even' if stage.reparam else 'at least 1'}; take a ratio of {near:g}"
-                )
+            _check_hidden(stage, self.feed_forward.ratio)
         return self
 
     def _check_input_size(self) -> None:
-        factors = [max(s.factor or 1 for s in self._stages_at(level)) for level in range(self.levels)]
+        factors = [max(s.factor or 1 for s in self.stages if s.level == level) for level in range(self.levels)]
         # All are powers of two, so what the most demanding level needs serves the others.
         level = max(range(self.levels), key=lambda level: factors[level] << level)
-        unit = factors[level] << level
+        unit = (factors[level] << level) * self.patch
         if self.input_size % unit:
             low = self.input_size // unit * unit
             near = low if low and self.input_size - low <= unit // 2 else low + unit
+            patches = f"patches of {self.patch}, " if self.patch > 1 else ""
             raise SpecError(
-                f"input_size {self.input_size} is not divisible by {unit}, which level {level + 1} needs (halved {level} "
+                f"input_size {self.input_size} is not divisible by {unit}, which level {level + 1} needs ({patches}halved {level} "
                 f"times, tokens downsampled by {factors[level]}); the nearest that is: {near}"
             )
-
-    def _stages_at(self, level: int) -> list[Stage]:
-        return [stage for stage in self.stages if stage.level == level]
-
-
-def at_stage(value: PerStage[T], index: int) -> T:
-    """The value that holds at a stage."""
-    return value[index] if isinstance(value, tuple) else value
 
 
 def _check_heads(stage: Stage) -> None:
@@ -244,62 +238,12 @@ def _check_heads(stage: Stage) -> None:
     raise SpecError(f"{stage.heads} heads do not fit {stage.name} of width {stage.width}, which needs {need}; {mend}")
 
 
-def changed(spec: ModelSpec, changes: dict[str, Any]) -> dict[str, Any]:
-    """The spec's plain data with values replaced at dotted paths such as `attention.tokens`, or `depths.2` for one stage.
-
-    The result still has to be validated. Raises SpecError for a path that no spec has.
-    """
-    data: dict[str, Any] = spec.model_dump()
-    for path, value in changes.items():
-        parts = path.split(".")
-        inner = data
-        for part in parts[:-1]:
-            if not isinstance(inner.get(part), dict):
-                break
-            inner = inner[part]
-        else:
-            if parts[-1] in inner:
-                inner[parts[-1]] = value
-                continue
-        _set_stage(data, path, value, len(spec.depths))
-    return data
-
-
-def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None:
-    """Set one stage's entry of a per-stage value, whose path ends in the stage's index."""
-    *parts, last = path.split(".")
-    inner: Any = data
-    for part in parts[:-1]:
-        inner = inner.get(part) if isinstance(inner, dict) else None
-    if not isinstance(inner, dict) or not parts or parts[-1] not in inner or not last.isdecimal() or int(last) >= stages:
-        raise SpecError(f"no spec has '{path}'; known: {', '.join(spec_paths())}")
-    current = inner[parts[-1]]
-    values = list(current) if isinstance(current, (tuple, list)) else [current] * stages
-    values[int(last)] = value
-    inner[parts[-1]] = tuple(values)
-
-
-_NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
-
-
-def spec_paths() -> list[str]:
-    """Every dotted path that can be set or searched."""
-    paths: list[str] = []
-    for name in ModelSpec.model_fields:
-        inner = _NESTED.get(name)
-        paths += [f"{name}.{key}" for key in inner.model_fields] if inner else [name]
-    return paths
-
-
-@lru_cache
-def value_type(path: str) -> TypeAdapter[Any]:
-    """What values a path can hold, each by itself; raises KeyError for a path that no spec has."""
-    outer, _, inner = path.partition(".")
-    field = (_NESTED[outer] if inner else ModelSpec).model_fields[inner or outer]
-    annotation: Any = field.annotation
-    return TypeAdapter(Annotated[annotation, *field.metadata] if field.metadata else annotation)
-
-
-def per_stage_paths() -> list[str]:
-    """The paths that may hold one value a stage."""
-    return ["depths", "heads", "attention.tokens", "attention.factor", "attention.downsampler", "feed_forward.kind"]
+def _check_hidden(stage: Stage, ratio: float) -> None:
+    if stage.hidden >= 1 and not (stage.reparam and stage.hidden % 2):
+        return
+    # Rounded up, so that the hidden width is not rounded below what is meant.
+    near = math.ceil(1e4 * 2 * max(1, round(stage.hidden / 2)) / stage.width) / 1e4
+    raise SpecError(
+        f"feed_forward.ratio {ratio:g} gives {stage.name} a hidden width of {stage.hidden}, "
+        f"but it must be {'even' if stage.reparam else 'at least 1'}; take a ratio of {near:g}"
+    )

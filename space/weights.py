@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 from space.document import parse
 from space.errors import RunError, SpecError
-from space.model.udit import UDiT
+from space.model.network import Network
 from space.spec import ModelSpec
 
 WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
 
 
-def save(model: UDiT, folder: Path, facts: dict[str, Any] | None = None) -> None:
+def save(model: Network, folder: Path, facts: dict[str, Any] | None = None) -> None:
     """Write a model, folded, as `model.safetensors` and `spec.yaml`; `facts` (JSON) travel inside the weights' file.
 
     Raises RunError when the folder cannot be written.
@@ -33,7 +33,7 @@ def save(model: UDiT, folder: Path, facts: dict[str, Any] | None = None) -> None
         raise RunError(f"{folder} cannot be written: {error}") from None
 
 
-def load(folder: str | Path) -> UDiT:
+def load(folder: str | Path) -> Network:
     """The model in a folder that `save` or `nas export` wrote: folded, in eval mode.
 
     Raises RunError when there is none or its weights do not fit its spec.
@@ -41,7 +41,7 @@ def load(folder: str | Path) -> UDiT:
     path = Path(folder) / WEIGHTS
     tensors, metadata = _read(path)
     try:
-        model = UDiT(parse(ModelSpec, json.loads(metadata["spec"]))).folded()
+        model = Network(parse(ModelSpec, json.loads(metadata["spec"]))).folded()
         model.load_state_dict(tensors)
     except (SpecError, RuntimeError, ValueError) as error:
         raise RunError(f"{path}: the weights do not fit the spec ({str(error).splitlines()[0]}); export the model again") from None

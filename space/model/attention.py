@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from space.model.layout import Convolution, Depthwise
 from space.model.position import rotate, rotations
-from space.spec import Stage
+from space.stage import Stage
 
 LOG_SCALE_BOUND = 4.6052
 """Upper bound of the cosine similarity's log scale, as written in the authors' code (not exactly ln 100)."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from space.spec import TIME_SINUSOIDS
+from space.stage import TIME_SINUSOIDS
 
 
 def sinusoids(t: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from space.model.layout import Depthwise, depthwise
-from space.spec import Stage
+from space.stage import Stage
 
 KERNEL = 5
 

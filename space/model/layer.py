@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from space.model.attention import Attention
 from space.model.feed_forward import feed_forward
-from space.spec import Stage
+from space.model.modulation import modulation
+from space.stage import Stage
 
 NORM_EPSILON = 1e-6
 
@@ -22,8 +23,7 @@ class Layer(nn.Module):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
-        # In this order: shift, scale and gate of the attention, then of the feed-forward.
-        self.modulation = nn.Linear(stage.width, 6 * stage.width)
+        self.modulation = modulation(stage)
         self.attention = Attention(stage)
         self.feed_forward = feed_forward(stage)
 

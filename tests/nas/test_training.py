@@ -12,7 +12,7 @@ from nas.study import TrainingSettings
 from nas.training import DivergedError, Training
 from space import ModelSpec, NasError, preset
 from space.document import parse
-from space.spec import changed
+from space.paths import changed
 
 CPU = torch.device("cpu")
 SPEC = parse(ModelSpec, changed(preset("u-dit-toy"), {"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8}))

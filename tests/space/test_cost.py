@@ -9,7 +9,7 @@ from fvcore.nn import FlopCountAnalysis
 
 from space import Domain, ModelSpec, SearchSpace, build, cost, preset
 from space.document import parse
-from space.spec import changed
+from space.paths import changed
 
 # Tian et al., NeurIPS 2024: Table 8 (GFLOPs, M parameters), Table 10 (vanilla), Tables 1, 7 and 9 (toy).
 PRINTED = {

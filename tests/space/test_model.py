@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from space import ModelSpec, NasError, build, load, official, preset
 from space.document import parse
-from space.spec import changed
+from space.paths import changed
 from space.weights import facts_of, save
 from tests.space.test_cost import random_specs
 

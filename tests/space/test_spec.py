@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from space import ModelSpec, NasError, preset
 from space.document import parse
-from space.spec import changed
+from space.paths import changed
 
 TOY = {"channels": 48, "heads": 2, "depths": (1, 1, 2, 1, 1)}
 

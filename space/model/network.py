@@ -1,4 +1,4 @@
-"""The U-DiT of a spec (Tian et al., NeurIPS 2024, Figure 3)."""
+"""The network of a spec: U-DiT (Tian et al., NeurIPS 2024, Figure 3), DiT (Peebles & Xie, ICCV 2023), and what lies between."""
 
 from __future__ import annotations
 
@@ -11,53 +11,68 @@ from space.model.condition import Condition, sinusoids
 from space.model.feed_forward import ReparamConvFeedForward
 from space.model.initial import initialise
 from space.model.layer import Layers, modulated_norm
-from space.model.layout import Convolution, Down, Up, from_convolution, to_convolution
+from space.model.layout import Convolution, Down, Up
+from space.model.modulation import FACTORS
+from space.model.patches import patchify, sincos, unpatchify
 from space.spec import ModelSpec
 
 GUIDED_CHANNELS = 3
 """Both papers' code guides the first three output channels and leaves the rest as predicted."""
 
 
-class UDiT(nn.Module):
-    """A U-shaped diffusion transformer in the form that is trained; see `build`."""
+class Network(nn.Module):
+    """A diffusion transformer, U-shaped or isotropic, in the form that is trained; see `build`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
         stages, bottleneck = spec.stages, spec.levels - 1
-        self.embedding = Convolution(spec.in_channels, spec.channels, 3)
+        self.embedding = _end(spec, spec.in_channels * spec.patch**2, spec.channels)
+        places = sincos(spec.grid, spec.channels) if spec.absolute_position == "sincos" else None
+        self.register_buffer("places", places, persistent=False)
         self.conditions = nn.ModuleList(
             Condition(spec.width_at(level), spec.num_classes, spec.null_class) for level in range(spec.levels)
         )
+        self.level_modulation = nn.ModuleList()
+        if spec.modulation == "level":
+            widths = [spec.width_at(level) for level in range(spec.levels)]
+            self.level_modulation.extend(nn.Linear(width, FACTORS * width) for width in widths)
         self.stages = nn.ModuleDict({s.name: Layers(s) for s in stages})
         self.down = nn.ModuleList(Down(s.width) for s in stages[:bottleneck])
         self.up = nn.ModuleDict()
         self.skip = nn.ModuleDict()
         for stage in stages[bottleneck + 1 :]:
-            below = spec.width_at(stage.level + 1)
-            self.up[stage.name] = Up(below)
-            self.skip[stage.name] = nn.Linear(below // 2 + spec.width_at(stage.level), stage.width)
+            self.up[stage.name] = Up(spec.width_at(stage.level + 1))
+            # What comes up is as wide as what is skipped.
+            skipped = spec.width_at(stage.level)
+            self.skip[stage.name] = nn.Linear(skipped if spec.skip == "add" else 2 * skipped, stage.width)
         last = stages[-1].width
-        self.out = Convolution(last, last, 3)
+        self.out = Convolution(last, last, 3) if spec.ends == "conv" else nn.Identity()
         self.out_modulation = nn.Linear(last, 2 * last)
-        self.prediction = Convolution(last, spec.out_channels, 3)
+        self.prediction = _end(spec, last, spec.out_channels * spec.patch**2)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Predict from noisy x (N, C, H, W), timesteps t (N,) and labels y (N,): (N, C or 2C, H, W)."""
+        spec, bottleneck = self.spec, self.spec.levels - 1
         waves = sinusoids(t).to(x.dtype)
         conditions = [condition(waves, y) for condition in self.conditions]
-        h = self.embedding(from_convolution(x))
+        modulations = conditions
+        if self.level_modulation:
+            modulations = [shared(c) for shared, c in zip(self.level_modulation, conditions, strict=True)]
+        h = self.embedding(patchify(x, spec.patch))
+        if self.places is not None:
+            h = h + self.places.to(h.dtype)
         skips: list[Tensor] = []
-        bottleneck = self.spec.levels - 1
-        for index, stage in enumerate(self.spec.stages):
+        for index, stage in enumerate(spec.stages):
             if index > bottleneck:
-                h = self.skip[stage.name](torch.cat([self.up[stage.name](h), skips.pop()], dim=-1))
-            h = self.stages[stage.name](h, conditions[stage.condition])
+                up, skipped = self.up[stage.name](h), skips.pop()
+                h = self.skip[stage.name](up + skipped if spec.skip == "add" else torch.cat([up, skipped], dim=-1))
+            h = self.stages[stage.name](h, modulations[stage.condition])
             if index < bottleneck:
                 skips.append(h)
                 h = self.down[index](h)
-        shift, scale = self.out_modulation(conditions[self.spec.stages[-1].condition])[:, None, None].chunk(2, dim=-1)
-        return to_convolution(self.prediction(modulated_norm(self.out(h), shift, scale)))
+        shift, scale = self.out_modulation(conditions[spec.stages[-1].condition])[:, None, None].chunk(2, dim=-1)
+        return unpatchify(self.prediction(modulated_norm(self.out(h), shift, scale)), spec.patch)
 
     def forward_with_cfg(self, x: Tensor, t: Tensor, y: Tensor, scale: float, channels: int | None = GUIDED_CHANNELS) -> Tensor:
         """Classifier-free guidance on a doubled batch: labels first, null labels second.
@@ -73,7 +88,7 @@ class UDiT(nn.Module):
         mixed = unconditional + scale * (conditional - unconditional)
         return torch.cat([torch.cat([mixed, mixed]), out[:, guided:]], dim=1)
 
-    def folded(self) -> UDiT:
+    def folded(self) -> Network:
         """A copy in eval mode with every re-parameterised weight folded; the model itself is left as it is."""
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(model.modules()):
@@ -83,12 +98,17 @@ class UDiT(nn.Module):
         return model
 
 
-def build(spec: ModelSpec, seed: int = 0) -> UDiT:
+def _end(spec: ModelSpec, inputs: int, outputs: int) -> nn.Module:
+    """The first or last layer: a 3×3 convolution over patches, or a linear layer patch by patch."""
+    return Convolution(inputs, outputs, 3) if spec.ends == "conv" else nn.Linear(inputs, outputs)
+
+
+def build(spec: ModelSpec, seed: int = 0) -> Network:
     """The model of a spec in training form, with the paper's initial values drawn from `seed`.
 
     Two models have equal initial values wherever name and shape of a parameter are equal, whatever else differs.
     """
-    model = UDiT(spec)
+    model = Network(spec)
     initialise(model, seed)
     # Convolution kernels in the memory order that channels-last feature maps need.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,28 @@
+"""adaLN-Zero's modulation of a layer: a network of its own, or an offset to one that the layers of a level share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from space.stage import Stage
+
+FACTORS = 6
+"""Shift, scale and gate of the attention, then of the feed-forward."""
+
+
+class Offset(nn.Module):
+    """A learned offset to the modulation that a level shares (as in adaLN-single; Chen et al., PixArt-α, arXiv 2310.00426)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(FACTORS * width))
+
+    def forward(self, shared: Tensor) -> Tensor:
+        """(N, 6C) → (N, 6C)."""
+        return shared + self.offset
+
+
+def modulation(stage: Stage) -> nn.Module:
+    """The modulation of one layer: from the level's condition (N, C), or from its shared modulation (N, 6C), to (N, 6C)."""
+    return Offset(stage.width) if stage.modulation == "level" else nn.Linear(stage.width, FACTORS * stage.width)

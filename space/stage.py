@@ -1,0 +1,86 @@
+"""A stage of a spec with every choice resolved: what a model is built from and a cost is counted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import Field
+
+T = TypeVar("T")
+PerStage: TypeAlias = T | tuple[T, ...]
+"""One value for every stage, or one value a stage in the order of `ModelSpec.depths`."""
+
+Tokens = Literal["all", "downsampled", "key-value"]
+Downsampler = Literal["pixel-shuffle", "dwconv", "dwconv-shortcut", "conv"]
+Similarity = Literal["dot", "cosine"]
+Position = Literal["none", "rope2d"]
+FeedForwardKind = Literal["mlp", "conv"]
+Modulation = Literal["layer", "level"]
+Factor = Literal[1, 2, 4]
+Kernel = Literal[1, 3, 5, 7]
+Count = Annotated[int, Field(ge=1)]
+
+TIME_SINUSOIDS = 256
+"""Width of the timestep's sinusoidal embedding, in every model of both papers."""
+
+FEED_FORWARD_KERNEL = 5
+"""Width of the depthwise convolution of a convolutional feed-forward."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. Choices that have no effect hold None or False, so equal architectures give equal stages."""
+
+    name: str
+    level: int
+    resolution: int
+    """Height and width of the stage's feature map."""
+    width: int
+    condition: int
+    """The level whose condition embedding modulates the stage; its width is the stage's width."""
+    layers: int
+    modulation: Modulation
+    heads: int
+    tokens: Tokens
+    factor: int | None
+    downsampler: Downsampler | None
+    kernel: int | None
+    similarity: Similarity
+    position: Position
+    feed_forward: FeedForwardKind
+    hidden: int
+    reparam: bool
+    branches: bool
+    """Whether the re-parameterised branches are applied one by one in training."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage stands in a U of some number of stages."""
+
+    name: str
+    level: int
+    condition: int
+    decoder: bool
+
+
+def place(index: int, stages: int) -> Place:
+    """The place of a stage: encoder from the outside in, bottleneck, decoder from the inside out.
+
+    Widths follow the condition's level: C, 2C, 4C, 2C, 2C for five stages, the outermost decoder stage keeping the width of the
+    level below (U-DiT, Figure 3). A single stage is the trunk of an isotropic model.
+    """
+    bottleneck = stages // 2
+    level = index if index <= bottleneck else stages - 1 - index
+    decoder = index > bottleneck
+    if index == bottleneck:
+        name = "bottleneck" if stages > 1 else "trunk"
+    else:
+        name = f"{'decoder' if decoder else 'encoder'}-{level + 1}"
+    return Place(name, level, max(level, 1) if decoder else level, decoder)
+
+
+def at_stage(value: PerStage[T], index: int) -> T:
+    """The value that holds at a stage."""
+    return value[index] if isinstance(value, tuple) else value
