@@ -300,3 +300,46 @@ def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: fl
     settings = parse(SampleSettings, {"per_class": per_class, "steps": steps, "guidance": cfg, "seed": seed})
     write_samples(load(model), facts_of(model), settings, out, labels)
     click.echo(str(out))
+
+
+@main.command("import-official")
+@click.argument("source", metavar="CKPT", type=click.Path(path_type=Path))
+@click.option("--preset", "name", help="The preset whose weights these are, such as u-dit-b or dit-xl/2.")
+@click.option("--kwargs", metavar="JSON", help="The authors' constructor arguments, as JSON or the path of a JSON file.")
+@click.option("--entry", type=click.Choice(["ema", "model"]), help="Which weights of a checkpoint; ema where there are any.")
+@click.option("--to-official", "back", is_flag=True, help="CKPT is a model folder of ours; write the authors' state dict.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The model folder, or the .safetensors or .pt file.")
+def import_official(source: Path, name: str | None, kwargs: str | None, entry: str | None, back: bool, out: Path) -> None:
+    """Turn a checkpoint of the authors' DiT or U-DiT code into a model folder, or a model folder into their state dict.
+
+    Nothing is unpickled beyond tensors and plain data.
+    """
+    from space import official
+    from space.model.network import build
+    from space.presets import preset
+    from space.weights import load_as_saved, save
+
+    if back:
+        model = load_as_saved(source)
+        arguments = official.kwargs_from_spec(official.trained_as(model))
+        official.write_state_dict(model, out)
+        click.echo(f"{out}: for the authors' constructor with {json.dumps(arguments)}")
+        return
+    if (name is None) == (kwargs is None):
+        raise NasError("name the architecture with either --preset or --kwargs")
+    spec = preset(name) if name else official.spec_from_kwargs(_json(kwargs or ""))
+    model = build(spec)
+    official.load_weights(model, source, entry)
+    save(model, out, {"imported_from": source.name, "entry": entry, "digest": spec.digest}, folded=False)
+    click.echo(str(out))
+
+
+def _json(text: str) -> dict[str, Any]:
+    path = Path(text)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NasError(f"--kwargs {text}: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise NasError(f"--kwargs {text}: write an object of arguments, such as '{{\"hidden_size\": 96}}'")
+    return found

@@ -180,7 +180,7 @@ class Study(Frozen):
         for path, value in self.model.set.items():
             if path in fixed and value != fixed[path]:
                 raise StudyError(f"model.set.{path} is {value}, but the data have {fixed[path]}; remove it")
-        return parse(ModelSpec, changed(preset(self.model.preset), {**self.model.set, **fixed}))
+        return changed(preset(self.model.preset), {**self.model.set, **fixed})
 
     @cached_property
     def search_space(self) -> SearchSpace:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
-from space.errors import SpecError
+from space.document import parse
+from space.errors import SpecError, StudyError
 from space.spec import PER_STAGE, AttentionSpec, FeedForwardSpec, Frozen, ModelSpec
 
 
-def changed(spec: ModelSpec, changes: dict[str, Any]) -> dict[str, Any]:
-    """The spec's plain data with values replaced at dotted paths such as `attention.tokens`, or `depths.2` for one stage.
+def changed(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
+    """The spec with values replaced at dotted paths such as `attention.tokens`, or `depths.2` for one stage.
 
-    The result still has to be validated. Raises SpecError for a path that no spec has.
+    Raises SpecError for a path that no spec has, and when the result cannot be built.
     """
     data: dict[str, Any] = spec.model_dump()
     for path, value in changes.items():
@@ -29,7 +31,10 @@ def changed(spec: ModelSpec, changes: dict[str, Any]) -> dict[str, Any]:
                 inner[parts[-1]] = value
                 continue
         _set_stage(data, path, value, len(spec.depths))
-    return data
+    try:
+        return parse(ModelSpec, data)
+    except StudyError as error:
+        raise SpecError(str(error)) from None
 
 
 def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None:

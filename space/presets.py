@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from space.document import nearest, parse
+from space.document import nearest
 from space.errors import SpecError
 from space.paths import changed
 from space.spec import ModelSpec
@@ -27,7 +27,7 @@ def _paper(size: str) -> ModelSpec:
 def _toy(**changes: Any) -> ModelSpec:
     # The paper does not print the toy's size: C 48, 2 heads, depths 1 1 2 1 1 and ratio 4 reproduce six of its printed GFLOPs.
     base = ModelSpec(channels=48, heads=2, depths=(1, 1, 2, 1, 1))
-    return parse(ModelSpec, changed(base, {"feed_forward.ratio": 4.0, **changes}))
+    return changed(base, {"feed_forward.ratio": 4.0, **changes})
 
 
 def _dit(size: str, patch: int) -> ModelSpec:
@@ -47,15 +47,11 @@ def _dit(size: str, patch: int) -> ModelSpec:
     )
 
 
-def _with(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
-    return parse(ModelSpec, changed(spec, changes))
-
-
 def _all() -> dict[str, ModelSpec]:
     presets: dict[str, ModelSpec] = {}
     for size in _PAPER:
         presets[f"u-dit-{size}"] = _paper(size)
-        presets[f"u-dit-{size}-vanilla"] = _with(_paper(size), _PLAIN)
+        presets[f"u-dit-{size}-vanilla"] = changed(_paper(size), _PLAIN)
     for size in _DIT:
         presets |= {f"dit-{size}/{patch}": _dit(size, patch) for patch in (2, 4, 8)}
     # Table 9, each row adding to the one before; Table 1 adds key-value downsampling.

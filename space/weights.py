@@ -1,4 +1,4 @@
-"""Model folders: a spec, the folded weights, and facts about where they come from."""
+"""Model folders: a spec, weights, and facts about where they come from."""
 
 from __future__ import annotations
 
@@ -18,30 +18,39 @@ from space.spec import ModelSpec
 WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
 
 
-def save(model: Network, folder: Path, facts: dict[str, Any] | None = None) -> None:
-    """Write a model, folded, as `model.safetensors` and `spec.yaml`; `facts` (JSON) travel inside the weights' file.
+def save(model: Network, folder: Path, facts: dict[str, Any] | None = None, *, folded: bool = True) -> None:
+    """Write a model as `model.safetensors` and `spec.yaml`; `facts` (JSON) travel inside the weights' file.
 
-    Raises RunError when the folder cannot be written.
+    Written folded, or with every parameter of the training form. Raises RunError when the folder cannot be written.
     """
-    tensors = {name: value.contiguous() for name, value in model.folded().state_dict().items()}
+    written = model.folded() if folded else model
+    tensors = {name: value.contiguous() for name, value in written.state_dict().items()}
     plain = model.spec.model_dump(mode="json")
+    metadata = {"spec": json.dumps(plain), "facts": json.dumps(facts or {}), "form": "folded" if folded else "training"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SPEC).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-        save_file(tensors, folder / WEIGHTS, metadata={"spec": json.dumps(plain), "facts": json.dumps(facts or {})})
+        save_file(tensors, folder / WEIGHTS, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder} cannot be written: {error}") from None
 
 
 def load(folder: str | Path) -> Network:
-    """The model in a folder that `save` or `nas export` wrote: folded, in eval mode.
+    """The model in a folder that `nas export` or `nas import-official` wrote: folded, in eval mode.
 
     Raises RunError when there is none or its weights do not fit its spec.
     """
+    model = load_as_saved(folder)
+    return model.folded() if model.training else model
+
+
+def load_as_saved(folder: str | Path) -> Network:
+    """The model in the form in which it was saved: folded in eval mode, or the training form in training mode."""
     path = Path(folder) / WEIGHTS
     tensors, metadata = _read(path)
     try:
-        model = Network(parse(ModelSpec, json.loads(metadata["spec"]))).folded()
+        model = Network(parse(ModelSpec, json.loads(metadata["spec"])))
+        model = model if metadata.get("form") == "training" else model.folded()
         model.load_state_dict(tensors)
     except (SpecError, RuntimeError, ValueError) as error:
         raise RunError(f"{path}: the weights do not fit the spec ({str(error).splitlines()[0]}); export the model again") from None

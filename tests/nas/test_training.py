@@ -10,13 +10,12 @@ from nas.evaluation.validation import ValidationGrid
 from nas.streams import TrainingStream, stream
 from nas.study import TrainingSettings
 from nas.training import DivergedError, Training
-from space import ModelSpec, NasError, preset
-from space.document import parse
+from space import NasError, preset
 from space.paths import changed
 
 CPU = torch.device("cpu")
-SPEC = parse(ModelSpec, changed(preset("u-dit-toy"), {"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8}))
-OTHER = parse(ModelSpec, changed(SPEC, {"attention.tokens": "all", "depths.2": 2, "feed_forward.kind": "mlp"}))
+SPEC = changed(preset("u-dit-toy"), {"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8})
+OTHER = changed(SPEC, {"attention.tokens": "all", "depths.2": 2, "feed_forward.kind": "mlp"})
 SETTINGS = TrainingSettings(batch_size=4, learning_rate=1e-3, label_dropout=0.5)
 
 

@@ -8,7 +8,6 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 
 from space import Domain, ModelSpec, SearchSpace, build, cost, preset
-from space.document import parse
 from space.paths import changed
 
 # Tian et al., NeurIPS 2024: Table 8 (GFLOPs, M parameters), Table 10 (vanilla), Tables 1, 7 and 9 (toy).
@@ -44,7 +43,7 @@ WIDE = {
     "feed_forward.reparam": Domain.model_validate([False, True]),
     "learned_variance": Domain.model_validate([False, True]),
 }
-BASE = parse(ModelSpec, changed(preset("u-dit-toy"), {"input_size": 16}))
+BASE = changed(preset("u-dit-toy"), {"input_size": 16})
 
 
 def random_specs(count: int) -> list[ModelSpec]:
@@ -67,7 +66,7 @@ def test_training_form_of_the_papers_models():
 
 
 def test_u_dit_b_at_512():
-    spec = parse(ModelSpec, changed(preset("u-dit-b"), {"input_size": 64}))
+    spec = changed(preset("u-dit-b"), {"input_size": 64})
     assert f"{cost(spec).gflops:.1f}" == "106.7"
 
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from space import ModelSpec, NasError, build, load, official, preset
-from space.document import parse
+from space import NasError, build, load, official, preset
 from space.paths import changed
 from space.weights import facts_of, save
 from tests.space.test_cost import random_specs
 
-GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("udit_*.safetensors"))
+GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("*dit_*.safetensors"))
 """Inputs, weights, outputs and gradients of the authors' code, one file a set of toggles."""
 
 
@@ -24,23 +23,7 @@ def golden(request):
 
 def golden_model(golden):
     tensors, arguments = golden
-    spec = ModelSpec(
-        channels=arguments["hidden_size"],
-        depths=arguments["depth"],
-        heads=arguments["num_heads"],
-        input_size=arguments["input_size"],
-        num_classes=arguments["num_classes"],
-        attention={
-            "similarity": "cosine" if arguments["attn_type"] == "v2" else "dot",
-            "position": arguments["posemb_type"] or "none",
-        },
-        feed_forward={
-            "kind": "conv" if arguments["ffn_type"] == "rep" else "mlp",
-            "ratio": arguments["mlp_ratio"],
-            "reparam": bool(arguments["rep"]),
-        },
-    )
-    model = build(spec)
+    model = build(official.spec_from_kwargs(arguments))
     prefix = "weights."
     official.load_weights(model, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
     return model
@@ -48,17 +31,19 @@ def golden_model(golden):
 
 def test_forward_and_gradients_agree_with_the_authors_code(golden):
     tensors, _ = golden
+    if "output.train" not in tensors:
+        pytest.skip("DiT's file holds no gradients")
     model = golden_model(golden)
     x = tensors["input.x"].clone().requires_grad_()
     out = model(x, tensors["input.t"], tensors["input.y"])
     torch.testing.assert_close(out, tensors["output.train"], rtol=0, atol=1e-5)
     (out * tensors["loss.weight"]).mean().backward()
     torch.testing.assert_close(x.grad, tensors["grad.x"], rtol=0, atol=1e-5)
-    parameters = dict(model.named_parameters())
+    parameters, places = dict(model.named_parameters()), official.names(model.spec)
     names = [name.removeprefix("grad.") for name in tensors if name.startswith("grad.") and name != "grad.x"]
     assert len(names) >= 5
     for name in names:
-        found = parameters[official.our_name(name)].grad.reshape(tensors[f"grad.{name}"].shape)
+        found = parameters[places[name].ours].grad.reshape(tensors[f"grad.{name}"].shape)
         torch.testing.assert_close(found, tensors[f"grad.{name}"], rtol=0, atol=1e-5)
 
 
@@ -71,20 +56,6 @@ def test_folded_form_and_guidance_agree_with_the_authors_code(golden):
     # The second half of x is not read.
     guided = model.forward_with_cfg(torch.cat([x, x + 1]), torch.cat([t, t]), labels, 4.0)
     torch.testing.assert_close(guided, tensors["output.cfg4"], rtol=0, atol=1e-5)
-
-
-def test_official_weights_name_what_does_not_fit(golden):
-    model = golden_model(golden)
-    before = model.embedding.weight.clone()
-    state = {n.removeprefix("weights."): v for n, v in golden[0].items() if n.startswith("weights.")}
-    with pytest.raises(NasError, match=r"'x_embedder.proj.weight' has shape \(16, 4, 1, 1\), but \(16, 4, 3, 3\)"):
-        official.load_weights(model, {**state, "x_embedder.proj.weight": torch.zeros(16, 4, 1, 1)})
-    with pytest.raises(NasError, match=r"'extra.weight' \(2,\) has no place"):
-        official.load_weights(model, {**state, "extra.weight": torch.zeros(2)})
-    state.pop("output.bias")
-    with pytest.raises(NasError, match=r"no value for parameter 'out.bias'"):
-        official.load_weights(model, state)
-    assert torch.equal(model.embedding.weight, before)
 
 
 @pytest.mark.parametrize("spec", random_specs(6), ids=lambda spec: spec.digest)
@@ -116,7 +87,7 @@ def test_split_weight_gradient_is_the_convolutions():
 
 def test_equal_names_and_shapes_start_equal():
     a = dict(build(preset("u-dit-toy"), seed=3).named_parameters())
-    other = parse(ModelSpec, changed(preset("u-dit-toy"), {"attention.tokens": "all", "depths.1": 2}))
+    other = changed(preset("u-dit-toy"), {"attention.tokens": "all", "depths.1": 2})
     b = dict(build(other, seed=3).named_parameters())
     shared = [name for name in a if name in b and a[name].shape == b[name].shape]
     assert len(shared) > 50

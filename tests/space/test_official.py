@@ -1,0 +1,191 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from nas.cli import main
+from space import NasError, build, cost, load, official, preset
+from space.paths import changed
+from space.weights import load_as_saved
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SHAPES = json.loads((GOLDEN / "official_state_dicts.json").read_text())
+"""Names and shapes of the authors' state dicts."""
+
+UDIT = {"hidden_size": 16, "depth": [1, 1, 1, 1, 1], "num_heads": 2, "mlp_ratio": 2, "input_size": 16, "num_classes": 10}
+UDIT |= {"down_factor": 2, "downsampler": "dwconv5", "down_shortcut": 1, "ffn_type": "rep", "rep": 1, "attn_type": "v2"}
+UDIT |= {"posemb_type": "rope2d", "in_channels": 4}
+DIT = {"hidden_size": 24, "depth": 3, "num_heads": 2, "patch_size": 2, "input_size": 8, "num_classes": 5}
+
+
+def random_model(spec):
+    torch.manual_seed(0)
+    model = build(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.1)
+    return model
+
+
+def prediction(model, spec):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, spec.in_channels, spec.input_size, spec.input_size, generator=generator)
+    return model(x, torch.tensor([3, 500]), torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_names_and_shapes_are_the_authors(name):
+    spec = preset(name.lower())
+    ours = {theirs: list(place.shape) for theirs, place in official.names(spec).items()}
+    theirs = dict(SHAPES[name])
+    if "pos_embed" in theirs:
+        assert theirs.pop("pos_embed") == [1, spec.grid**2, spec.channels]
+    assert ours == theirs
+    assert cost(spec).params_training == sum(torch.Size(shape).numel() for shape in theirs.values())
+
+
+def test_arguments_of_the_papers_models_give_the_presets():
+    paper = {**UDIT, "hidden_size": 192, "num_heads": 8, "depth": [2, 5, 8, 5, 2], "input_size": 32, "num_classes": 1000}
+    assert official.spec_from_kwargs(paper).digest == preset("u-dit-b").digest
+    vanilla = {**paper, "attn_type": None, "posemb_type": None, "ffn_type": "basic"}
+    assert official.spec_from_kwargs(vanilla).digest == preset("u-dit-b-vanilla").digest
+    assert official.spec_from_kwargs({"depth": 28, "patch_size": 4}).digest == preset("dit-xl/4").digest
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        UDIT,
+        {**UDIT, "rep": 0, "down_factor": [1, 2, 1, 2, 4], "down_shortcut": 0, "downsampler": "dwconv3"},
+        {**UDIT, "ffn_type": "basic", "attn_type": None, "posemb_type": None, "learn_sigma": False, "class_dropout_prob": 0},
+        DIT,
+        {**DIT, "patch_size": 4, "mlp_ratio": 2.5, "learn_sigma": False},
+    ],
+)
+def test_arguments_go_there_and_back(kwargs):
+    spec = official.spec_from_kwargs(kwargs)
+    assert official.spec_from_kwargs(official.kwargs_from_spec(spec)).digest == spec.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"atn_type": "v2"}, "no argument 'atn_type'; did you mean 'attn_type'"),
+        ({"attn_type": "v3"}, "argument attn_type is 'v3'; the authors' code knows None and 'v2'"),
+        ({"downsampler": "avgpool"}, "argument downsampler is 'avgpool'"),
+        ({"depth": [1, 1, 1]}, "argument depth lists 3 stages"),
+        ({"down_factor": 3}, "down_factor|attention.factor"),
+        ({"num_heads": 3}, "3 heads do not fit"),
+    ],
+)
+def test_arguments_nobody_knows_are_named(changes, message):
+    with pytest.raises(NasError, match=message):
+        official.spec_from_kwargs({**UDIT, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention.tokens": "all"}, {"attention.downsampler": "conv"}, {"skip": "add"}, {"depths": (1, 1, 1)}, {"patch": 2}],
+)
+def test_what_the_authors_cannot_build_is_refused(changes):
+    spec = changed(official.spec_from_kwargs(UDIT), changes)
+    with pytest.raises(NasError, match="the authors' code cannot build"):
+        official.names(spec)
+
+
+@pytest.mark.parametrize("kwargs", [UDIT, {**UDIT, "ffn_type": "basic"}, DIT])
+def test_weights_go_there_and_back(kwargs):
+    spec = official.spec_from_kwargs(kwargs)
+    model, other = random_model(spec), build(spec)
+    state = official.state_dict(model)
+    official.load_weights(other, state)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    # Also out of a checkpoint: the averaged weights where nothing else is asked for.
+    older = {name: value + 1 if name != "pos_embed" else value for name, value in state.items()}
+    official.load_weights(other, {"model": older, "ema": state, "opt": {}})
+    assert torch.equal(prediction(other, spec), prediction(model, spec))
+    official.load_weights(other, {"model": older, "ema": state}, entry="model")
+    assert not torch.equal(prediction(other, spec), prediction(model, spec))
+
+
+def test_what_does_not_fit_is_named_with_both_shapes():
+    spec = official.spec_from_kwargs(DIT)
+    model = build(spec)
+    before = model.embedding.weight.clone()
+    state = official.state_dict(random_model(spec))
+
+    def loading(changes, without=()):
+        with pytest.raises(NasError) as caught:
+            official.load_weights(model, {n: v for n, v in {**state, **changes}.items() if n not in without})
+        return str(caught.value)
+
+    assert "'x_embedder.proj.weight' has shape (24, 4, 3, 3), but (24, 4, 2, 2)" in loading(
+        {"x_embedder.proj.weight": torch.zeros(24, 4, 3, 3)}
+    )
+    assert "'extra.weight' (2,) has no place" in loading({"extra.weight": torch.zeros(2)})
+    assert "no value for parameter 'final_layer.linear.bias', which needs (32,)" in loading({}, without=["final_layer.linear.bias"])
+    assert "'pos_embed' has shape (1, 4, 24), but (1, 16, 24)" in loading({"pos_embed": torch.zeros(1, 4, 24)})
+    assert "'pos_embed' is not the fixed" in loading({"pos_embed": torch.zeros(1, 16, 24)})
+    assert "'epoch' is no tensor but int" in loading({"epoch": 3})
+    assert torch.equal(model.embedding.weight, before)
+
+
+def nas(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(("kwargs", "suffix"), [(UDIT, "pt"), (DIT, "pt"), (UDIT, "safetensors")])
+def test_import_and_back_on_the_command_line(tmp_path, kwargs, suffix):
+    spec = official.spec_from_kwargs(kwargs)
+    model = random_model(spec)
+    state = official.state_dict(model)
+    checkpoint = tmp_path / f"theirs.{suffix}"
+    if suffix == "pt":
+        # As DiT's training script saves it.
+        torch.save({"model": state, "ema": state, "opt": {"state": {}}, "args": argparse.Namespace(model="x", lr=1e-4)}, checkpoint)
+    else:
+        official.write_state_dict(model, checkpoint)
+    done = nas("import-official", checkpoint, "--kwargs", json.dumps(kwargs), "--out", tmp_path / "ours")
+    assert done.exit_code == 0, done.output
+    assert torch.equal(prediction(load(tmp_path / "ours"), spec), prediction(model.folded(), spec))
+    assert all(torch.equal(a, b) for a, b in zip(load_as_saved(tmp_path / "ours").parameters(), model.parameters(), strict=True))
+    done = nas("import-official", tmp_path / "ours", "--to-official", "--out", tmp_path / "back.safetensors")
+    assert done.exit_code == 0, done.output
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_a_folded_model_goes_back_as_one_that_is_not_reparameterised():
+    model = random_model(official.spec_from_kwargs(UDIT)).folded()
+    other = build(official.spec_from_kwargs({**UDIT, "rep": 0}))
+    official.load_weights(other, official.state_dict(model))
+    assert torch.equal(prediction(other.eval(), model.spec), prediction(model, model.spec))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.write_text, (tmp_path / "evil", "executed")
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    done = nas("import-official", tmp_path / "evil.pt", "--preset", "dit-s/2", "--out", tmp_path / "ours")
+    assert done.exit_code == 2
+    assert "cannot be read as tensors and plain data" in done.output
+    assert not (tmp_path / "evil").exists()
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    for arguments, message in (
+        (["--preset", "dit-s/2"], "noise.pt cannot be read"),
+        ([], "either --preset or --kwargs"),
+        (["--kwargs", "{"], "not valid JSON"),
+        (["--preset", "dit-s/3"], "no preset 'dit-s/3'"),
+    ):
+        done = nas("import-official", tmp_path / "noise.pt", *arguments, "--out", tmp_path / "ours")
+        assert done.exit_code == 2
+        assert message in done.output
+    assert "no such file" in nas("import-official", tmp_path / "none.pt", "--preset", "dit-s/2", "--out", tmp_path / "x").output
+    assert not (tmp_path / "ours").exists()
