@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nas import cli_models
+from nas.cli_command import SOME_FAILED, Group
 from space.errors import NasError
 
-OK, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
-
-class _Command(click.Command):
-    """Tells a user's mistake in one sentence."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except NasError as error:
-            if ctx.find_root().params.get("debug"):
-                traceback.print_exc()
-            click.echo(f"nas: {error}", err=True)
-            sys.exit(MISTAKE)
-        except KeyboardInterrupt:
-            click.echo("nas: interrupted; the same command goes on from the last rungs", err=True)
-            sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            sys.exit(OK)
-        except OSError as error:
-            click.echo(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", err=True)
-            sys.exit(MISTAKE)
-
-
-class _Group(click.Group):
-    command_class = _Command
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
     """Architecture search and ablation of U-shaped diffusion transformers.
@@ -170,64 +143,6 @@ def validate(studies: tuple[Path, ...]) -> None:
 
 
 @main.command()
-@click.argument("what", metavar="SPEC-OR-PRESET")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def cost(what: str, as_json: bool) -> None:
-    """Print what an architecture costs: a preset's name, or a YAML file with a spec."""
-    from dataclasses import asdict
-
-    from space.cost import cost as cost_of
-    from space.document import Document, parse
-    from space.presets import preset
-    from space.spec import ModelSpec
-
-    if Path(what).suffix in (".yaml", ".yml"):
-        document = Document.read(Path(what))
-        spec = parse(ModelSpec, document.data, document)
-    else:
-        spec = preset(what)
-    found = cost_of(spec)
-    if as_json:
-        numbers = {
-            "gflops": found.gflops,
-            "train_gflops": found.train_gflops,
-            "params": found.params,
-            "params_training": found.params_training,
-        }
-        click.echo(json.dumps({**numbers, "digest": spec.digest, "parts": [asdict(part) for part in found.parts]}, indent=2))
-        return
-    click.echo(f"{'part':14s} {'params':>12s} {'in training':>12s} {'MMACs':>10s} {'train MMACs':>12s}")
-    for part in found.parts:
-        train = part.train_macs / 1e6
-        click.echo(f"{part.name:14s} {part.params:12,d} {part.params_training:12,d} {part.macs / 1e6:10.2f} {train:12.2f}")
-    total = f"{found.params:12,d} {found.params_training:12,d} {found.macs / 1e6:10.2f} {found.train_macs / 1e6:12.2f}"
-    click.echo(f"{'total':14s} {total}")
-    click.echo(
-        f"gflops {found.gflops:.4f} (multiply-accumulates / 1e9, folded, batch 1), train_gflops {found.train_gflops:.4f} a sample"
-    )
-
-
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def presets(as_json: bool) -> None:
-    """List the presets and what they cost."""
-    from space.cost import cost as cost_of
-    from space.presets import PRESETS
-
-    rows = [(name, cost_of(spec)) for name, spec in PRESETS.items()]
-    if as_json:
-        click.echo(
-            json.dumps(
-                {name: {"gflops": c.gflops, "params": c.params, "train_gflops": c.train_gflops} for name, c in rows}, indent=2
-            )
-        )
-        return
-    click.echo(f"{'preset':26s} {'GFLOPs':>9s} {'train GFLOPs':>13s} {'params (M)':>11s}")
-    for name, c in rows:
-        click.echo(f"{name:26s} {c.gflops:9.4f} {c.train_gflops:13.3f} {c.params_m:11.3f}")
-
-
-@main.command()
 @_run
 def status(run: Path) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
@@ -302,44 +217,6 @@ def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: fl
     click.echo(str(out))
 
 
-@main.command("import-official")
-@click.argument("source", metavar="CKPT", type=click.Path(path_type=Path))
-@click.option("--preset", "name", help="The preset whose weights these are, such as u-dit-b or dit-xl/2.")
-@click.option("--kwargs", metavar="JSON", help="The authors' constructor arguments, as JSON or the path of a JSON file.")
-@click.option("--entry", type=click.Choice(["ema", "model"]), help="Which weights of a checkpoint; ema where there are any.")
-@click.option("--to-official", "back", is_flag=True, help="CKPT is a model folder of ours; write the authors' state dict.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The model folder, or the .safetensors or .pt file.")
-def import_official(source: Path, name: str | None, kwargs: str | None, entry: str | None, back: bool, out: Path) -> None:
-    """Turn a checkpoint of the authors' DiT or U-DiT code into a model folder, or a model folder into their state dict.
-
-    Nothing is unpickled beyond tensors and plain data.
-    """
-    from space import official
-    from space.model.network import build
-    from space.presets import preset
-    from space.weights import load_as_saved, save
-
-    if back:
-        model = load_as_saved(source)
-        arguments = official.kwargs_from_spec(official.trained_as(model))
-        official.write_state_dict(model, out)
-        click.echo(f"{out}: for the authors' constructor with {json.dumps(arguments)}")
-        return
-    if (name is None) == (kwargs is None):
-        raise NasError("name the architecture with either --preset or --kwargs")
-    spec = preset(name) if name else official.spec_from_kwargs(_json(kwargs or ""))
-    model = build(spec)
-    official.load_weights(model, source, entry)
-    save(model, out, {"imported_from": source.name, "entry": entry, "digest": spec.digest}, folded=False)
-    click.echo(str(out))
-
-
-def _json(text: str) -> dict[str, Any]:
-    path = Path(text)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise NasError(f"--kwargs {text}: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise NasError(f"--kwargs {text}: write an object of arguments, such as '{{\"hidden_size\": 96}}'")
-    return found
+main.add_command(cli_models.cost)
+main.add_command(cli_models.presets)
+main.add_command(cli_models.import_official)

@@ -13,16 +13,18 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from nas.data.codecs import codec_named
 from nas.data.sources import load_data, source_named
+from space.census import Census
+from space.census import census as take_census
 from space.document import Document, parse
 from space.domains import Domain, Range
 from space.errors import DataError, NasError, StudyError
 from space.paths import changed
 from space.presets import preset
-from space.search_space import Census, SearchSpace
+from space.search_space import SearchSpace
 from space.spec import Frozen, ModelSpec
 
 _PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
-CENSUS_DRAWS = 2000
+CENSUS_DRAWS = 100_000
 
 
 def _macs(value: Any) -> Any:
@@ -190,7 +192,7 @@ class Study(Frozen):
     @cached_property
     def census(self) -> Census:
         """What random points of the space are; the same for the same study."""
-        return self.search_space.census(np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
+        return take_census(self.search_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Study:
@@ -212,7 +214,7 @@ class Study(Frozen):
         """The checks that look at many architectures; raises StudyError when none is feasible or a rung is under one step."""
         census = self.census
         if not census.feasible:
-            raise StudyError(f"search.constraints: {census.problem(self.search_space)}")
+            raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
         dearest = census.dearest_step_macs
         first = self.budget.milestones[0]
         if first < dearest:

@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from space.cost import Cost, cost
+from space.cost_table import CostTable
 from space.domains import Domain, Range
 from space.errors import NasError
+from space.matching import Match, match_cost
 from space.presets import PRESETS, preset
-from space.search_space import SearchSpace
+from space.search_space import SearchSpace, cost_table
 from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -24,15 +26,19 @@ __all__ = [
     "PRESETS",
     "AttentionSpec",
     "Cost",
+    "CostTable",
     "Domain",
     "FeedForwardSpec",
+    "Match",
     "ModelSpec",
     "NasError",
     "Range",
     "SearchSpace",
     "build",
     "cost",
+    "cost_table",
     "load",
+    "match_cost",
     "official",
     "preset",
 ]

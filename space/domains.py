@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from space.errors import StudyError
@@ -66,19 +67,21 @@ class Domain(Frozen):
             return (self.int_[1] - self.int_[0]) // self.step + 1
         return None
 
-    def draw(self, rng: np.random.Generator) -> Value:
-        """One value, uniform (in the logarithm with `log`)."""
+    def draw(self, rng: np.random.Generator, count: int) -> NDArray[Any]:
+        """Values, uniform (in the logarithm with `log`); of a choice, their places in it."""
         if self.choice is not None:
-            return self.choice[int(rng.integers(len(self.choice)))]
+            return rng.integers(len(self.choice), size=count)
         bounds = self.int_ or self.float_
         assert bounds is not None, "`each` is resolved to one domain a stage"
         low, high = bounds
         if self.int_ is not None and not self.log:
-            return int(low) + self.step * int(rng.integers((int(high) - int(low)) // self.step + 1))
+            return int(low) + self.step * rng.integers((int(high) - int(low)) // self.step + 1, size=count)
         if self.int_ is not None:
-            drawn = math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))
-            return min(max(round(drawn), int(low)), int(high))
-        return math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else float(rng.uniform(low, high))
+            drawn = np.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5), size=count))
+            return np.clip(np.rint(drawn), low, high).astype(np.int64)
+        if self.log:
+            return np.exp(rng.uniform(math.log(low), math.log(high), size=count))
+        return rng.uniform(low, high, size=count)
 
 
 class Range(Frozen):
@@ -95,13 +98,11 @@ class Range(Frozen):
             raise StudyError(f"min {self.min:g} is above max {self.max:g}; exchange them")
         return self
 
-    def violation(self, value: float) -> float:
-        """How far outside a value lies, relative to the bound it breaks; 0 inside."""
-        if self.max is not None and value > self.max:
-            return (value - self.max) / (abs(self.max) or 1.0)
-        if self.min is not None and value < self.min:
-            return (self.min - value) / (abs(self.min) or 1.0)
-        return 0.0
+    def violation(self, value: Any) -> Any:
+        """How far outside a number, or each of an array, lies, relative to the bound it breaks; 0 inside."""
+        over = 0.0 if self.max is None else np.maximum(value - self.max, 0.0) / (abs(self.max) or 1.0)
+        under = 0.0 if self.min is None else np.maximum(self.min - value, 0.0) / (abs(self.min) or 1.0)
+        return over + under
 
     def __str__(self) -> str:
         if self.min is None:

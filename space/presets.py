@@ -64,6 +64,9 @@ def _all() -> dict[str, ModelSpec]:
     presets["u-dit-t+rope2d"] = _toy(**{"feed_forward.kind": "mlp"})
     presets["u-dit-t+dwconv-ffn"] = _toy(**{"feed_forward.reparam": False})
     presets["u-dit-t+reparam"] = _toy()
+    # Table 7: what stands before the pixel-unshuffle; the paper's choice, a depthwise convolution beside a shortcut, is u-dit-t.
+    for downsampler in ("pixel-shuffle", "dwconv", "conv"):
+        presets[f"u-dit-t-{downsampler}"] = _toy(**{**_PLAIN, "attention.downsampler": downsampler})
     # The quickest U-DiT with every modification, for laptops and tests: 16×16 inputs, ten classes.
     presets["u-dit-toy"] = _toy(channels=16, input_size=16, num_classes=10)
     return presets

@@ -9,10 +9,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from space.cost import cost
+from space.cost_table import CostTable
 from space.document import nearest
 from space.domains import Domain, Range, Value
 from space.errors import SpecError, StudyError
 from space.paths import PER_STAGE_PATHS, changed, spec_paths, value_type
+from space.points import Array, Column, Points
 from space.spec import ModelSpec
 
 Params = dict[str, Value]
@@ -20,6 +22,11 @@ Params = dict[str, Value]
 
 COST_METRICS = ("gflops", "train_gflops", "params_m")
 """What can be constrained or minimised without training: attributes of `Cost`."""
+
+TRIES = 3_000_000
+"""How many points are drawn before a space counts as having none that is feasible: some ten seconds."""
+
+FIRST_CHUNK, LARGEST_CHUNK = 256, 131_072
 
 FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
 """Paths that a space may not vary."""
@@ -118,29 +125,8 @@ class SearchSpace:
 
     def violations(self, spec: ModelSpec) -> dict[str, float]:
         """For every constraint that the spec breaks, by how much relative to the bound; empty for a feasible spec."""
-        amounts = {metric: wanted.violation(getattr(cost(spec), metric)) for metric, wanted in self.constraints.items()}
+        amounts = {metric: float(wanted.violation(getattr(cost(spec), metric))) for metric, wanted in self.constraints.items()}
         return {metric: amount for metric, amount in amounts.items() if amount > 0}
-
-    def draw(self, rng: np.random.Generator) -> Params:
-        """Values drawn independently from the domains, feasible or not."""
-        params: Params = {}
-        for parameter in self.parameters:
-            if self.active(parameter, params):
-                params[parameter.name] = parameter.domain.draw(rng)
-        return params
-
-    def sample(self, rng: np.random.Generator, tries: int = 5000) -> ModelSpec:
-        """A spec drawn uniformly among the feasible ones; raises SpecError when `tries` draws find none."""
-        return self.spec(self.sample_params(rng, tries))
-
-    def sample_params(self, rng: np.random.Generator, tries: int = 5000) -> Params:
-        """The values behind `sample`."""
-        for _ in range(tries):
-            params = self.draw(rng)
-            spec = self.spec_or_none(params)
-            if spec is not None and not self.violations(spec):
-                return params
-        raise SpecError(self.census(rng, tries).problem(self))
 
     def spec_or_none(self, params: Mapping[str, Value]) -> ModelSpec | None:
         """The spec of chosen values, None when it cannot be built."""
@@ -149,63 +135,61 @@ class SearchSpace:
         except SpecError:
             return None
 
-    def census(self, rng: np.random.Generator, draws: int, batch_size: int = 1) -> Census:
-        """What `draws` random points of the space are: how many can be built, meet the constraints, and what they cost."""
-        buildable = feasible = 0
-        low: dict[str, float] = {}
-        high: dict[str, float] = {}
-        nearest_spec: tuple[float, ModelSpec] | None = None
-        dearest = 0
-        for _ in range(draws):
-            spec = self.spec_or_none(self.draw(rng))
-            if spec is None:
-                continue
-            buildable += 1
-            violation = sum(self.violations(spec).values())
-            if nearest_spec is None or violation < nearest_spec[0]:
-                nearest_spec = violation, spec
-            if violation > 0:
-                continue
-            feasible += 1
-            dearest = max(dearest, cost(spec).step_macs(batch_size))
-            for metric in COST_METRICS:
-                value = getattr(cost(spec), metric)
-                low[metric], high[metric] = min(low.get(metric, value), value), max(high.get(metric, value), value)
-        return Census(
-            draws, buildable, feasible, {m: (low[m], high[m]) for m in low}, nearest_spec[1] if nearest_spec else None, dearest
-        )
+    def points(self, rng: np.random.Generator, count: int) -> Points:
+        """Points drawn independently from the domains, buildable and feasible or not."""
+        columns: dict[str, Column] = {}
+        for parameter in self.parameters:
+            active = np.ones(count, dtype=bool)
+            for path, wanted in parameter.when.items():
+                parent, base = columns.get(path), _matches(self._base_values[path], wanted)
+                active &= base if parent is None else np.where(parent.active, parent.equals(wanted), base)
+            columns[parameter.name] = Column(parameter.domain.draw(rng, count), parameter.domain.choice, active)
+        return Points(self.base, columns, count)
 
+    def violation(self, table: CostTable) -> Array:
+        """By how much each point breaks the constraints, summed; 0 for a feasible one, infinite for one that cannot be built."""
+        total = np.zeros(len(table))
+        for metric, wanted in self.constraints.items():
+            total += wanted.violation(getattr(table, metric))
+        return np.where(table.buildable, total, np.inf)
 
-@dataclass(frozen=True)
-class Census:
-    """What random points of a space are; `costs` holds the lowest and highest of every metric among the feasible."""
+    def sample(self, rng: np.random.Generator, tries: int = TRIES) -> ModelSpec:
+        """A spec drawn uniformly among the feasible ones; raises SpecError when `tries` draws find none."""
+        return self.spec(self.sample_params(rng, tries))
 
-    draws: int
-    buildable: int
-    feasible: int
-    costs: dict[str, tuple[float, float]]
-    nearest: ModelSpec | None
-    dearest_step_macs: int
-    """One training step of the dearest feasible spec."""
+    def sample_params(self, rng: np.random.Generator, tries: int = TRIES) -> Params:
+        """The values behind `sample`."""
+        drawn, chunk = 0, FIRST_CHUNK
+        nearest: tuple[float, Params] = np.inf, {}
+        while drawn < tries:
+            points = self.points(rng, min(chunk, tries - drawn))
+            violation = self.violation(CostTable(points))
+            best = int(np.argmin(violation))
+            if violation[best] == 0:
+                # The first feasible of independent draws is uniform among the feasible.
+                return points.params(best)
+            nearest = min(nearest, (float(violation[best]), points.params(best)), key=lambda found: found[0])
+            drawn, chunk = drawn + len(violation), min(4 * chunk, LARGEST_CHUNK)
+        raise SpecError(self.problem(drawn, self.spec(nearest[1]) if nearest[0] < np.inf else None))
 
-    @property
-    def share(self) -> float:
-        """The estimated feasible share of the space."""
-        return self.feasible / self.draws
-
-    def problem(self, space: SearchSpace) -> str:
+    def problem(self, draws: int, nearest: ModelSpec | None) -> str:
         """The sentence for a space in which nothing feasible was found."""
-        wanted = ", ".join(f"{metric} {bounds}" for metric, bounds in space.constraints.items())
-        if self.nearest is None:
+        wanted = ", ".join(f"{metric} {bounds}" for metric, bounds in self.constraints.items())
+        if nearest is None:
             return (
-                f"none of {self.draws} random points of the space is an architecture that can be built; check that heads "
+                f"none of {draws} random points of the space is an architecture that can be built; check that heads "
                 f"divide the widths"
             )
-        reached = ", ".join(f"{metric} {getattr(cost(self.nearest), metric):.4g}" for metric in space.constraints)
+        reached = ", ".join(f"{metric} {getattr(cost(nearest), metric):.4g}" for metric in self.constraints)
         return (
-            f"none of {self.draws} random architectures of the space has {wanted}; the nearest has {reached}, so widen "
+            f"none of {draws} random architectures of the space has {wanted}; the nearest has {reached}, so widen "
             f"the range or the space"
         )
+
+
+def cost_table(space: SearchSpace, n: int, rng: np.random.Generator | None = None) -> CostTable:
+    """What `n` random points of a space cost; the same points every time unless a generator is given."""
+    return CostTable(space.points(rng or np.random.default_rng(0), n))
 
 
 def _check_value(path: str, value: Value, one_stage: bool) -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
 
-from space import NasError, build, load, official, preset
+from space import NasError, build, cost, load, official, preset
 from space.paths import changed
 from space.weights import facts_of, save
-from tests.space.test_cost import random_specs
+from tests.space.strategies import specs
 
 GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("*dit_*.safetensors"))
 """Inputs, weights, outputs and gradients of the authors' code, one file a set of toggles."""
@@ -58,23 +59,77 @@ def test_folded_form_and_guidance_agree_with_the_authors_code(golden):
     torch.testing.assert_close(guided, tensors["output.cfg4"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", random_specs(6), ids=lambda spec: spec.digest)
-def test_folding_changes_no_output_and_no_parameter(spec):
+def perturbed(spec):
+    """A model in float64 all of whose parameters count: new ones have many zeros."""
     torch.manual_seed(0)
     model = build(spec).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    x = torch.randn(2, spec.in_channels, spec.input_size, spec.input_size, dtype=torch.float64)
-    t, y = torch.tensor([10, 900]), torch.tensor([0, spec.num_classes])
+    return model
+
+
+def inputs_of(spec):
+    torch.manual_seed(1)
+    x = torch.randn(2, spec.in_channels, spec.input_size, spec.input_size, dtype=torch.float64, requires_grad=True)
+    return x, torch.tensor([10, 900]), torch.tensor([0, spec.num_classes - 1])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(spec=specs())
+def test_folding_changes_no_output_and_no_parameter(spec):
+    model, inputs = perturbed(spec), inputs_of(spec)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    out = model(x, t, y)
+    out = model(*inputs)
+    assert out.shape == (2, spec.out_channels, spec.input_size, spec.input_size)
     for _ in range(2):
         model.eval()
-        torch.testing.assert_close(model.folded()(x, t, y), out, rtol=1e-9, atol=1e-9)
+        assert torch.equal(model(*inputs), out)
+        torch.testing.assert_close(model.folded()(*inputs), out, rtol=1e-9, atol=1e-9)
         model.train()
-    assert torch.equal(model(x, t, y), out)
+        assert torch.equal(model(*inputs), out)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("ratio", [2, 3.5])
+def test_folding_in_the_step_equals_applying_every_branch(ratio):
+    """Outputs and the gradients of every training parameter, in float64."""
+    folding = changed(preset("u-dit-toy"), {"channels": 8, "feed_forward.ratio": ratio, "depths": (1, 1, 1, 1, 1)})
+    models = [perturbed(changed(folding, {"feed_forward.branches": branches})) for branches in (False, True)]
+    outs = []
+    for model in models:
+        x, t, y = inputs_of(folding)
+        out = model(x, t, y)
+        out.square().sum().backward()
+        outs += [(out, x.grad)]
+    for one, other in zip(*outs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    gradients = [{name: p.grad for name, p in model.named_parameters()} for model in models]
+    assert gradients[0].keys() == gradients[1].keys()
+    assert sum("depthwise" in name for name in gradients[0]) == 10 * 6
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_the_layers_of_a_level_share_one_modulation():
+    spec = changed(preset("u-dit-toy"), {"modulation": "level"})
+    model = build(spec)
+    assert len(model.level_modulation) == spec.levels
+    offsets = [name for name, _ in model.named_parameters() if name.endswith("modulation.offset")]
+    assert len(offsets) == sum(stage.layers for stage in spec.stages)
+    # Both start as the identity: every gate is 0, so a new model predicts nothing and the condition reaches every layer's offset.
+    assert not any(parameter.any() for name, parameter in model.named_parameters() if "modulation" in name)
+    assert cost(spec).params < 0.75 * cost(preset("u-dit-toy")).params
+
+
+def test_additive_skips_are_concatenation_with_equal_halves():
+    spec = changed(preset("u-dit-toy"), {"skip": "add", "channels": 8})
+    added, concatenated = perturbed(spec), perturbed(changed(spec, {"skip": "concat"}))
+    halves = {f"skip.{name}.weight" for name in ("decoder-1", "decoder-2")}
+    state = {name: torch.cat([v, v], dim=1) if name in halves else v for name, v in added.state_dict().items()}
+    concatenated.load_state_dict(state)
+    inputs = inputs_of(spec)
+    torch.testing.assert_close(added(*inputs), concatenated(*inputs), rtol=1e-10, atol=1e-10)
 
 
 def test_split_weight_gradient_is_the_convolutions():

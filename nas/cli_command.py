@@ -1,0 +1,41 @@
+"""How every command tells a user's mistake: one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from space.errors import NasError
+
+OK, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Command(click.Command):
+    """Tells a user's mistake in one sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; mistakes end the process with one sentence."""
+        try:
+            return super().invoke(ctx)
+        except NasError as error:
+            if ctx.find_root().params.get("debug"):
+                traceback.print_exc()
+            click.echo(f"nas: {error}", err=True)
+            sys.exit(MISTAKE)
+        except KeyboardInterrupt:
+            click.echo("nas: interrupted; the same command goes on from the last rungs", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.exit(OK)
+        except OSError as error:
+            click.echo(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", err=True)
+            sys.exit(MISTAKE)
+
+
+class Group(click.Group):
+    """Commands that tell mistakes in one sentence."""
+
+    command_class = Command
