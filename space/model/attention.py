@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from space.model.kernels import attend, directed, heads, linear
 from space.model.layout import Convolution, Depthwise
-from space.model.position import rotate, rotations
+from space.model.position import rotations
 from space.stage import Stage
 
 LOG_SCALE_BOUND = 4.6052
@@ -31,12 +32,12 @@ class Attention(nn.Module):
         self.heads = stage.heads
         self.factor = stage.factor or 1
         self.key_value = stage.tokens == "key-value"
-        self.shortcut = stage.downsampler == "dwconv-shortcut"
         self.downsampler: Convolution | Depthwise | None = None
         if stage.kernel is not None:
-            ordinary = stage.downsampler == "conv"
             self.downsampler = (
-                Convolution(stage.width, stage.width, stage.kernel) if ordinary else Depthwise(stage.width, stage.kernel)
+                Convolution(stage.width, stage.width, stage.kernel)
+                if stage.downsampler == "conv"
+                else Depthwise(stage.width, stage.kernel, shortcut=stage.downsampler == "dwconv-shortcut")
             )
         self.qkv = nn.Linear(stage.width, 3 * stage.width)
         self.out = nn.Linear(stage.width, stage.width)
@@ -61,41 +62,34 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) → (N, H, W, C)."""
-        n, rows, _, width = x.shape
-        filtered = self._filter(x)
-        if self.key_value:
-            weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(x, weight[:width], bias[:width])
-            # Averaged after the projection, as the cost printed in the paper's Table 1 (0.91 GFLOPs) needs; the two commute.
-            kv = reduce(
-                F.linear(filtered, weight[width:], bias[width:]), "n (h i) (w j) c -> n h w c", "mean", i=self.factor, j=self.factor
-            )
-            q = rearrange(q, "n h w (a d) -> n a (h w) d", a=self.heads)
-            k, v = rearrange(kv, "n h w (t a d) -> t n a (h w) d", t=2, a=self.heads).contiguous()
-            out = rearrange(self._attend(q, k, v), "n a (h w) d -> n h w (a d)", h=rows)
-        else:
-            f = self.factor
-            groups = rearrange(filtered, "n (h i) (w j) c -> (n i j) (h w) c", i=f, j=f)
-            # One copy here keeps every pass over queries and keys, forward and backward, free of strides.
-            q, k, v = rearrange(self.qkv(groups), "g l (t a d) -> t g a l d", t=3, a=self.heads).contiguous()
-            out = rearrange(self._attend(q, k, v), "(n i j) a (h w) d -> n (h i) (w j) (a d)", n=n, i=f, h=rows // f)
-        projected: Tensor = self.out(out)
-        return projected
+        filtered = x if self.downsampler is None else self.downsampler(x)
+        return self._to_coarse_keys(x, filtered) if self.key_value else self._in_groups(filtered)
 
-    def _filter(self, x: Tensor) -> Tensor:
-        if self.downsampler is None:
-            return x
-        filtered: Tensor = self.downsampler(x)
-        return filtered + x if self.shortcut else filtered
+    def _in_groups(self, x: Tensor) -> Tensor:
+        f, rows = self.factor, x.shape[1]
+        groups = rearrange(x, "n (h i) (w j) c -> (n i j) (h w) c", i=f, j=f)
+        q, k, v = heads(groups, self.qkv.weight, self.qkv.bias, self.heads, self._scale(), self.query_rotations)
+        out = rearrange(self._attend(q, k, v), "g a l d -> g l (a d)")
+        # Projected group by group, then woven: what attention keeps for its gradient serves the projection as well.
+        projected = linear(out, self.out.weight, self.out.bias)
+        return rearrange(projected, "(n i j) (h w) c -> n (h i) (w j) c", i=f, j=f, h=rows // f)
+
+    def _to_coarse_keys(self, x: Tensor, filtered: Tensor) -> Tensor:
+        width, f, scale = x.shape[-1], self.factor, self._scale()
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = rearrange(F.linear(x, weight[:width], bias[:width]), "n h w (a d) -> n a (h w) d", a=self.heads)
+        # Averaged after the projection, as the cost printed in the paper's Table 1 (0.91 GFLOPs) needs; the two commute.
+        kv = reduce(F.linear(filtered, weight[width:], bias[width:]), "n (h i) (w j) c -> n h w c", "mean", i=f, j=f)
+        k, v = rearrange(kv, "n h w (t a d) -> t n a (h w) d", t=2, a=self.heads).contiguous()
+        q, k = directed(q, scale is not None, self.query_rotations), directed(k, scale is not None, self.key_rotations)
+        q = q if scale is None else q * scale.to(q.dtype)
+        return linear(rearrange(self._attend(q, k, v), "n a (h w) d -> n h w (a d)", h=x.shape[1]), self.out.weight, self.out.bias)
+
+    def _scale(self) -> Tensor | None:
+        """The factor of the cosine similarity (heads, 1, 1)."""
+        return None if self.log_scale is None else self.log_scale.clamp(max=LOG_SCALE_BOUND).exp()
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(similarity of q and k) · v for (N, heads, L, d) queries and (N, heads, M, d) keys and values."""
-        scale = None  # 1/√d
-        if self.log_scale is not None:
-            # The scale goes onto the queries, so that scores are ready for softmax inside the fused kernel.
-            q = F.normalize(q, dim=-1) * self.log_scale.clamp(max=LOG_SCALE_BOUND).exp().to(q.dtype)
-            k = F.normalize(k, dim=-1)
-            scale = 1.0
-        if self.query_rotations is not None and self.key_rotations is not None:
-            q, k = rotate(q, self.query_rotations), rotate(k, self.key_rotations)
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        """softmax(scores) · v for (G, heads, L, d) queries and (G, heads, M, d) keys and values."""
+        # The cosine's scale is on the queries already.
+        return attend(q, k, v, q.shape[-1] ** -0.5 if self.log_scale is None else 1.0)

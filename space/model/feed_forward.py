@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from space.model.layout import Depthwise, depthwise
-from space.stage import Stage
-
-KERNEL = 5
+from space.model.kernels import depthwise, linear
+from space.model.layout import Depthwise
+from space.stage import FEED_FORWARD_KERNEL, Stage
 
 
 class Folded(NamedTuple):
@@ -35,8 +34,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) → (N, H, W, C)."""
-        out: Tensor = self.project_out(F.gelu(self.project_in(x), approximate="tanh"))
-        return out
+        into, out = self.project_in, self.project_out
+        return linear(F.gelu(linear(x, into.weight, into.bias), approximate="tanh"), out.weight, out.bias)
 
 
 class ConvFeedForward(nn.Module):
@@ -45,8 +44,8 @@ class ConvFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) → (N, H, W, C)."""
         w = self.folded()
-        out = depthwise(F.gelu(F.linear(x, w.w_in, w.b_in)), w.w_depthwise, w.b_depthwise)
-        return F.linear(out, w.w_out, w.b_out)
+        hidden = depthwise(linear(x, w.w_in, w.b_in), w.w_depthwise, w.b_depthwise, gelu=True)
+        return linear(hidden, w.w_out, w.b_out)
 
     def folded(self) -> Folded:
         """The weights to apply."""
@@ -59,7 +58,7 @@ class PlainConvFeedForward(ConvFeedForward):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.project_in = nn.Linear(width, hidden)
-        self.depthwise = Depthwise(hidden, KERNEL)
+        self.depthwise = Depthwise(hidden, FEED_FORWARD_KERNEL)
         self.project_out = nn.Linear(hidden, width)
 
     def folded(self) -> Folded:
@@ -74,25 +73,41 @@ class ReparamConvFeedForward(ConvFeedForward):
     Each projection is two stacked ones with hidden/2 channels between, and the depthwise stage is 5×5 + 3×3 + 1×1 +
     identity. All of that is linear, so the weights of the plain form are computed from these parameters in every
     step, with gradients, and only they are applied: the function and its gradients are those of the branches, the
-    cost per sample is that of the plain form.
+    cost per sample is that of the plain form. With `branches` they are applied one after the other, as the authors
+    train them.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, branches: bool = False) -> None:
         super().__init__()
         middle = hidden // 2
+        self.branches = branches
         self.project_in = Stacked(width, middle, hidden)
-        self.depthwise = nn.ModuleDict({f"k{kernel}": Depthwise(hidden, kernel) for kernel in (KERNEL, 3, 1)})
+        self.depthwise = nn.ModuleDict({f"k{kernel}": Depthwise(hidden, kernel) for kernel in (FEED_FORWARD_KERNEL, 3, 1)})
         self.project_out = Stacked(hidden, middle, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) → (N, H, W, C)."""
+        if not self.branches:
+            return super().forward(x)
+        out = hidden = F.gelu(self.project_in(x))
+        for branch in self._branches():
+            out = out + branch(hidden)
+        projected: Tensor = self.project_out(out)
+        return projected
 
     def folded(self) -> Folded:
         """The weights of the plain form, differentiable in the training parameters."""
-        branches = [branch for branch in self.depthwise.values() if isinstance(branch, Depthwise)]
+        branches = self._branches()
         # The identity is one more 1×1 kernel, of ones and without bias.
         kernel = _centred(branches[0].weight.new_ones(1, 1, 1, 1))
         for branch in branches:
             kernel = kernel + _centred(branch.weight)
         bias = torch.stack([branch.bias for branch in branches]).sum(0)
         return Folded(*self.project_in.product(), kernel, bias, *self.project_out.product())
+
+    def _branches(self) -> list[Depthwise]:
+        """The depthwise kernels: 5×5, 3×3 and 1×1."""
+        return [branch for branch in self.depthwise.values() if isinstance(branch, Depthwise)]
 
     def plain(self) -> PlainConvFeedForward:
         """A plain feed-forward that computes the same function."""
@@ -105,7 +120,7 @@ class ReparamConvFeedForward(ConvFeedForward):
 
 def _centred(kernel: Tensor) -> Tensor:
     """A (C, 1, k, k) kernel in the middle of a 5×5 one."""
-    return F.pad(kernel, ((KERNEL - kernel.shape[-1]) // 2,) * 4)
+    return F.pad(kernel, ((FEED_FORWARD_KERNEL - kernel.shape[-1]) // 2,) * 4)
 
 
 class Stacked(nn.Module):
@@ -118,11 +133,18 @@ class Stacked(nn.Module):
 
     def product(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one linear layer that does the same."""
-        return self.second.weight @ self.first.weight, F.linear(self.first.bias, self.second.weight, self.second.bias)
+        weight = linear(self.second.weight, self.first.weight.t())
+        return weight, F.linear(self.first.bias, self.second.weight, self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) → (..., outputs), one after the other."""
+        return linear(linear(x, self.first.weight, self.first.bias), self.second.weight, self.second.bias)
 
 
 def feed_forward(stage: Stage) -> nn.Module:
     """The feed-forward of a stage, in the form that is trained."""
     if stage.feed_forward == "mlp":
         return MLP(stage.width, stage.hidden)
-    return (ReparamConvFeedForward if stage.reparam else PlainConvFeedForward)(stage.width, stage.hidden)
+    if stage.reparam:
+        return ReparamConvFeedForward(stage.width, stage.hidden, stage.branches)
+    return PlainConvFeedForward(stage.width, stage.hidden)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from space.model.attention import Attention
 from space.model.feed_forward import feed_forward
+from space.model.kernels import modulated_norm as modulated_norm
 from space.model.modulation import modulation
 from space.stage import Stage
-
-NORM_EPSILON = 1e-6
-
-
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm over the channels of (N, H, W, C), without affine, then · (1 + scale) + shift, each (N, 1, 1, C)."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON) * (1 + scale) + shift
 
 
 class Layer(nn.Module):
@@ -30,9 +24,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """(N, H, W, C) and the level's condition (N, C) → (N, H, W, C)."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(c)[:, None, None].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(modulated_norm(x, shift_a, scale_a))
-        out: Tensor = x + gate_f * self.feed_forward(modulated_norm(x, shift_f, scale_f))
-        return out
+        x = torch.addcmul(x, gate_a, self.attention(modulated_norm(x, shift_a, scale_a)))
+        return torch.addcmul(x, gate_f, self.feed_forward(modulated_norm(x, shift_f, scale_f)))
 
 
 class Layers(nn.ModuleList):

@@ -1,0 +1,290 @@
+"""Operators of a layer with gradients written by hand: fewer passes over memory, and less kept for them, than autograd's.
+
+Each computes the same function as the plain operators beside it, which serve wherever no gradient is needed, on other devices than
+a CPU, and under autocast.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
+
+from space.model.position import rotate
+
+NORM_EPSILON = 1e-6
+UNIT_EPSILON = 1e-12
+"""The least length a vector is divided by, that of F.normalize."""
+
+Maybe: TypeAlias = Tensor | None
+
+
+def by_hand(x: Tensor, *others: Maybe) -> bool:
+    """Whether the gradients written here serve for these operands."""
+    if not torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    # Under autocast the gradients would need casts of their own.
+    return not torch.is_autocast_enabled("cpu") and any(t is not None and t.requires_grad for t in (x, *others))
+
+
+def to_convolution(x: Tensor) -> Tensor:
+    """(N, H, W, C) as (N, C, H, W), sharing memory."""
+    return x.permute(0, 3, 1, 2)
+
+
+def from_convolution(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H, W, C), sharing memory."""
+    return x.permute(0, 2, 3, 1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Maybe = None) -> Tensor:
+    """F.linear: (..., C) → (..., D)."""
+    if by_hand(x, weight, bias):
+        out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    return F.linear(x, weight, bias)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm over the channels of (N, H, W, C), without affine, then · (1 + scale) + shift, each (N, 1, 1, C)."""
+    if by_hand(x, shift, scale):
+        out: Tensor = _ModulatedNorm.apply(x, shift, scale)  # type: ignore[no-untyped-call]
+        return out
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON), 1 + scale)
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
+    """A zero-padded depthwise convolution of (N, H, W, C), or of its GELU, by a (C, 1, k, k) kernel with an odd k."""
+    if by_hand(x, weight, bias):
+        out: Tensor = _Depthwise.apply(x, weight, bias, gelu)  # type: ignore[no-untyped-call]
+        return out
+    return _depthwise(F.gelu(x) if gelu else x, weight, bias)
+
+
+def heads(
+    tokens: Tensor, weight: Tensor, bias: Tensor, count: int, scale: Maybe = None, turns: Maybe = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (G, count, L, d) of tokens (G, L, C), projected by a (3C, C) weight in the order q, k, v.
+
+    With a `scale` (count, 1, 1), queries and keys are made of length 1 and queries multiplied by it; with `turns`
+    (L, d/2, 2), cosines and sines, the channel pairs of both are rotated.
+    """
+    if by_hand(tokens, weight, bias, scale):
+        found: tuple[Tensor, Tensor, Tensor] = _Heads.apply(tokens, weight, bias, count, scale, turns)  # type: ignore[no-untyped-call]
+        return found
+    qkv = F.linear(tokens, weight, bias).view(*tokens.shape[:2], 3, count, -1).permute(2, 0, 3, 1, 4)
+    # One copy here keeps every pass over queries and keys, forward and backward, free of strides.
+    q, k, v = qkv.contiguous()
+    q, k = directed(q, scale is not None, turns), directed(k, scale is not None, turns)
+    return (q if scale is None else q * scale.to(q.dtype)), k, v
+
+
+SHORT = 64
+"""Tokens up to which an explicit softmax(q·kᵀ)·v is two to four times as fast as the fused kernel on a CPU; at 256 it is slower."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q·kᵀ) · v for (G, heads, L, d) queries and (G, heads, M, d) keys and values."""
+    if k.shape[-2] > SHORT or not by_hand(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    q, k, v, shape = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), q.shape
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v).view(shape)
+
+
+def directed(x: Tensor, unit: bool, turns: Maybe) -> Tensor:
+    """Vectors (..., L, d) made of length 1 when `unit`, and rotated when there are `turns`."""
+    x = F.normalize(x, dim=-1, eps=UNIT_EPSILON) if unit else x
+    return x if turns is None else rotate(x, turns)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Adjacent pairs of the last axis as complex numbers: (..., d) → (..., d/2)."""
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+
+
+def _as_convolution(x: Tensor) -> Tensor:
+    """(..., C) as one row of an image (1, C, 1, positions), for which oneDNN's convolutions are fastest."""
+    return to_convolution(x.reshape(1, 1, -1, x.shape[-1]))
+
+
+def _product(x: Tensor, weight: Tensor, bias: Maybe = None) -> Tensor:
+    """F.linear as a 1×1 convolution: oneDNN's adds the bias on the way and is up to 1.4 times faster than MKL's product."""
+    out = F.conv2d(_as_convolution(x), weight[:, :, None, None], bias)
+    return from_convolution(out).reshape(*x.shape[:-1], -1)
+
+
+def _product_gradients(needed: tuple[bool, ...], gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Maybe, Maybe, Maybe]:
+    """Gradients of `_product` for x, weight and bias."""
+    outer, kernel = _as_convolution(gradient), weight[:, :, None, None]
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+        outer, _as_convolution(x), kernel, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (needed[0], needed[1], False)
+    )
+    return (
+        from_convolution(of_x).reshape(x.shape) if needed[0] else None,
+        of_weight.view_as(weight) if needed[1] else None,
+        # Apart: the convolution's own bias gradient takes longer than its weight gradient.
+        gradient.flatten(0, -2).sum(0) if needed[2] else None,
+    )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Maybe, Maybe, Maybe]:
+        return _product_gradients(ctx.needs_input_grad, gradient, *ctx.saved_tensors)
+
+
+class _ModulatedNorm(torch.autograd.Function):
+    """Keeps the normalised input and one statistic a position: on a CPU the norm is slower than its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        normed, _, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_EPSILON)
+        ctx.save_for_backward(normed, rstd, scale)
+        return torch.addcmul(shift, normed, 1 + scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Maybe, Maybe, Maybe]:
+        normed, rstd, scale = ctx.saved_tensors
+        of_x = of_shift = of_scale = None
+        if ctx.needs_input_grad[1]:
+            of_shift = gradient.sum((1, 2), keepdim=True)
+        if ctx.needs_input_grad[2]:
+            of_scale = (gradient * normed).sum((1, 2), keepdim=True)
+        if ctx.needs_input_grad[0]:
+            # Torch's gradient of a norm, told that its input was normalised already: mean 0, deviation 1.
+            of_x = torch.ops.aten.native_layer_norm_backward(
+                (gradient * (1 + scale)).mul_(rstd),
+                normed,
+                normed.shape[-1:],
+                torch.zeros_like(rstd),
+                torch.ones_like(rstd),
+                None,
+                None,
+                [True, False, False],
+            )[0]
+        return of_x, of_shift, of_scale
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Maybe) -> Tensor:
+    out = F.conv2d(to_convolution(x), weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[-1])
+    return from_convolution(out)
+
+
+_SPLIT_KERNEL = 5
+
+
+class _Depthwise(torch.autograd.Function):
+    """Keeps its input alone: a GELU is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.gelu = gelu
+        return _depthwise(F.gelu(x) if gelu else x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Maybe, Maybe, Maybe, None]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 1, 2))
+        if ctx.needs_input_grad[1]:
+            of_weight = _depthwise_weight_gradient(x, gradient, weight.shape, ctx.gelu)
+        if ctx.needs_input_grad[0]:
+            # The gradient correlated with the kernel turned by half a turn.
+            of_x = _depthwise(gradient, weight.flip(2, 3), None)
+            of_x = torch.ops.aten.gelu_backward(of_x, x) if ctx.gelu else of_x
+        return of_x, of_weight, of_bias, None
+
+
+def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, gelu: bool) -> Tensor:
+    """The gradient of a depthwise kernel applied to x or its GELU; that of a 5×5 is taken in two halves of three columns.
+
+    oneDNN's fast kernel for it takes kernels up to 3 columns wide; the 5×5 falls back to one several times slower.
+    Columns 0 to 2 see the input two columns further right, columns 2 to 4 two further left.
+    """
+    channels, size = shape[0], shape[-1]
+    outer = to_convolution(gradient)
+    if size != _SPLIT_KERNEL:
+        inner = to_convolution(F.gelu(x) if gelu else x)
+        whole: Tensor = conv2d_weight(inner, shape, outer, padding=size // 2, groups=channels)  # type: ignore[no-untyped-call]
+        return whole
+    columns: list[Tensor] = [
+        conv2d_weight(to_convolution(shifted), (channels, 1, size, 3), outer, padding=(2, 0), groups=channels)  # type: ignore[no-untyped-call]
+        for shifted in _shifted(x, gelu)
+    ]
+    return torch.cat([columns[0], columns[1][..., 1:]], dim=-1)
+
+
+def _shifted(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    """x, or its GELU, (N, H, W, C) with two columns of zeros to its left, and with two to its right: (N, H, W + 2, C) each.
+
+    Both are the same memory two positions apart, for the two zeros that follow a row are those before the next one.
+    """
+    n, height, width, channels = x.shape
+    memory = x.new_empty(n * height * (width + 2) + 2, channels)
+    left, right = (memory[start : len(memory) - 2 + start].view(n, height, width + 2, channels) for start in (0, 2))
+    left[:, :, :2] = 0
+    memory[-2:] = 0
+    left[:, :, 2:] = F.gelu(x) if gelu else x
+    return left, right
+
+
+class _Heads(torch.autograd.Function):
+    """Keeps its tokens, its outputs and one factor a query and key: the length of a vector and its direction are enough.
+
+    Queries and keys are worked on in place, side by side as the projection leaves them, (G, L, 3, heads, d).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor, count: int, scale: Maybe, turns: Maybe
+    ) -> tuple[Tensor, ...]:
+        qkv = _product(tokens, weight, bias).view(*tokens.shape[:2], 3, count, -1)
+        qk, factors = qkv[:, :, :2], None
+        if scale is not None:
+            factors = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min_(UNIT_EPSILON).reciprocal_()
+            factors[:, :, 0] *= scale.view(count, 1)
+            qk *= factors
+        if turns is not None:
+            _pairs(qk).mul_(_turns_of_all(turns, qk))
+        ctx.save_for_backward(tokens, weight, qkv, scale, factors, turns)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        return q, k, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Maybe, ...]:
+        tokens, weight, qkv, scale, factors, turns = ctx.saved_tensors
+        outer = torch.empty_like(qkv)
+        for index, gradient in enumerate(gradients):
+            outer[:, :, index] = gradient.transpose(1, 2)
+        qk, of_qk, of_scale = qkv[:, :, :2], outer[:, :, :2], None
+        if scale is not None:
+            # Of a vector made of length 1, only the part of the gradient across it counts; the part along it is the scale's.
+            along = (of_qk * qk).sum(-1, keepdim=True)
+            of_scale = (along[:, :, 0].sum((0, 1)) / scale.view(-1, 1)).view_as(scale)
+            along *= factors
+            along[:, :, 0] /= scale.view(-1, 1).square()
+            of_qk.mul_(factors).addcmul_(qk, along, value=-1)
+        if turns is not None:
+            _pairs(of_qk).mul_(_turns_of_all(turns, qk).conj_physical_())
+        return *_product_gradients(ctx.needs_input_grad, outer.flatten(2), tokens, weight), None, of_scale, None
+
+
+def _turns_of_all(turns: Tensor, qk: Tensor) -> Tensor:
+    """Turns (L, d/2, 2) as complex numbers (L, 2, heads, d/2), repeated in memory so that passes have long inner loops."""
+    return torch.view_as_complex(turns.to(qk.dtype))[:, None, None].repeat(1, *qk.shape[2:4], 1)
