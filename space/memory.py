@@ -1,17 +1,18 @@
 """What training a batch keeps in memory, in closed form and without torch.
 
 Counted is the path that runs on a CPU in float32, whose operators keep little for the backward pass (space/model/kernels.py): for
-every layer the normalised input and one statistic a position, the inputs of linear layers and convolutions, queries, keys and
-values, and attention's probabilities where they are explicit.
+every layer the normalised input and one statistic a position, the inputs of linear layers and convolutions, and queries, keys
+and values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from space.operators import Number, Numbers, StageNumbers, numbers
 from space.cost import cost
+from space.operators import Number, Numbers, StageNumbers, numbers
 from space.spec import ModelSpec
+from space.stage import FEED_FORWARD_KERNEL, TIME_SINUSOIDS
 
 FLOAT_BYTES = 4
 
@@ -19,7 +20,7 @@ MOMENTS = 2
 """Running averages that AdamW keeps of every parameter."""
 
 EXPLICIT_KEYS = 64
-"""Keys up to which attention's probabilities are computed, and kept, outside the fused kernel."""
+"""Keys up to which attention runs outside the fused kernel (space/model/kernels.py)."""
 
 WORKING_TENSORS = 4
 """Feature maps as wide as the widest hidden layer that the backward pass of a layer holds at once."""
@@ -57,19 +58,21 @@ def memory(spec: ModelSpec, batch_size: int, averages: int = 1) -> Memory:
     n = numbers(spec)
     kept = kept_elements(n)
     parts = []
-    for part in cost(spec).parts:
-        weights = FLOAT_BYTES * part.params_training
-        activations = FLOAT_BYTES * (kept[part.name][0] * batch_size + kept[part.name][1])
-        parts.append(PartMemory(part.name, weights, weights, MOMENTS * weights, activations))
+    for counted in cost(spec).parts:
+        weights = FLOAT_BYTES * counted.params_training
+        a_sample, once = kept[counted.name]
+        activations = FLOAT_BYTES * (a_sample * batch_size + once)
+        parts.append(PartMemory(counted.name, weights, weights, MOMENTS * weights, activations))
     weights = sum(part.weights for part in parts)
     working = FLOAT_BYTES * WORKING_TENSORS * batch_size * max(s.positions * max(s.hidden, 2 * s.width) for s in n.stages)
-    # While part i is in the backward pass, the activations up to it and the gradients from it on are there.
+    # Within a part activations go as gradients come, so the highest point is where the backward pass enters one: the activations
+    # up to it and the gradients beyond it are there.
     before, after = 0, weights
     highest = weights
     for part in parts:
         before += part.activations
-        highest = max(highest, before + after + working)
         after -= part.gradients
+        highest = max(highest, before + after + working)
     lasting = weights * (1 + MOMENTS + averages)
     return Memory(
         name="total",
@@ -97,29 +100,28 @@ def kept_elements(n: Numbers) -> dict[str, tuple[Number, Number]]:
         if index < bottleneck:
             found[f"down-{stage.level + 1}"] = (stage.width * stage.positions, 0)
     # The input of the 3×3 convolution, the normalised input of the modulation with its statistic, and the prediction's input.
-    found["output"] = (positions * (last * (2 + n.conv_ends) + 1), 0)
+    found["output"] = (positions * (last * (2 + n.conv_ends) + 1) + 2 * last, 0)
     return found
 
 
 def _conditions(n: Numbers) -> Number:
-    """Inputs and outputs of the two activations of a level's embedder."""
-    return sum(5 * (n.channels << level) for level in range(len(n.stages) // 2 + 1))
+    """The sinusoids, and inputs and outputs of the two activations of every level's embedder."""
+    return TIME_SINUSOIDS + sum(4 * (n.channels << level) for level in range(len(n.stages) // 2 + 1))
 
 
 def _stage(n: Numbers, stage: StageNumbers) -> Number:
     width, hidden, positions = stage.width, stage.hidden, stage.positions
     filtered = (stage.depthwise_kernel > 0) + (stage.ordinary_kernel > 0)
-    explicit = stage.keys <= EXPLICIT_KEYS
-    fused = 1 - explicit
     # Both halves: the normalised input and its statistic, and what the gate multiplies.
     elements = 2 * (2 * width + 1)
     # The downsampler's input, the tokens, and the output projection's input.
     elements = elements + width * (filtered + 2)
-    # Queries, keys and values, copied for an explicit product; key-value attention keeps more steps of fewer keys.
-    grouped = (3 + 3 * explicit) * width + 2 * stage.heads * stage.cosine
+    # Queries, keys and values; key-value attention keeps more steps of fewer keys.
+    grouped = 3 * width + 2 * stage.heads * stage.cosine
     coarse = (1 + 2 * stage.cosine) * width + (2 + 2 * stage.cosine) * width * stage.keys // positions
     elements = elements + grouped * (1 - stage.key_value) + coarse * stage.key_value
-    elements = elements + explicit * stage.heads * stage.keys + fused * stage.heads
+    # The fused kernel keeps a number for every row of scores; the explicit product computes them again.
+    elements = elements + stage.heads * (stage.keys > EXPLICIT_KEYS)
     # The projections' inputs and what stands between them.
     elements = elements + width + hidden * (2 + stage.branches * 2)
     return stage.layers * (elements * positions + 6 * width)
@@ -128,4 +130,4 @@ def _stage(n: Numbers, stage: StageNumbers) -> Number:
 def _folded(stage: StageNumbers) -> Number:
     """Folded weights and kernels, which the backward pass needs."""
     folding = stage.reparam * (1 - stage.branches)
-    return stage.layers * folding * stage.hidden * (2 * stage.width + 25)
+    return stage.layers * folding * stage.hidden * (2 * stage.width + FEED_FORWARD_KERNEL**2)

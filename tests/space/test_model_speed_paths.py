@@ -78,6 +78,14 @@ def test_plain_operators_compute_the_same(name):
         torch.testing.assert_close(function(*inputs), by_hand)
 
 
+@pytest.mark.parametrize("cached", [kernels.CACHED, 1])
+def test_gradients_of_attention_over_few_tokens(cached, monkeypatch):
+    monkeypatch.setattr(kernels, "CACHED", cached)
+    inputs = random((3, 2, 5, 4), (3, 2, 3, 4), (3, 2, 3, 4))
+    assert torch.autograd.gradcheck(strided(lambda *x: kernels.attend(*x, 0.7)), inputs)
+    assert torch.autograd.gradcheck(lambda *x: kernels.attend(*x, 0.7), [inputs[0].detach(), *inputs[1:]])
+
+
 @pytest.mark.parametrize("tokens", [kernels.SHORT, kernels.SHORT + 1])
 def test_attention_over_few_tokens_is_the_fused_kernels(tokens):
     q, k, v = random(*[(2, 2, tokens, 4)] * 3)
