@@ -1,4 +1,4 @@
-"""Forward and backward of a depthwise 5×5 on a CPU: the split weight gradient of space/model/layout.py against plain conv2d.
+"""Forward and backward of a depthwise 5×5 on a CPU: the split weight gradient of space/model/kernels.py against plain conv2d.
 
 Both run side by side in turns, so noise hits both; printed is the ratio of their median times.
 """
@@ -9,7 +9,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from space.model.layout import depthwise, from_convolution, to_convolution
+from space.model.kernels import depthwise, from_convolution, to_convolution
 
 SHAPES = [(16, 16, 16), (64, 16, 64), (8, 32, 192), (8, 8, 768)]
 """Batch, height and width, channels: the quickstart's outermost stage, a wider one, and two of U-DiT-S's feed-forwards."""

@@ -94,7 +94,7 @@ def speed(case, rounds):
     """Print the median seconds of a step of each side, and their ratio."""
     times = {side: [] for side in CASES[case][2]}
     made = trainers(case)
-    warm_up = 2
+    warm_up = 2 if CASES[case][0] < 16 else 10
     for _ in range(rounds + warm_up):
         losses = []
         for side, trainer in made.items():

@@ -8,11 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from space.census import Census, census
 from space.cost import Cost, cost
 from space.cost_table import CostTable
 from space.domains import Domain, Range
 from space.errors import NasError
 from space.matching import Match, match_cost
+from space.memory import Memory, memory
 from space.presets import PRESETS, preset
 from space.search_space import SearchSpace, cost_table
 from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
@@ -25,20 +27,24 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "AttentionSpec",
+    "Census",
     "Cost",
     "CostTable",
     "Domain",
     "FeedForwardSpec",
     "Match",
+    "Memory",
     "ModelSpec",
     "NasError",
     "Range",
     "SearchSpace",
     "build",
+    "census",
     "cost",
     "cost_table",
     "load",
     "match_cost",
+    "memory",
     "official",
     "preset",
 ]

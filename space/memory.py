@@ -1,8 +1,8 @@
 """What training a batch keeps in memory, in closed form and without torch.
 
 Counted is the path that runs on a CPU in float32, whose operators keep little for the backward pass (space/model/kernels.py): for
-every layer the normalised input and one statistic a position, the inputs of linear layers and convolutions, and queries, keys
-and values.
+every layer the normalised input and one statistic a position, the inputs of linear layers and convolutions, queries, keys and
+values, and attention's weights where it is explicit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOMENTS = 2
 """Running averages that AdamW keeps of every parameter."""
 
 EXPLICIT_KEYS = 64
-"""Keys up to which attention runs outside the fused kernel (space/model/kernels.py)."""
+"""Keys up to which attention runs outside the fused kernel and its weights are kept."""
 
 WORKING_TENSORS = 4
 """Feature maps as wide as the widest hidden layer that the backward pass of a layer holds at once."""
@@ -120,8 +120,9 @@ def _stage(n: Numbers, stage: StageNumbers) -> Number:
     grouped = 3 * width + 2 * stage.heads * stage.cosine
     coarse = (1 + 2 * stage.cosine) * width + (2 + 2 * stage.cosine) * width * stage.keys // positions
     elements = elements + grouped * (1 - stage.key_value) + coarse * stage.key_value
-    # The fused kernel keeps a number for every row of scores; the explicit product computes them again.
-    elements = elements + stage.heads * (stage.keys > EXPLICIT_KEYS)
+    # An explicit product keeps its weights, the fused kernel a number for every row of them.
+    explicit = stage.keys <= EXPLICIT_KEYS
+    elements = elements + stage.heads * (explicit * stage.keys + (1 - explicit))
     # The projections' inputs and what stands between them.
     elements = elements + width + hidden * (2 + stage.branches * 2)
     return stage.layers * (elements * positions + 6 * width)

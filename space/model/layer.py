@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from space.model.attention import Attention
 from space.model.feed_forward import feed_forward
-from space.model.kernels import modulated_norm as modulated_norm
+from space.model.kernels import modulated_norm
 from space.model.modulation import modulation
 from space.stage import Stage
 

@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from space.model.kernels import depthwise as depthwise
-from space.model.kernels import from_convolution as from_convolution
-from space.model.kernels import to_convolution as to_convolution
+from space.model.kernels import depthwise, from_convolution, to_convolution
 
 
 class Convolution(nn.Conv2d):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from space.model.condition import Condition, sinusoids
 from space.model.feed_forward import ReparamConvFeedForward
 from space.model.initial import initialise
-from space.model.layer import Layers, modulated_norm
+from space.model.kernels import modulated_norm
+from space.model.layer import Layers
 from space.model.layout import Convolution, Down, Up
 from space.model.modulation import FACTORS
 from space.model.patches import patchify, sincos, unpatchify

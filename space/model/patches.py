@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from space.model.layout import from_convolution, to_convolution
+from space.model.kernels import from_convolution, to_convolution
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:

@@ -134,7 +134,7 @@ def test_additive_skips_are_concatenation_with_equal_halves():
 
 
 def test_split_weight_gradient_is_the_convolutions():
-    from space.model.layout import depthwise
+    from space.model.kernels import depthwise
 
     torch.manual_seed(0)
     x, weight, bias = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, 6, 5, 3), (3, 1, 5, 5), (3,)))
