@@ -24,4 +24,4 @@ lint: venv
 	$(BIN)/nas validate studies/*.yaml
 
 bench: venv
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in depthwise cost_table training_memory training_speed; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done

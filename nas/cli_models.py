@@ -14,13 +14,17 @@ from space.errors import NasError
 
 @click.command(cls=Command)
 @click.argument("what", metavar="SPEC-OR-PRESET")
+@click.option(
+    "--batch", default=256, show_default=True, type=click.IntRange(1), help="Batch size that memory and steps are told for."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def cost(what: str, as_json: bool) -> None:
+def cost(what: str, batch: int, as_json: bool) -> None:
     """Print what an architecture costs: a preset's name, or a YAML file with a spec."""
     from dataclasses import asdict
 
     from space.cost import cost as cost_of
     from space.document import Document, parse
+    from space.memory import memory as memory_of
     from space.presets import preset
     from space.spec import ModelSpec
 
@@ -29,25 +33,23 @@ def cost(what: str, as_json: bool) -> None:
         spec = parse(ModelSpec, document.data, document)
     else:
         spec = preset(what)
-    found = cost_of(spec)
+    found, memory = cost_of(spec), memory_of(spec, batch)
     if as_json:
-        numbers = {
-            "gflops": found.gflops,
-            "train_gflops": found.train_gflops,
-            "params": found.params,
-            "params_training": found.params_training,
-        }
-        click.echo(json.dumps({**numbers, "digest": spec.digest, "parts": [asdict(part) for part in found.parts]}, indent=2))
+        derived = {"gflops": found.gflops, "train_gflops": found.train_gflops, "step_macs": found.step_macs(batch)}
+        facts = {"digest": spec.digest, "batch": batch, **derived, **asdict(found), "memory_bytes": asdict(memory)}
+        click.echo(json.dumps(facts, indent=2))
         return
-    click.echo(f"{'part':14s} {'params':>12s} {'in training':>12s} {'MMACs':>10s} {'train MMACs':>12s}")
-    for part in found.parts:
-        train = part.train_macs / 1e6
-        click.echo(f"{part.name:14s} {part.params:12,d} {part.params_training:12,d} {part.macs / 1e6:10.2f} {train:12.2f}")
-    total = f"{found.params:12,d} {found.params_training:12,d} {found.macs / 1e6:10.2f} {found.train_macs / 1e6:12.2f}"
-    click.echo(f"{'total':14s} {total}")
+    mib = 2**20
+    click.echo(f"{'part':14s} {'params':>12s} {'in training':>12s} {'MMACs':>10s} {'train MMACs':>12s} {'activations MiB':>16s}")
+    for part, kept in zip((*found.parts, found), (*memory.parts, memory), strict=True):
+        counts = f"{part.params:12,d} {part.params_training:12,d} {part.macs / 1e6:10.2f} {part.train_macs / 1e6:12.2f}"
+        click.echo(f"{part.name:14s} {counts} {kept.activations / mib:16,.1f}")
     click.echo(
         f"gflops {found.gflops:.4f} (multiply-accumulates / 1e9, folded, batch 1), train_gflops {found.train_gflops:.4f} a sample"
     )
+    tera = found.step_macs(batch) / 1e12
+    lasting = f"weights {memory.weights / mib:,.0f}, AdamW {memory.optimizer / mib:,.0f}, average {memory.averages / mib:,.0f}"
+    click.echo(f"batch {batch}: {tera:.4g} TFLOPs a step; float32 training on a CPU, MiB: {lasting}, peak {memory.peak / mib:,.0f}")
 
 
 @click.command(cls=Command)

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from nas.study import Study, load_study
+
+# The models of the tests are small: a second thread costs more than it brings, and much more when another process runs.
+torch.set_num_threads(1)
 
 TINY = {
     "name": "tiny",
