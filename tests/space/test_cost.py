@@ -61,6 +61,18 @@ def test_trained_folded_costs_less_than_branch_by_branch():
     assert preset("u-dit-b").digest != changed(preset("u-dit-b"), {"feed_forward.branches": True}).digest
 
 
+@pytest.mark.parametrize(("tokens", "turned"), [("all", 2), ("downsampled", 2), ("key-value", 1 + 1 / 4)])
+def test_rope_turns_queries_and_keys_once(tokens, turned):
+    """One product for two channels of every query and key, of which key-value attention has fewer."""
+    plain, rope = (
+        cost(changed(preset("u-dit-toy"), {"attention.tokens": tokens, "attention.position": position}))
+        for position in ("none", "rope2d")
+    )
+    channel_positions = sum(s.layers * s.width * s.resolution**2 for s in preset("u-dit-toy").stages)
+    assert rope.elementwise_macs - plain.elementwise_macs == turned * channel_positions / 2
+    assert rope.product_macs == plain.product_macs
+
+
 def test_the_parts_add_up():
     found = cost(preset("u-dit-s"))
     assert found.macs == sum(part.macs for part in found.parts)

@@ -71,6 +71,22 @@ def test_arguments_go_there_and_back(kwargs):
     assert official.spec_from_kwargs(official.kwargs_from_spec(spec)).digest == spec.digest
 
 
+def test_every_argument_has_its_place():
+    changes = {"rep": 0, "down_factor": [1, 2, 1, 2, 4], "down_shortcut": 0, "downsampler": "dwconv3", "learn_sigma": False}
+    spec = official.spec_from_kwargs({**UDIT, **changes, "class_dropout_prob": 0, "in_channels": 3, "params": 1})
+    assert [stage.factor for stage in spec.stages] == [1, 2, 1, 2, 4]
+    first = spec.stages[0]
+    assert (first.downsampler, first.kernel, first.reparam, first.similarity, first.position) == (
+        "dwconv",
+        3,
+        False,
+        "cosine",
+        "rope2d",
+    )
+    assert (spec.null_class, spec.learned_variance, spec.in_channels, spec.num_classes) == (False, False, 3, 10)
+    assert official.spec_from_kwargs({}).channels == 1152
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
