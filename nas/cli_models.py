@@ -74,9 +74,7 @@ def presets(as_json: bool) -> None:
             numbers = f"{row.computed_gflops:>8s} {equal} {row.gflops:>6s} {row.computed_params_m:>7s} {row.params_m:>7s}"
             click.echo(f"{'':2s}{where:51s} | {numbers}   {row.scores.get('fid', '')}")
     click.echo("GFLOPs are multiply-accumulates / 1e9, folded, batch 1; train: forward and backward of one sample.")
-    click.echo(
-        "Right of the bar: by the rule of the table's authors, with the printed digits; ≠ marks what differs (see docs/design.md)."
-    )
+    click.echo("Right of the bar: by the rule of the table's authors, with the printed digits; ≠ differs (docs/architectures.md).")
 
 
 def _preset_facts(found: Any, rows: Any) -> dict[str, Any]:
@@ -105,6 +103,8 @@ def import_official(source: Path, name: str | None, kwargs: str | None, entry: s
     from space.weights import load_as_saved, save
 
     if back:
+        if out.resolve().parent == source.resolve():
+            raise NasError(f"{out} lies in the model folder itself; name another place")
         model = load_as_saved(source)
         arguments = official.kwargs_from_spec(official.trained_as(model))
         official.write_state_dict(model, out)

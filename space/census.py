@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from space.cost_table import CostTable
+from space.errors import SpecError
 from space.points import Array, Column
 from space.search_space import COST_METRICS, SearchSpace
 from space.spec import ModelSpec
@@ -46,6 +47,8 @@ class Census:
 
 def census(space: SearchSpace, rng: np.random.Generator, draws: int, batch_size: int = 1) -> Census:
     """Draw so many points of a space and say what they are."""
+    if draws < 1:
+        raise SpecError(f"a census of {draws} points says nothing; draw at least 1")
     table = CostTable(space.points(rng, draws))
     violation = space.violation(table)
     feasible = violation == 0

@@ -82,14 +82,14 @@ def parse(model: type[Model], data: Mapping[str, Any], document: Document | None
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise StudyError(_sentence(error, model, document)) from None
+        raise StudyError(_sentence(error, model, data, document)) from None
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], document: Document | None) -> str:
+def _sentence(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], document: Document | None) -> str:
     problems = error.errors(include_url=False)
     # An unknown key is usually the cause of the rest, a missing one say: tell it first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    at = _stands_in_file(problem["loc"], document)
+    at = _stands_in_data(problem["loc"], data)
     if not at:
         return _about_whole(str(problem.get("ctx", {}).get("error", problem["msg"])), document)
     key = ".".join(str(part) for part in at)
@@ -104,8 +104,11 @@ def _sentence(error: ValidationError, model: type[BaseModel], document: Document
         return f"{place}'{key}' is missing"
     given = problem["input"]
     if kind == "literal_error":
-        names = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{place}{key}: {given!r} is not one of {context['expected']}{nearest(str(given), names)}"
+        expected = context["expected"]
+        names = [part.strip(" '") for part in expected.replace(" or ", ", ").split(",")]
+        if len(names) == 1:
+            return f"{place}{key}: {given!r} is not {expected}"
+        return f"{place}{key}: {given!r} is not one of {expected}{nearest(str(given), names, list_known=False)}"
     message = problem["msg"]
     return f"{place}{key}: {message[0].lower()}{message[1:]}, not {given!r}"
 
@@ -118,15 +121,13 @@ def _about_whole(message: str, document: Document | None) -> str:
     return f"{document.where(tuple(leading[0].split('.')) if leading else ())}: {message}"
 
 
-def _stands_in_file(loc: Location, document: Document | None) -> Location:
-    """pydantic's location without the union members it puts between the keys of the file."""
-    if document is None:
-        return loc
+def _stands_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
+    """pydantic's location without the union members it puts between the keys of the data."""
     kept: Location = ()
-    inner: Any = document.data
+    inner: Any = data
     for position, part in enumerate(loc):
-        in_mapping = isinstance(inner, dict) and part in inner
-        if in_mapping or (isinstance(inner, list) and isinstance(part, int) and part < len(inner)):
+        in_mapping = isinstance(inner, Mapping) and part in inner
+        if in_mapping or (isinstance(inner, (list, tuple)) and isinstance(part, int) and part < len(inner)):
             inner = inner[part]
         elif position < len(loc) - 1 or "[" in str(part):
             continue
@@ -150,12 +151,12 @@ def _names(model: type[BaseModel], at: Location) -> list[str]:
     return [field.alias or name for name, field in fields.items()]
 
 
-def nearest(given: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or the known names when none is near."""
+def nearest(given: str, known: Sequence[str], list_known: bool = True) -> str:
+    """`; did you mean 'x'?`, or the known names, where wanted, when none is near."""
     close = difflib.get_close_matches(given, known, n=1)
     if close and close[0] != given:
         return f"; did you mean '{close[0]}'?"
-    return f"; known here: {', '.join(known)}" if known else ""
+    return f"; known here: {', '.join(known)}" if known and list_known else ""
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

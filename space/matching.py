@@ -69,7 +69,7 @@ def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str
             most *= 2
             found = _costs(spec, by, np.arange(1, most + 1), metric)
     elif by == "feed_forward.ratio":
-        found = _costs(spec, by, np.arange(1, HIGHEST_RATIO * spec.channels + 1) / spec.channels, metric)
+        found = _costs(spec, by, _ratios(max(stage.width for stage in spec.stages)), metric)
     else:
         raise SpecError(f"the cost is matched by channels or feed_forward.ratio, not by '{by}'")
     values, costs = found
@@ -78,6 +78,13 @@ def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str
     best = int(np.argmin(np.abs(costs - target)))
     matched = changed(spec, {by: values[best].item()})
     return Match(matched, by, metric, target, float(getattr(cost(matched), metric)))
+
+
+def _ratios(width: int) -> Array:
+    """Ratios that give a stage of this width every hidden width in turn, rounded up where a product would fall below it."""
+    hidden = np.arange(1, HIGHEST_RATIO * width + 1)
+    ratios = hidden / width
+    return np.where((width * ratios).astype(np.int64) < hidden, np.nextafter(ratios, np.inf), ratios)
 
 
 def _costs(spec: ModelSpec, by: str, values: Array, metric: str) -> tuple[Array, Array]:

@@ -26,6 +26,12 @@ COST_METRICS = ("gflops", "train_gflops", "params_m")
 TRIES = 3_000_000
 """How many points are drawn before a space counts as having none that is feasible: some ten seconds."""
 
+REAL_PATHS = {"feed_forward.ratio"}
+"""Paths whose values are not whole numbers or names."""
+
+CHECKED_VALUES = 64
+"""So many values of a whole-numbered range are checked one by one."""
+
 FIRST_CHUNK, LARGEST_CHUNK = 256, 131_072
 
 FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
@@ -95,8 +101,13 @@ class SearchSpace:
         """Every choice, or points of a range, must be values that the spec can hold at all."""
         values: list[Value] = list(domain.choice or ())
         if domain.int_ is not None:
-            values = list(domain.int_)
+            low_int, high_int = domain.int_
+            whole = range(low_int, high_int + 1, domain.step)
+            # A range over a few named numbers, such as kernels, may have holes between good ends.
+            values = [*whole[:CHECKED_VALUES], whole[-1]]
         elif domain.float_ is not None:
+            if path not in REAL_PATHS:
+                raise StudyError(f"the space varies '{path}' over real numbers, which it does not take; write int or choice")
             low, high = domain.float_
             values = [low, low + (high - low) / 3, high]
         for value in values:
@@ -195,10 +206,14 @@ def cost_table(space: SearchSpace, n: int, rng: np.random.Generator | None = Non
 def _check_value(path: str, value: Value, one_stage: bool) -> None:
     try:
         # Depths are always listed; one stage's value stands for all of the shortest list.
-        value_type(path).validate_python((value,) * 3 if one_stage and path == "depths" else value)
+        value_type(path).validate_python((value,) * 3 if one_stage and path == "depths" else _as_tuple(value), strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False)[-1]
         raise StudyError(f"the space gives '{path}' the value {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+
+
+def _as_tuple(value: Value) -> Value:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _matches(value: Value, wanted: Value) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict
 from functools import cached_property, reduce
 from typing import Annotated, Any, Literal
@@ -29,6 +28,7 @@ from space.stage import (
     Similarity,
     Stage,
     Tokens,
+    Width,
     at_stage,
     place,
 )
@@ -75,7 +75,7 @@ class FeedForwardSpec(Frozen):
     """
 
     kind: PerStage[FeedForwardKind] = "conv"
-    ratio: Annotated[float, Field(gt=0)] = 2.0
+    ratio: Annotated[float, Field(gt=0, le=1024)] = 2.0
     reparam: bool = True
     branches: bool = False
 
@@ -98,7 +98,7 @@ class ModelSpec(Frozen):
     Raises a pydantic ValidationError (a ValueError) whose message names the nearest valid value.
     """
 
-    channels: Count
+    channels: Width
     depths: Annotated[tuple[Count, ...], Field(min_length=1)]
     heads: PerStage[Count]
     block_layers: Count = 2
@@ -109,7 +109,7 @@ class ModelSpec(Frozen):
     patch: Literal[1, 2, 4, 8] = 1
     ends: Literal["conv", "linear"] = "conv"
     absolute_position: Literal["none", "sincos"] = "none"
-    input_size: Count = 32
+    input_size: Width = 32
     in_channels: Count = 4
     num_classes: Count = 1000
     null_class: bool = True
@@ -162,6 +162,9 @@ class ModelSpec(Frozen):
         where = place(index, len(self.depths))
         width = self.width_at(where.condition)
         tokens: Tokens = at_stage(attention.tokens, index)
+        if at_stage(attention.factor, index) == 1 and at_stage(attention.downsampler, index) == "pixel-shuffle":
+            # A single group of unfiltered tokens.
+            tokens = "all"
         downsampled = tokens != "all"
         downsampler: Downsampler | None = at_stage(attention.downsampler, index) if downsampled else None
         kind: FeedForwardKind = at_stage(feed_forward.kind, index)
@@ -209,8 +212,20 @@ class ModelSpec(Frozen):
         self._check_input_size()
         for stage in self.stages:
             _check_heads(stage)
-            _check_hidden(stage, self.feed_forward.ratio)
+        self._check_hidden()
         return self
+
+    def _check_hidden(self) -> None:
+        ratio = self.feed_forward.ratio
+        for stage in self.stages:
+            if not _takes(stage, ratio):
+                # The next ratio up that suits every stage.
+                tries = (round(ratio + step * 1e-4, 4) for step in range(20_001))
+                near = next((one for one in tries if all(_takes(other, one) for other in self.stages)), None)
+                raise SpecError(
+                    f"feed_forward.ratio {ratio:g} gives {stage.name} a hidden width of {stage.hidden}, but it must be "
+                    f"{'even' if stage.reparam else 'at least 1'}; take {f'a ratio of {near:g}' if near else 'another ratio'}"
+                )
 
     def _check_input_size(self) -> None:
         factors = [max(s.factor or 1 for s in self.stages if s.level == level) for level in range(self.levels)]
@@ -227,6 +242,12 @@ class ModelSpec(Frozen):
             )
 
 
+def _takes(stage: Stage, ratio: float) -> bool:
+    """Whether a feed-forward ratio gives a stage a hidden width that it can have."""
+    hidden = int(stage.width * ratio)
+    return hidden >= 1 and not (stage.reparam and hidden % 2)
+
+
 def _check_heads(stage: Stage) -> None:
     unit = 4 if stage.position == "rope2d" else 1
     if stage.width % stage.heads == 0 and stage.width // stage.heads % unit == 0:
@@ -236,14 +257,3 @@ def _check_heads(stage: Stage) -> None:
     need = f"heads of a width divisible by {unit} (RoPE2D)" if unit > 1 else "heads that divide it"
     mend = f"the nearest number of heads that fits: {near}" if near else f"take channels divisible by {unit}"
     raise SpecError(f"{stage.heads} heads do not fit {stage.name} of width {stage.width}, which needs {need}; {mend}")
-
-
-def _check_hidden(stage: Stage, ratio: float) -> None:
-    if stage.hidden >= 1 and not (stage.reparam and stage.hidden % 2):
-        return
-    # Rounded up, so that the hidden width is not rounded below what is meant.
-    near = math.ceil(1e4 * 2 * max(1, round(stage.hidden / 2)) / stage.width) / 1e4
-    raise SpecError(
-        f"feed_forward.ratio {ratio:g} gives {stage.name} a hidden width of {stage.hidden}, "
-        f"but it must be {'even' if stage.reparam else 'at least 1'}; take a ratio of {near:g}"
-    )

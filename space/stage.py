@@ -19,7 +19,8 @@ FeedForwardKind = Literal["mlp", "conv"]
 Modulation = Literal["layer", "level"]
 Factor = Literal[1, 2, 4]
 Kernel = Literal[1, 3, 5, 7]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 
 TIME_SINUSOIDS = 256
 """Width of the timestep's sinusoidal embedding, in every model of both papers."""

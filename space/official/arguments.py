@@ -2,43 +2,97 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from space.document import nearest, parse
+from pydantic import AfterValidator, Field
+
+from space.document import parse
 from space.errors import NasError, SpecError
 from space.paths import changed
-from space.spec import ModelSpec
-
-_COMMON = {
-    "input_size": 32,
-    "in_channels": 4,
-    "hidden_size": 1152,
-    "num_heads": 16,
-    "mlp_ratio": 4,
-    "class_dropout_prob": 0.1,
-    "num_classes": 1000,
-    "learn_sigma": True,
-}
-_UDIT = {
-    **_COMMON,
-    "depth": [2, 5, 8, 5, 2],
-    "down_factor": 2,
-    "rep": 1,
-    "ffn_type": "rep",
-    "attn_type": None,
-    "posemb_type": None,
-    "downsampler": "dwconv5",
-    "down_shortcut": False,
-}
-_DIT = {**_COMMON, "depth": 28, "patch_size": 2}
-"""The arguments of both constructors and their defaults; U-DiT's downsampler has none, the paper's stands in."""
+from space.spec import Frozen, ModelSpec
+from space.stage import Count, Factor, PerStage
 
 _NOT_ARGUMENTS = {"params"}
 """A parameter count that stands beside the arguments in files that record them."""
 
-_TAKES: dict[str, list[str | None]] = {"ffn_type": ["rep", "basic"], "attn_type": [None, "v2"], "posemb_type": [None, "rope2d"]}
+
+class _Common(Frozen):
+    """The arguments of both constructors, with their defaults."""
+
+    input_size: Count = 32
+    in_channels: Count = 4
+    hidden_size: Count = 1152
+    num_heads: Count = 16
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4
+    class_dropout_prob: Annotated[float, Field(ge=0, le=1)] = 0.1
+    num_classes: Count = 1000
+    learn_sigma: bool = True
+
+    def shared(self) -> dict[str, Any]:
+        """What both kinds of model take from them."""
+        return {
+            "channels": self.hidden_size,
+            "heads": self.num_heads,
+            "input_size": self.input_size,
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+            "null_class": self.class_dropout_prob > 0,
+            "learned_variance": self.learn_sigma,
+        }
+
+
+class _DiT(_Common):
+    depth: Count = 28
+    patch_size: Literal[1, 2, 4, 8] = 2
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            **self.shared(),
+            "depths": [self.depth],
+            "block_layers": 1,
+            "attention": {"tokens": "all", "similarity": "dot", "position": "none"},
+            "feed_forward": {"kind": "mlp", "ratio": self.mlp_ratio},
+            "patch": self.patch_size,
+            "ends": "linear",
+            "absolute_position": "sincos",
+        }
+
+
+def _five(depth: tuple[int, ...]) -> tuple[int, ...]:
+    if len(depth) != 5:
+        raise ValueError(f"the authors' U-DiT has five stages, not {len(depth)}")
+    return depth
+
+
+class _UDiT(_Common):
+    depth: Annotated[tuple[Count, ...], AfterValidator(_five)] = (2, 5, 8, 5, 2)
+    down_factor: PerStage[Factor] = 2
+    rep: bool = True
+    ffn_type: Literal["rep", "basic"] = "rep"
+    attn_type: Literal["v2"] | None = None
+    posemb_type: Literal["rope2d"] | None = None
+    # The constructor has no default; the paper's choice stands in.
+    downsampler: Literal["dwconv1", "dwconv3", "dwconv5", "dwconv7"] = "dwconv5"
+    down_shortcut: bool = False
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            **self.shared(),
+            "depths": self.depth,
+            "attention": {
+                "factor": self.down_factor,
+                "downsampler": "dwconv-shortcut" if self.down_shortcut else "dwconv",
+                "kernel": int(self.downsampler.removeprefix("dwconv")),
+                "similarity": "cosine" if self.attn_type == "v2" else "dot",
+                "position": self.posemb_type or "none",
+            },
+            "feed_forward": {
+                "kind": "conv" if self.ffn_type == "rep" else "mlp",
+                "ratio": self.mlp_ratio,
+                "reparam": self.rep,
+            },
+        }
 
 
 def spec_from_kwargs(kwargs: Mapping[str, Any]) -> ModelSpec:
@@ -47,74 +101,21 @@ def spec_from_kwargs(kwargs: Mapping[str, Any]) -> ModelSpec:
     Missing arguments have the constructor's defaults. Raises SpecError for an argument or a value that the constructor does not
     know, or that this project cannot build.
     """
-    known = _DIT if isinstance(kwargs.get("depth"), int) or "patch_size" in kwargs else _UDIT
-    for name in kwargs:
-        if name not in known and name not in _NOT_ARGUMENTS:
-            raise SpecError(f"the authors' constructor has no argument '{name}'{nearest(name, list(known))}")
-    given = {**known, **kwargs}
-    for name, values in _TAKES.items():
-        if name in given and given[name] not in values:
-            known_values = " and ".join(repr(value) for value in values)
-            raise SpecError(f"argument {name} is {given[name]!r}; the authors' code knows {known_values}")
+    given = {name: value for name, value in kwargs.items() if name not in _NOT_ARGUMENTS}
+    isotropic = isinstance(given.get("depth"), int) or "patch_size" in given
+    arguments: type[_DiT] | type[_UDiT] = _DiT if isotropic else _UDiT
     try:
-        return parse(ModelSpec, _shared(given) | (_isotropic(given) if known is _DIT else _u_shaped(given)))
+        return parse(ModelSpec, parse(arguments, given).spec())
     except NasError as error:
-        raise SpecError(str(error)) from None
-
-
-def _shared(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "channels": given["hidden_size"],
-        "heads": given["num_heads"],
-        "input_size": given["input_size"],
-        "in_channels": given["in_channels"],
-        "num_classes": given["num_classes"],
-        "null_class": given["class_dropout_prob"] > 0,
-        "learned_variance": bool(given["learn_sigma"]),
-    }
-
-
-def _isotropic(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "depths": [given["depth"]],
-        "block_layers": 1,
-        "attention": {"tokens": "all", "similarity": "dot", "position": "none"},
-        "feed_forward": {"kind": "mlp", "ratio": given["mlp_ratio"]},
-        "patch": given["patch_size"],
-        "ends": "linear",
-        "absolute_position": "sincos",
-    }
-
-
-def _u_shaped(given: Mapping[str, Any]) -> dict[str, Any]:
-    downsampler = re.fullmatch(r"dwconv(\d)", str(given["downsampler"]))
-    if not downsampler:
-        raise SpecError(f"argument downsampler is {given['downsampler']!r}; the authors' code knows 'dwconv' and a kernel's width")
-    depth = list(given["depth"])
-    if len(depth) != 5:
-        raise SpecError(f"argument depth lists {len(depth)} stages; the authors' U-DiT has five")
-    return {
-        "depths": depth,
-        "attention": {
-            "factor": given["down_factor"],
-            "downsampler": "dwconv-shortcut" if given["down_shortcut"] else "dwconv",
-            "kernel": int(downsampler[1]),
-            "similarity": "cosine" if given["attn_type"] == "v2" else "dot",
-            "position": given["posemb_type"] or "none",
-        },
-        "feed_forward": {
-            "kind": "conv" if given["ffn_type"] == "rep" else "mlp",
-            "ratio": given["mlp_ratio"],
-            "reparam": bool(given["rep"]),
-        },
-    }
+        raise SpecError(f"the authors' arguments: {error}") from None
 
 
 def kwargs_from_spec(spec: ModelSpec) -> dict[str, Any]:
     """The arguments with which the authors' constructor makes the spec's model; raises SpecError when there are none."""
+    first = spec.stages[0]
     kwargs: dict[str, Any] = {
         "hidden_size": spec.channels,
-        "num_heads": spec.heads if isinstance(spec.heads, int) else spec.heads[0],
+        "num_heads": first.heads,
         "input_size": spec.input_size,
         "in_channels": spec.in_channels,
         "num_classes": spec.num_classes,
@@ -122,13 +123,13 @@ def kwargs_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "learn_sigma": spec.learned_variance,
         "mlp_ratio": spec.feed_forward.ratio,
     }
-    first = spec.stages[0]
     if spec.levels == 1:
         kwargs |= {"depth": first.layers, "patch_size": spec.patch}
     else:
+        factors = [stage.factor or 1 for stage in spec.stages]
         kwargs |= {
             "depth": list(spec.depths),
-            "down_factor": [stage.factor or 1 for stage in spec.stages],
+            "down_factor": factors[0] if len(set(factors)) == 1 else factors,
             "rep": int(first.reparam),
             "ffn_type": "rep" if first.feed_forward == "conv" else "basic",
             "attn_type": "v2" if first.similarity == "cosine" else None,
@@ -136,8 +137,6 @@ def kwargs_from_spec(spec: ModelSpec) -> dict[str, Any]:
             "downsampler": f"dwconv{first.kernel}",
             "down_shortcut": int(first.downsampler == "dwconv-shortcut"),
         }
-        if len(set(kwargs["down_factor"])) == 1:
-            kwargs["down_factor"] = kwargs["down_factor"][0]
     try:
         # How branches are applied changes no parameter.
         same = spec_from_kwargs(kwargs).digest == changed(spec, {"feed_forward.branches": False}).digest

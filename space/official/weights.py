@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -40,11 +39,13 @@ def load_weights(model: Network, state: Mapping[str, Any] | str | Path, entry: s
             raise SpecError(f"parameter '{name}' {tuple(value.shape)} has no place in this architecture")
         if tuple(value.shape) != places[name].shape:
             raise SpecError(f"parameter '{name}' has shape {tuple(value.shape)}, but {places[name].shape} is needed")
+    parameters = dict(model.named_parameters())
+    if any(place.ours not in parameters for place in places.values()):
+        raise SpecError("the model is folded; load the weights into one that space.build made")
     missing = [name for name in places if name not in found]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise SpecError(f"no value for parameter '{missing[0]}', which needs {places[missing[0]].shape}{more}")
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, place in places.items():
             parameters[place.ours].copy_(found[name].reshape(parameters[place.ours].shape))
@@ -97,8 +98,11 @@ def read(path: Path) -> dict[str, Any]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise RunError(f"{path} cannot be read as tensors and plain data: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception:
+        # Whatever a damaged or foreign file makes the readers stumble over; torch's own advice is to load it unsafely.
+        raise RunError(f"{path} cannot be read as tensors and plain data: it is damaged, no checkpoint, or holds code") from None
     if not isinstance(found, dict):
         raise RunError(f"{path} holds {type(found).__name__}, not a state dict or a checkpoint")
     return found

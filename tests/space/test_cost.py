@@ -22,7 +22,7 @@ DIFFERENT = {
     ("U-DiT Table 6", "DiT-XL/2*", 512): "525.1",
     ("U-DiT Table 7", "ordinary Conv. + PS (caption text only; FID not reported)", 256): "1.96",
 }
-"""Rows whose printed GFLOPs are not met, and what is computed; docs/design.md says why."""
+"""Rows whose printed GFLOPs are not met, and what is computed; docs/architectures.md says why."""
 
 
 @pytest.mark.parametrize("row", published(), ids=lambda row: f"{row.table}-{row.row}-{row.resolution}")

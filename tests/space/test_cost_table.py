@@ -109,6 +109,11 @@ def test_marginals_tell_what_the_constraints_leave():
     assert found.costs["gflops"] == (table.gflops.min(), table.gflops[table.gflops <= 0.1].max())
 
 
+def test_a_census_needs_draws():
+    with pytest.raises(NasError, match="draw at least 1"):
+        census(space(NARROW), np.random.default_rng(0), 0)
+
+
 @pytest.mark.parametrize("metric", ["gflops", "train_gflops", "params_m"])
 def test_match_cost_finds_the_nearest_width(metric):
     spec = preset("u-dit-t")
@@ -130,6 +135,12 @@ def test_match_cost_says_how_near_it_came():
     finer = match_cost(preset("u-dit-t+reparam"), 0.9, by="feed_forward.ratio")
     assert finer.within
     assert finer.spec.channels == 48
+    # Some quotients of a hidden width by 98 fall below it again when multiplied; every width is reached all the same.
+    odd = changed(preset("dit-s/2"), {"channels": 98, "heads": 1, "depths": (1,), "absolute_position": "none"})
+    for hidden in range(2, 98 * 4, 16):
+        wanted = changed(odd, {"feed_forward.ratio": (hidden + 0.5) / 98})
+        assert wanted.stages[0].hidden == hidden
+        assert match_cost(odd, cost(wanted).gflops, by="feed_forward.ratio").error == 0
     large = match_cost(preset("u-dit-s"), 5000)
     assert large.within
     assert large.spec.channels > 2000

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from nas.cli import main
 from space import NasError, build, cost, load, official, preset
 from space.paths import changed
-from space.weights import load_as_saved
+from space.weights import load_as_saved, save
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SHAPES = json.loads((GOLDEN / "official_state_dicts.json").read_text())
@@ -90,11 +90,15 @@ def test_every_argument_has_its_place():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"atn_type": "v2"}, "no argument 'atn_type'; did you mean 'attn_type'"),
-        ({"attn_type": "v3"}, "argument attn_type is 'v3'; the authors' code knows None and 'v2'"),
-        ({"downsampler": "avgpool"}, "argument downsampler is 'avgpool'"),
-        ({"depth": [1, 1, 1]}, "argument depth lists 3 stages"),
-        ({"down_factor": 3}, "down_factor|attention.factor"),
+        ({"atn_type": "v2"}, "unknown key 'atn_type'; did you mean 'attn_type'"),
+        ({"attn_type": "v3"}, "attn_type: 'v3' is not 'v2'"),
+        ({"downsampler": "avgpool"}, "downsampler: 'avgpool' is not one of 'dwconv1'"),
+        ({"depth": [1, 1, 1]}, "depth: the authors' U-DiT has five stages, not 3"),
+        ({"down_factor": 3}, "down_factor: 3 is not one of 1, 2 or 4$"),
+        ({"down_factor": [2, 2]}, "factor lists 2 values, but depths lists 5 stages"),
+        ({"input_size": None}, "input_size: input should be a valid integer, not None"),
+        ({"hidden_size": 28.5}, "hidden_size: input should be a valid integer"),
+        ({"mlp_ratio": 1e308}, "ratio: input should be less than or equal to 1024"),
         ({"num_heads": 3}, "3 heads do not fit"),
     ],
 )
@@ -181,6 +185,35 @@ def test_a_folded_model_goes_back_as_one_that_is_not_reparameterised():
     other = build(official.spec_from_kwargs({**UDIT, "rep": 0}))
     official.load_weights(other, official.state_dict(model))
     assert torch.equal(prediction(other.folded(), model.spec), prediction(model, model.spec))
+
+
+def test_a_folded_model_takes_no_weights_of_branches():
+    spec = official.spec_from_kwargs(UDIT)
+    model = random_model(spec).folded()
+    before = model.state_dict()
+    with pytest.raises(NasError, match="the model is folded; load the weights into one that space.build made"):
+        official.load_weights(model, official.state_dict(build(spec)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_folder_is_not_written_into(tmp_path):
+    save(random_model(official.spec_from_kwargs(DIT)), tmp_path / "ours", {})
+    before = {path: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    done = nas("import-official", tmp_path / "ours", "--to-official", "--out", tmp_path / "ours" / "model.safetensors")
+    assert done.exit_code == 2
+    assert "lies in the model folder itself; name another place" in done.output
+    assert {path: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"Not Found", b"PK\x03\x04 torn", b"\x80\x02}q\x00.", b"a: 1\n" * 100])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_damaged_files_are_told_in_our_words(tmp_path, content, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(NasError, match=r"weights\.(pt|safetensors) (cannot be read as tensors|holds)") as caught:
+        official.load_weights(build(official.spec_from_kwargs(DIT)), path)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_unpickled(tmp_path):

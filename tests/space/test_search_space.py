@@ -61,6 +61,11 @@ def test_a_range_that_nothing_meets_says_how_near_the_nearest_comes():
         ({"channels": {"when": {"headz": 2}, "choice": [16]}}, "depends on 'headz'.*did you mean 'heads'"),
         ({"heads": {"when": {"channels": 16}, "choice": [2]}, "channels": {"when": {"heads": 2}, "choice": [16]}}, "in a circle"),
         ({"channels": {"when": {"depths": 1}, "choice": [16]}, "depths": {"each": [1]}}, "one value a stage"),
+        ({"attention.kernel": {"int": [1, 7]}}, "'attention.kernel' the value 2: input should be 1, 3, 5 or 7"),
+        ({"channels": {"float": [16, 32]}}, "'channels' over real numbers, which it does not take"),
+        ({"feed_forward.reparam": ["yes", "no"]}, "'feed_forward.reparam' the value 'yes': input should be a valid boolean"),
+        ({"channels": ["16"]}, "'channels' the value '16': input should be a valid integer"),
+        ({"channels": {"int": [8, 10**7]}}, "'channels' the value 10000000: input should be less than"),
     ],
 )
 def test_impossible_spaces(domains, message):
@@ -82,6 +87,11 @@ def test_impossible_spaces(domains, message):
 def test_impossible_domains(domain, message):
     with pytest.raises(ValueError, match=message):
         Domain.model_validate(domain)
+
+
+def test_an_int_range_that_steps_over_the_holes_is_taken():
+    found = space({"attention.kernel": {"int": [1, 8], "step": 2}, "channels": {"int": [8, 5000], "step": 2}})
+    assert {found.sample(np.random.default_rng(seed)).attention.kernel for seed in range(30)} == {1, 3, 5, 7}
 
 
 def test_draws_cover_a_domain_evenly():

@@ -20,6 +20,9 @@ TOY = {"channels": 48, "heads": 2, "depths": (1, 1, 2, 1, 1)}
         ({"feed_forward": {"ratio": 0.01}}, "hidden width of 0.*must be even; take a ratio of 0.0417"),
         ({"attention": {"factor": 3}}, "Input should be 1, 2 or 4"),
         ({"channel": 48}, "Extra inputs"),
+        ({"channels": 10**9}, "less than or equal to 65536"),
+        ({"heads": 10**9}, "less than or equal to 1000000"),
+        ({"feed_forward": {"ratio": 1e308}}, "less than or equal to 1024"),
     ],
 )
 def test_impossible_specs_name_the_nearest_valid_value(change, message):
@@ -32,6 +35,22 @@ def test_the_named_value_is_valid():
     ModelSpec(**{**TOY, "input_size": 24})
     ModelSpec(**{**TOY, "input_size": 32})
     ModelSpec(**{**TOY, "feed_forward": {"ratio": 0.0417}})
+
+
+@pytest.mark.parametrize(
+    "shape", [{"channels": 6, "heads": 1}, {"channels": 50, "heads": 1}, {"channels": 34, "depths": (1, 1, 1)}]
+)
+@pytest.mark.parametrize("ratio", [0.01, 1.51, 0.37, 3.03])
+def test_the_named_ratio_suits_every_stage(shape, ratio):
+    spec = {"attention": {"position": "none"}, **TOY, **shape}
+    try:
+        ModelSpec(**{**spec, "feed_forward": {"ratio": ratio}})
+    except ValidationError as error:
+        near = float(str(error).split("take a ratio of ")[1].split()[0])
+        assert ratio < near < ratio + 1
+        ModelSpec(**{**spec, "feed_forward": {"ratio": near}})
+    else:
+        assert all(int(stage.width * ratio) % 2 == 0 for stage in ModelSpec(**spec).stages)
 
 
 def test_widths_and_resolutions_of_the_stages():
@@ -50,6 +69,10 @@ def test_digest_tells_architectures_apart_and_nothing_else():
     assert full.digest == same.digest == listed.digest
     assert full.digest != changed(full, {"attention.tokens": "downsampled"}).digest
     assert full.digest != changed(full, {"heads.2": 4}).digest
+    # A group of one token without a filter is every token.
+    single = {"attention.factor": 1, "attention.downsampler": "pixel-shuffle", "attention.tokens": "downsampled"}
+    assert changed(full, single).digest == full.digest
+    assert changed(full, {**single, "attention.downsampler": "dwconv"}).digest != full.digest
 
 
 def test_per_stage_values_reach_their_stage():
