@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv quickstart test lint bench
+.PHONY: venv quickstart test test-slow lint bench
 
 venv: .venv/installed
 
@@ -16,6 +16,9 @@ quickstart: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
 
 lint: venv
 	$(BIN)/ruff check .
