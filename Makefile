@@ -9,6 +9,8 @@ venv: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# Without torchvision, which has no build for every torch: the tests run its Inception network, which does not need it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity
 	@touch $@
 
 quickstart: venv

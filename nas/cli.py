@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nas import cli_models
+from nas import cli_data, cli_evaluate, cli_models
 from nas.cli_command import SOME_FAILED, Group
 from space.errors import NasError
 
@@ -61,7 +61,9 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
         console.print(f"exported winner  {folder / trial.export['folder']}", highlight=False, soft_wrap=True)
-        console.print(f"samples          {folder / trial.export['folder'] / 'samples.png'}", highlight=False, soft_wrap=True)
+        reason = trial.export.get("without_samples")
+        drawn = f"none: {reason}" if reason else folder / trial.export["folder"] / "samples.png"
+        console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
     failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
     for number, reason in failed:
         console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
@@ -94,6 +96,8 @@ def _conclude(console: Any, found: Any, folder: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
     from analysis.plots import front_info, plot_curves, plot_front
     from analysis.tables import ranking_table
 
@@ -111,6 +115,7 @@ def _conclude(console: Any, found: Any, folder: Path) -> None:
         figure = plot(found).get_figure(root=True)
         assert figure is not None
         figure.savefig(path, dpi=150)
+        plt.close(figure)
         console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
 
 
@@ -178,8 +183,9 @@ def table(run: Path, form: str) -> None:
 @main.command()
 @_run
 @click.option("--select", "which", default="best", show_default=True, metavar="best|pareto:K|TRIAL", help="Which trials.")
+@click.option("--ema", type=float, help="Which of the study's averaged weights, by their decay; the first by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
-def export(run: Path, which: str, out: Path | None) -> None:
+def export(run: Path, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
     from nas.export import export as export_trial
     from nas.export import select
@@ -189,7 +195,7 @@ def export(run: Path, which: str, out: Path | None) -> None:
     assert found.study is not None
     for trial in select(found, which):
         folder = (out or run / "export") / trial.name
-        export_trial(found.study, trial, run, folder)
+        export_trial(found.study, trial, run, folder, ema)
         click.echo(str(folder))
 
 
@@ -197,14 +203,19 @@ def export(run: Path, which: str, out: Path | None) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--classes", help="Labels such as 0,3,9; all by default.")
 @click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
-@click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="DDIM steps.")
+@click.option(
+    "--sampler", type=click.Choice(["ddpm", "ddim", "dpm++", "euler", "heun"]), help="ddim, or heun for a flow, by default."
+)
+@click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
-def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: float, seed: int, out: Path) -> None:
+def sample(
+    model: Path, classes: str | None, per_class: int, sampler: str | None, steps: int, cfg: float, seed: int, out: Path
+) -> None:
     """Write a grid of images sampled from an exported model."""
     from nas.export import write_samples
-    from nas.study import SampleSettings
+    from nas.settings import SampleSettings
     from space.document import parse
     from space.weights import facts_of, load
 
@@ -212,7 +223,7 @@ def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: fl
         labels = [int(label) for label in classes.split(",")] if classes else None
     except ValueError:
         raise NasError(f"--classes {classes}: write labels such as 0,3,9") from None
-    settings = parse(SampleSettings, {"per_class": per_class, "steps": steps, "guidance": cfg, "seed": seed})
+    settings = parse(SampleSettings, {"per_class": per_class, "sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed})
     write_samples(load(model), facts_of(model), settings, out, labels)
     click.echo(str(out))
 
@@ -220,3 +231,5 @@ def sample(model: Path, classes: str | None, per_class: int, steps: int, cfg: fl
 main.add_command(cli_models.cost)
 main.add_command(cli_models.presets)
 main.add_command(cli_models.import_official)
+main.add_command(cli_data.data)
+main.add_command(cli_evaluate.evaluate)

@@ -77,7 +77,7 @@ class GaussianDiffusion:
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = √ᾱ_t·x0 + √(1-ᾱ_t)·noise for (N, C, H, W) and t (N,) (Ho et al., equation 4)."""
         product = self.alphas_cumprod
-        return _at(product.sqrt(), t, x0) * x0 + _at((1 - product).sqrt(), t, x0) * noise
+        return at(product.sqrt(), t, x0) * x0 + at((1 - product).sqrt(), t, x0) * noise
 
     def loss_terms(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> LossTerms:
         """Mean squared error of the noise, and the variational bound that trains the variance with the mean detached.
@@ -97,8 +97,8 @@ class GaussianDiffusion:
     def _bound(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """One term of the variational bound, in bits per dimension (N,)."""
         model = self.posterior(model_output, x_t, t)
-        mean = _at(self.mean_from_x0, t, x0) * x0 + _at(self.mean_from_x_t, t, x0) * x_t
-        log_variance = _at(self.posterior_log_variance, t, x0)
+        mean = at(self.mean_from_x0, t, x0) * x0 + at(self.mean_from_x_t, t, x0) * x_t
+        log_variance = at(self.posterior_log_variance, t, x0)
         # KL of two diagonal Gaussians.
         difference = log_variance - model.log_variance
         kl = 0.5 * (-1.0 - difference + difference.exp() + (mean - model.mean).square() * (-model.log_variance).exp())
@@ -113,12 +113,12 @@ class GaussianDiffusion:
         """
         noise_hat, v = _split(model_output, x_t)
         x0 = self._x0(noise_hat, x_t, i, bound)
-        mean = _at(self.mean_from_x0, i, x_t) * x0 + _at(self.mean_from_x_t, i, x_t) * x_t
-        low = _at(self.posterior_log_variance, i, x_t)
+        mean = at(self.mean_from_x0, i, x_t) * x0 + at(self.mean_from_x_t, i, x_t) * x_t
+        low = at(self.posterior_log_variance, i, x_t)
         if v is None:
             return Posterior(mean, low.expand_as(mean), x0)
         share = (v + 1) / 2
-        return Posterior(mean, share * _at(self.betas.log(), i, x_t) + (1 - share) * low, x0)
+        return Posterior(mean, share * at(self.betas.log(), i, x_t) + (1 - share) * low, x0)
 
     def ddim(self, model_output: Tensor, x_t: Tensor, i: Tensor, bound: float | None = None) -> Tensor:
         """x_{i-1} of one deterministic DDIM step (Song et al. 2021, equation 12 with σ = 0); `bound` clips the predicted x0."""
@@ -126,13 +126,13 @@ class GaussianDiffusion:
         x0 = self._x0(noise_hat, x_t, i, bound)
         if bound is not None:
             # The noise that belongs to the clipped x0.
-            noise_hat = (x_t - _at(self.alphas_cumprod.sqrt(), i, x_t) * x0) / _at((1 - self.alphas_cumprod).sqrt(), i, x_t)
+            noise_hat = (x_t - at(self.alphas_cumprod.sqrt(), i, x_t) * x0) / at((1 - self.alphas_cumprod).sqrt(), i, x_t)
         before = self.alphas_cumprod_before
-        return _at(before.sqrt(), i, x_t) * x0 + _at((1 - before).sqrt(), i, x_t) * noise_hat
+        return at(before.sqrt(), i, x_t) * x0 + at((1 - before).sqrt(), i, x_t) * noise_hat
 
     def _x0(self, noise_hat: Tensor, x_t: Tensor, i: Tensor, bound: float | None) -> Tensor:
         product = self.alphas_cumprod
-        x0 = _at(product.rsqrt(), i, x_t) * x_t - _at((1 / product - 1).sqrt(), i, x_t) * noise_hat
+        x0 = at(product.rsqrt(), i, x_t) * x_t - at((1 / product - 1).sqrt(), i, x_t) * noise_hat
         return x0 if bound is None else x0.clamp(-bound, bound)
 
 
@@ -142,7 +142,7 @@ def _split(model_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
     return model_output[:, :channels], model_output[:, channels:] if model_output.shape[1] > channels else None
 
 
-def _at(table: Tensor, i: Tensor, like: Tensor) -> Tensor:
+def at(table: Tensor, i: Tensor, like: Tensor) -> Tensor:
     """Entries i (N,) of a float64 table as (N, 1, 1, 1) in the type and on the device of `like`."""
     return table.to(like.device)[i].to(like.dtype).view(-1, 1, 1, 1)
 

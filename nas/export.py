@@ -9,12 +9,14 @@ import torch
 
 from nas.checkpoint import read_checkpoint
 from nas.data.codecs import codec_named
-from nas.data.sources import source_named
+from nas.objective import Objective, objective
 from nas.pictures import write_grid
 from nas.records import State
 from nas.results import Run, TrialResult
 from nas.sampling import sample
-from nas.study import SampleSettings, Study
+from nas.settings import ObjectiveSettings, SampleSettings
+from nas.study import Study
+from nas.training import average_name
 from nas.trial import CHECKPOINT
 from space.errors import RunError
 from space.model.network import Network
@@ -44,10 +46,10 @@ def select(run: Run, which: str) -> list[TrialResult]:
     return run.front()[: int(count)]
 
 
-def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> Network:
+def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: float | None = None) -> Network:
     """Write the trial's averaged weights, folded, with spec and card to a folder; returns the model.
 
-    Raises RunError when the trial has no checkpoint.
+    `ema` chooses among the decays of the study; the first by default. Raises RunError when the trial has no checkpoint.
     """
     path = run_folder / "trials" / trial.name / CHECKPOINT
     found = read_checkpoint(path)
@@ -55,9 +57,13 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path) -> Net
         raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
     tensors, checkpoint = found
     model = Network(trial.spec)
-    average = {name.removeprefix("average."): value for name, value in tensors.items() if name.startswith("average.")}
+    decay = ema if ema is not None else study.training.ema[0]
+    prefix = f"{average_name(decay)}."
+    average = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not average:
+        raise RunError(f"the study keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in study.training.ema)}")
     model.load_state_dict(average)
-    facts = _facts(study, trial, checkpoint["step"])
+    facts = _facts(study, trial, checkpoint["step"], decay)
     save(model, out, facts)
     (out / CARD).write_text(_card(study, trial, facts), encoding="utf-8")
     return load(out)
@@ -82,6 +88,8 @@ def write_samples(
     latents = sample(
         model,
         labels,
+        objective=trained_for(facts),
+        sampler=settings.sampler,
         steps=settings.steps,
         guidance=settings.guidance if model.spec.null_class else 1.0,
         guided_channels=codec.guided_channels,
@@ -91,19 +99,27 @@ def write_samples(
     write_grid(codec.decode(latents.numpy()), settings.per_class, path)
 
 
-def _facts(study: Study, trial: TrialResult, step: int) -> dict[str, Any]:
-    last = trial.reports[-1]
+def trained_for(facts: dict[str, Any]) -> Objective:
+    """The objective of a model folder's facts; the papers' where they say nothing, as for imported checkpoints."""
+    return objective(ObjectiveSettings.model_validate(facts.get("objective", {})))
+
+
+def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[str, Any]:
+    last, header = trial.reports[-1], study.data.header()
     return {
         "study": study.name,
         "trial": trial.number,
-        "source": study.data.source,
-        "codec": study.data.codec,
-        "class_names": list(source_named(study.data.source).class_names),
+        "source": header.source,
+        "data": study.data.model_dump(mode="json"),
+        "codec": header.codec,
+        "class_names": list(header.class_names),
         "step": step,
         "images": last.images,
         "train_tflops": last.macs / 1e12,
         "val_loss": last.val_loss,
-        "ema": study.training.ema,
+        "val_loss_ema": study.training.ema[0],
+        "ema": decay,
+        "objective": study.training.objective.model_dump(mode="json"),
     }
 
 

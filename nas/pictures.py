@@ -13,10 +13,14 @@ ENLARGED = 3
 """Small images are shown this many times larger."""
 
 
+def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Images in [-1, 1] as the nearest of 0 … 255."""
+    return ((images.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+
+
 def write_grid(images: NDArray[np.float32], columns: int, path: Path) -> None:
     """Write images (N, 1 or 3, H, W) in [-1, 1] as a grid, row by row; N must be divisible by `columns`."""
-    pixels = ((images.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-    grid = rearrange(pixels, "(r k) c h w -> (r h) (k w) c", k=columns)
+    grid = rearrange(to_pixels(images), "(r k) c h w -> (r h) (k w) c", k=columns)
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
     width, height = picture.size
     picture.resize((width * ENLARGED, height * ENLARGED), Image.Resampling.NEAREST).save(path)

@@ -14,7 +14,7 @@ from ray import tune
 from nas.ray_adapters import PlanSearcher, PlanTrainable, RungScheduler
 from nas.records import TrialPlan
 from nas.search import Search
-from nas.study import ResourceSettings
+from nas.settings import ResourceSettings
 from space.errors import NasError
 
 OBJECT_STORE_BYTES = 128 * 2**20

@@ -35,7 +35,8 @@ class TrialResult:
     finish_failure: str = ""
     """Why the finish could not go on; the trial itself stays COMPLETE."""
     export: Event | None = None
-    """The last export: `folder` relative to the run directory, the `macs` trained by then, the settings of its samples."""
+    """The last export: `folder` relative to the run directory, the `macs` trained by then, the settings of its
+    samples, and in `without_samples` why there are none."""
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from optuna.trial import Trial as Asked
 from optuna.trial import TrialState
 
 from nas.records import Rejected, State
-from nas.study import SearchSettings
+from nas.settings import SearchSettings
 from space.errors import SpecError
 from space.search_space import Params, SearchSpace
 

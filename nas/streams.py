@@ -8,6 +8,7 @@ checkpoint needs no generator state.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,16 +23,20 @@ def stream(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one training step needs: rows of the data set, timesteps, noise, and which labels to drop, on the CPU."""
+    """What one training step needs: which samples, which of them mirrored, timesteps, noise, which labels to drop; on the CPU."""
 
-    rows: Tensor
+    samples: Tensor
     """(N,) int64"""
+    mirrored: Tensor
+    """(N,) bool"""
     t: Tensor
-    """(N,) int64 in [0, steps)"""
+    """(N,) as the objective draws them"""
     noise: Tensor
     """(N, C, H, W) float32"""
     dropped: Tensor
     """(N,) bool"""
+    posterior: Tensor | None
+    """(N, C, H, W) float32 with which a VAE's moments are sampled, None where the data have none."""
 
 
 class TrainingStream:
@@ -41,23 +46,33 @@ class TrainingStream:
     """
 
     def __init__(
-        self, seed: int, samples: int, batch_size: int, shape: tuple[int, ...], timesteps: int, label_dropout: float
+        self,
+        seed: int,
+        samples: int,
+        batch_size: int,
+        shape: tuple[int, ...],
+        times: Callable[[int, torch.Generator], Tensor],
+        label_dropout: float,
+        moments: bool = False,
     ) -> None:
-        self.seed, self.samples, self.batch_size = seed, samples, batch_size
-        self.shape, self.timesteps, self.label_dropout = shape, timesteps, label_dropout
+        self.seed, self.samples, self.batch_size, self.moments = seed, samples, batch_size, moments
+        self.shape, self.times, self.label_dropout = shape, times, label_dropout
         self._epoch: tuple[int, Tensor] | None = None
 
     def draw(self, step: int) -> Draw:
         """The draw of a step, counted from 0."""
         size = self.batch_size
+        shape = (size, *self.shape)
         return Draw(
-            rows=self._rows(step),
-            t=torch.randint(self.timesteps, (size,), generator=stream(self.seed, "timesteps", step)),
-            noise=torch.randn((size, *self.shape), generator=stream(self.seed, "noise", step)),
+            samples=self._samples(step),
+            mirrored=torch.rand(size, generator=stream(self.seed, "mirror", step)) < 0.5,
+            t=self.times(size, stream(self.seed, "timesteps", step)),
+            noise=torch.randn(shape, generator=stream(self.seed, "noise", step)),
             dropped=torch.rand(size, generator=stream(self.seed, "labels", step)) < self.label_dropout,
+            posterior=torch.randn(shape, generator=stream(self.seed, "posterior", step)) if self.moments else None,
         )
 
-    def _rows(self, step: int) -> Tensor:
+    def _samples(self, step: int) -> Tensor:
         first, left = step * self.batch_size, self.batch_size
         pieces: list[Tensor] = []
         while left:

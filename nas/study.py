@@ -2,159 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from nas.data.codecs import codec_named
-from nas.data.sources import load_data, source_named
+from nas.settings import (
+    BudgetSettings,
+    DataSettings,
+    EvaluationSettings,
+    FinishSettings,
+    ModelSettings,
+    ResourceSettings,
+    SearchSettings,
+    TrainingSettings,
+)
 from space.census import Census
 from space.census import census as take_census
 from space.document import Document, parse
-from space.domains import Domain, Range
 from space.errors import DataError, NasError, StudyError
 from space.paths import changed
 from space.presets import preset
 from space.search_space import SearchSpace
 from space.spec import Frozen, ModelSpec
 
-_PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 CENSUS_DRAWS = 100_000
-
-
-def _macs(value: Any) -> Any:
-    """`1.5 TFLOPs` as multiply-accumulates."""
-    if not isinstance(value, str):
-        return value
-    # At most six digits before the point: more would be a slip, and could be more than a number holds.
-    match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]+)?)\s*([MGTPE])FLOPs?\s*", value)
-    if not match:
-        raise StudyError(f"'{value}' is not an amount of compute such as '1.5 TFLOPs'")
-    return round(float(match[1]) * _PREFIXES[match[2]])
-
-
-Macs = Annotated[int, BeforeValidator(_macs), Field(gt=0)]
-"""Training compute in multiply-accumulates, written as `1.5 TFLOPs`."""
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class DataSettings(Frozen):
-    """The images to train on, and the codec that makes latents of them."""
-
-    source: str
-    codec: str
-
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the latents; raises DataError for an unknown source or codec."""
-        return codec_named(self.codec).latent_shape(source_named(self.source).image_shape)
-
-
-class ModelSettings(Frozen):
-    """A preset, and dotted paths that differ from it."""
-
-    preset: str
-    set: dict[str, Any] = Field(default_factory=dict)
-
-
-class Objective(Frozen):
-    """A metric to optimise."""
-
-    metric: Literal["val_loss", "gflops", "train_gflops", "params_m"]
-    direction: Literal["minimize", "maximize"] = "minimize"
-
-
-class SamplerSettings(Frozen):
-    """Which Optuna sampler proposes, and its seed."""
-
-    kind: Literal["random", "tpe"] = "tpe"
-    seed: int = 0
-
-
-class SearchSettings(Frozen):
-    """What is searched, within which hard constraints, for what, and how many trials."""
-
-    space: Annotated[dict[str, Domain], Field(min_length=1)]
-    constraints: dict[str, Range] = Field(default_factory=dict)
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(metric="val_loss"),)
-    sampler: SamplerSettings = SamplerSettings()
-    trials: Annotated[int, Field(ge=1)]
-
-
-class TrainingSettings(Frozen):
-    """How every trial is trained; the defaults are both papers' recipe.
-
-    The learning rate is constant, so it does not depend on the rung. `ema` is the decay of the averaged weights; with
-    `ema_warmup` the decay of step k is at most (1 + k) / (10 + k), so that short trials are not judged by their
-    initial weights.
-    """
-
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    ema: Share = 0.9999
-    ema_warmup: bool = True
-    label_dropout: Share = 0.1
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    seed: int = 0
-
-
-class BudgetSettings(Frozen):
-    """Training compute of a full trial, and the rungs at which trials are compared.
-
-    The last rung is `max`; each one before it is the next divided by `reduction`.
-    """
-
-    max: Macs
-    rungs: Annotated[int, Field(ge=1, le=12)] = 1
-    reduction: Annotated[int, Field(ge=2)] = 2
-
-    @property
-    def milestones(self) -> tuple[int, ...]:
-        """Cumulative training multiply-accumulates of every rung, rising."""
-        return tuple(self.max // self.reduction ** (self.rungs - 1 - rung) for rung in range(self.rungs))
-
-
-class FinishSettings(Frozen):
-    """The best trials train on to a larger budget before they are exported and sampled."""
-
-    best: Annotated[int, Field(ge=1)] = 1
-    budget: Macs
-
-
-class ValLossSettings(Frozen):
-    """The fixed grid of the validation loss: this many images, each at one stratified timestep with a noise and its negative."""
-
-    images: Annotated[int, Field(ge=8)] = 512
-
-
-class SampleSettings(Frozen):
-    """The grid of images sampled from a finished model."""
-
-    per_class: Annotated[int, Field(ge=1)] = 8
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    guidance: float = 2.0
-    seed: int = 0
-
-
-class EvaluationSettings(Frozen):
-    """How trials are scored and finished models shown."""
-
-    val_loss: ValLossSettings = ValLossSettings()
-    samples: SampleSettings = SampleSettings()
-
-
-class ResourceSettings(Frozen):
-    """What one trial occupies: CPU cores (its threads), GPUs (`auto`: one when the cluster has any), and how many run at once."""
-
-    cpu: Annotated[int, Field(ge=1)] = 1
-    gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    concurrent: Annotated[int, Field(ge=1)] | None = None
 
 
 class Study(Frozen):
@@ -174,14 +49,18 @@ class Study(Frozen):
     @cached_property
     def base(self) -> ModelSpec:
         """The spec that the search varies: the preset with its changes, its input as the data have it."""
-        channels, height, width = self.data.shape()
-        classes = len(source_named(self.data.source).class_names)
+        header = self.data.header()
+        channels, height, width = header.shape
+        classes = len(header.class_names)
         if height != width:
             raise StudyError(f"data of {height}×{width} are not square, which the model needs")
-        fixed = {"in_channels": channels, "input_size": height, "num_classes": classes}
+        fixed: dict[str, Any] = {"in_channels": channels, "input_size": height, "num_classes": classes}
+        if self.training.objective.kind != "epsilon":
+            fixed["learned_variance"] = False
         for path, value in self.model.set.items():
             if path in fixed and value != fixed[path]:
-                raise StudyError(f"model.set.{path} is {value}, but the data have {fixed[path]}; remove it")
+                origin = "the objective has" if path == "learned_variance" else "the data have"
+                raise StudyError(f"model.set.{path} is {value}, but {origin} {fixed[path]}; remove it")
         return changed(preset(self.model.preset), {**self.model.set, **fixed})
 
     @cached_property
@@ -196,7 +75,7 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Study:
-        _within("data", self.data.shape)
+        _within("data", self.data.header)
         _within("model", lambda: self.base)
         _within("search", lambda: self.search_space)
         metrics = [objective.metric for objective in self.search.objectives]
@@ -208,6 +87,10 @@ class Study(Frozen):
             raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
         if self.finish and self.finish.budget <= self.budget.max:
             raise StudyError("finish.budget must be above budget.max: the winner trains on")
+        if self.finish and self.budget.decay:
+            raise StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
+        if self.training.objective.kind != "epsilon" and "learned_variance" in self.search.space:
+            raise StudyError(f"search.space varies learned_variance, which {self.training.objective.kind} has none of; remove it")
         return self
 
     def check_runs(self) -> None:
@@ -226,7 +109,7 @@ class Study(Frozen):
 
 def check_data(study: Study) -> None:
     """Read the data; raises DataError when they are missing or damaged, or fewer images are held out than validation needs."""
-    held_out = len(load_data(study.data.source, study.data.codec).validation)
+    held_out = len(study.data.load().validation)
     wanted = study.evaluation.val_loss.images
     if wanted > held_out:
         raise DataError(f"evaluation.val_loss.images is {wanted}, but only {held_out} images are held out; lower it")
@@ -287,11 +170,13 @@ FREE_TO_CHANGE = ("question", "search.trials", "finish", "evaluation.samples", "
 def differences(old: Study, new: Study) -> list[str]:
     """`key: old → new` for all that differs and may not."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    # A rate that has fallen to 0 cannot go on from there.
+    free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
     changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [
         f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
         for key in changed_keys
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        if not any(key == free or key.startswith(f"{free}.") for free in free_keys)
     ]
 
 

@@ -14,17 +14,22 @@ from pathlib import Path
 import torch
 
 from nas.checkpoint import read_checkpoint, write_checkpoint
-from nas.data.sources import load_data
+from nas.data.feed import Feed
+from nas.data.sources import DataSet
 from nas.evaluation.validation import ValidationGrid
 from nas.records import Failure, Report, TrialPlan
+from nas.settings import DataSettings
 from nas.study import Study
-from nas.training import DivergedError, Training
+from nas.training import Decay, DivergedError, Training
 from space.cost import cost
 
 CHECKPOINT = "checkpoint.safetensors"
 
-data_set = lru_cache(maxsize=2)(load_data)
-"""`load_data`, kept for the next trial in the same process."""
+
+@lru_cache(maxsize=2)
+def data_set(settings: DataSettings) -> DataSet:
+    """The data of a study, kept for the next trial in the same process."""
+    return settings.load()
 
 
 class Trial:
@@ -38,13 +43,27 @@ class Trial:
         self.plan, self.study, self.folder = plan, study, folder
         self.device = _device(study)
         _reset_peak_memory(self.device)
-        data = data_set(study.data.source, study.data.codec)
+        data = data_set(study.data)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
-        self.training = Training(plan.spec, plan.seed, study.training, data.train, self.device)
-        self.grid = ValidationGrid(data.validation, study.evaluation.val_loss.images, self.training.diffusion, self.device)
+        feed = Feed(data.train, self.device, study.data.flip)
+        self.training = Training(plan.spec, plan.seed, study.training, feed, self._decay())
+        self.grid = ValidationGrid(Feed(data.validation, self.device), study.evaluation.val_loss.images, self.training.objective)
         self.next = plan.reported
         self._kept: dict[int, Report] = {}
         self._continue()
+
+    def _decay(self) -> Decay | None:
+        """Where the learning rate falls: over the last share of the budget, or of what the finish adds to it."""
+        budget, finish = self.study.budget, self.study.finish
+        if self.plan.reported < budget.rungs:
+            whole, before, share = budget.max, 0, budget.decay
+        else:
+            assert finish is not None, "only a finish goes on beyond the last rung"
+            whole, before, share = finish.budget, budget.max, finish.decay
+        if not share:
+            return None
+        first = round(whole - share * (whole - before))
+        return Decay(-(-first // self.step_macs), -(-whole // self.step_macs))
 
     @property
     def finished(self) -> bool:

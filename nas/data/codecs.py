@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from einops import rearrange
@@ -34,7 +34,10 @@ class Codec(Protocol):
     def latent_shape(self, image: Shape) -> Shape:
         """The latents' (C, H, W) for images of (C, H, W); raises DataError when the codec cannot take them."""
 
-    def encode(self, images: Array) -> Array:
+    def mirror_channels(self, channels: int) -> NDArray[np.int64] | None:
+        """The channels' order that makes latents flipped along their width those of mirrored images; None: there is none."""
+
+    def encode(self, images: NDArray[Any]) -> NDArray[Any]:
         """Images to latents."""
 
     def decode(self, latents: Array) -> Array:
@@ -65,8 +68,14 @@ class PixelUnshuffle:
             raise DataError(f"codec {self.name} needs a height and width divisible by {self.factor}, not {height}×{width}")
         return channels * self.factor**2, height // self.factor, width // self.factor
 
-    def encode(self, images: Array) -> Array:
+    def mirror_channels(self, channels: int) -> NDArray[np.int64] | None:
+        """Within every group of pixels, the columns trade places."""
+        return rearrange(np.arange(channels), "(c i j) -> c i j", i=self.factor, j=self.factor)[..., ::-1].reshape(-1)
+
+    def encode(self, images: NDArray[Any]) -> NDArray[Any]:
         """(N, C, H, W) → (N, C·factor², H/factor, W/factor)."""
+        _, channels, height, width = images.shape
+        self.latent_shape((channels, height, width))
         return rearrange(images, "n c (h i) (w j) -> n (c i j) h w", i=self.factor, j=self.factor)
 
     def decode(self, latents: Array) -> Array:
@@ -74,12 +83,19 @@ class PixelUnshuffle:
         return rearrange(latents, "n (c i j) h w -> n c (h i) (w j)", i=self.factor, j=self.factor)
 
 
+VAE_PREFIX = "vae:"
+"""Followed by a hub name or a folder: the AutoencoderKL there."""
+
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (PixelUnshuffle(1), PixelUnshuffle(2), PixelUnshuffle(4))}
 
 
 def codec_named(name: str) -> Codec:
     """The codec of a name; raises DataError, naming the nearest, when there is none."""
+    if name.startswith(VAE_PREFIX) and name != VAE_PREFIX:
+        from nas.data.vae import Vae
+
+        return Vae(name.removeprefix(VAE_PREFIX))
     try:
         return CODECS[name]
     except KeyError:
-        raise DataError(f"no codec '{name}'{nearest(name, list(CODECS))}") from None
+        raise DataError(f"no codec '{name}'{nearest(name, [*CODECS, f'{VAE_PREFIX}NAME'])}") from None

@@ -1,52 +1,30 @@
-"""Image sources that the package carries, and the data set that a study trains on."""
+"""What a study's `data.source` names: data sets that the package carries, and prepared stores in folders."""
 
 from __future__ import annotations
 
-import gzip
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codecs import Codec, Shape, codec_named
+from nas.data.idx import read_idx
+from nas.data.store import Header, Split, Store, open_store, pixel_store, read_header
 from space.document import nearest
 from space.errors import DataError
 
-VALIDATION_SHARE = 10
-"""One image in ten of every class is held out."""
-
 
 @dataclass(frozen=True)
-class Images:
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where images come from; `image_shape` is known before anything is read."""
+class Embedded:
+    """A data set that the package carries; `image_shape` is known before anything is read."""
 
     name: str
     image_shape: Shape
     class_names: tuple[str, ...]
-    read: Callable[[], Images]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Latents (N, C, H, W) float32 and labels (N,) int64."""
-
-    latents: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    read: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -55,69 +33,79 @@ class DataSet:
 
     train: Split
     validation: Split
-    codec: Codec
-    class_names: tuple[str, ...]
+
+    @property
+    def store(self) -> Store:
+        """Where both come from."""
+        return self.train.store
 
 
-def source_named(name: str) -> Source:
-    """The source of a name; raises DataError, naming the nearest, when there is none."""
-    try:
-        return SOURCES[name]
-    except KeyError:
-        raise DataError(f"no data source '{name}'{nearest(name, list(SOURCES))}") from None
+def resolved(source: str) -> str:
+    """A source as every process finds it: an embedded name as it is, a folder by its absolute path."""
+    return source if source in EMBEDDED else str(Path(source).expanduser().absolute())
 
 
-def load_data(source: str, codec: str) -> DataSet:
-    """Read a source, encode it and split it.
+def header_of(source: str, codec: str | None) -> Header:
+    """What a source holds, without reading its data; raises DataError when there is none, or it has another codec."""
+    if source in EMBEDDED:
+        origin, coder = EMBEDDED[source], _chosen(source, codec)
+        shape = coder.latent_shape(origin.image_shape)
+        facts = {"samples": 0, "shape": shape, "content": "pixels", "dtype": "uint8", "source": source}
+        return Header(**facts, codec=coder.name, class_names=origin.class_names)
+    folder = Path(source)
+    if not folder.is_dir():
+        # A word without a slash was meant as a name; a name of the package comes near.
+        raise DataError(f"no data source '{folder.name}'{nearest(folder.name, list(EMBEDDED))}, and no folder {folder}")
+    header = read_header(folder)
+    if codec is not None and codec != header.codec:
+        raise DataError(f"codec is {codec}, but the store {folder} holds {header.codec}; leave it out")
+    return header
 
-    Pixels are scaled to [-1, 1]. The split is fixed and stratified: of every class, each tenth image in the source's
-    order is held out. Raises DataError when the source is unknown, missing or damaged.
+
+def load_store(source: str, codec: str | None) -> Store:
+    """The store of a source; raises DataError when it is unknown, missing or damaged."""
+    header = header_of(source, codec)
+    if source not in EMBEDDED:
+        return open_store(Path(source))
+    images, labels = EMBEDDED[source].read()
+    return pixel_store(source, images, labels, codec_named(header.codec), header.class_names, source)
+
+
+def load_data(source: str, codec: str | None, held_out: float = 0.1) -> DataSet:
+    """A source, split.
+
+    The split is fixed and stratified: of every class, each (1/held_out)-th sample in the source's order is held out. Raises
+    DataError when the source is unknown, missing or damaged.
     """
-    origin, coder = source_named(source), codec_named(codec)
-    images = origin.read()
-    latents = coder.encode(images.pixels.astype(np.float32) / np.float32(127.5) - np.float32(1))
-    held_out = _held_out(images.labels)
-    return DataSet(
-        train=Split(np.ascontiguousarray(latents[~held_out]), images.labels[~held_out]),
-        validation=Split(np.ascontiguousarray(latents[held_out]), images.labels[held_out]),
-        codec=coder,
-        class_names=origin.class_names,
-    )
+    store = load_store(source, codec)
+    out = _held_out(store.labels, round(1 / held_out))
+    return DataSet(train=Split(store, np.flatnonzero(~out)), validation=Split(store, np.flatnonzero(out)))
 
 
-def _held_out(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        held_out[np.flatnonzero(labels == label)[VALIDATION_SHARE - 1 :: VALIDATION_SHARE]] = True
-    return held_out
+def _held_out(labels: NDArray[np.int64], every: int) -> NDArray[np.bool_]:
+    """The mask (N,) of each `every`-th sample of its class."""
+    order = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(labels)) - np.repeat(first, counts)
+    out = np.zeros(len(labels), dtype=bool)
+    out[order[place % every == every - 1]] = True
+    return out
 
 
-def _fashion_mnist_10k() -> Images:
+def _chosen(source: str, codec: str | None) -> Codec:
+    if codec is None:
+        raise DataError(f"{source} holds images; name a codec, such as pixel-unshuffle-2")
+    return codec_named(codec)
+
+
+def _fashion_mnist_10k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The 10,000 test images of Fashion-MNIST (Xiao et al., arXiv 1708.07747), padded from 28×28 to 32×32 with black."""
     folder = files("nas.data") / "fashion_mnist"
     pixels = read_idx(folder / "t10k-images-idx3-ubyte.gz")
     labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
-    return Images(np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None], labels.astype(np.int64))
+    return np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None], labels.astype(np.int64)
 
 
-def read_idx(path: Traversable) -> NDArray[np.uint8]:
-    """The array of bytes in a gzipped IDX file; raises DataError when it is missing, damaged or holds another type."""
-    try:
-        raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); install the package again or restore the file") from None
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise DataError(f"{path}: not an IDX file of unsigned bytes")
-    dimensions = raw[3]
-    start = 4 + 4 * dimensions
-    shape = struct.unpack(f">{dimensions}I", raw[4:start])
-    if len(raw) - start != int(np.prod(shape)):
-        raise DataError(f"{path}: {len(raw) - start} bytes of data where shape {shape} needs {int(np.prod(shape))}")
-    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
-
-_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-
-SOURCES: dict[str, Source] = {
-    "fashion-mnist-10k": Source("fashion-mnist-10k", (1, 32, 32), _CLOTHES, _fashion_mnist_10k),
-}
+EMBEDDED = {"fashion-mnist-10k": Embedded("fashion-mnist-10k", (1, 32, 32), CLOTHES, _fashion_mnist_10k)}

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas.data.sources import Split
-from nas.diffusion import GaussianDiffusion
+from nas.data.feed import Feed
+from nas.objective import BINS, Objective
 from nas.streams import stream
 from space.errors import DataError
-
-BINS = 4
-"""Equal ranges of timesteps in which the loss is told apart."""
 
 _GRID_SEED = 0
 """The grid is the same for every trial of every study, so its noise cancels in differences."""
@@ -21,7 +18,7 @@ _GRID_SEED = 0
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """Mean squared error of the predicted noise: overall, and in each of the `BINS` ranges of timesteps, from 0 up."""
+    """Mean squared error of what the objective predicts: overall, and in each of its `BINS` ranges of time, from t = 0 up."""
 
     mean: float
     bins: tuple[float, ...]
@@ -33,29 +30,29 @@ class ValidationGrid:
     Raises DataError when fewer images are held out.
     """
 
-    def __init__(self, split: Split, images: int, diffusion: GaussianDiffusion, device: torch.device) -> None:
-        if images > len(split):
-            raise DataError(f"evaluation.val_loss.images is {images}, but only {len(split)} images are held out; lower it")
-        order = torch.randperm(len(split), generator=stream(_GRID_SEED, "validation images"))[:images]
-        x0 = torch.from_numpy(split.latents)[order]
-        noise = torch.randn(x0.shape, generator=stream(_GRID_SEED, "validation noise"))
-        # The middles of equal strata; the images' random order makes them independent of the class.
-        t = ((torch.arange(images) + 0.5) * diffusion.steps / images).long()
-        self.x0, self.noise = torch.cat([x0, x0]).to(device), torch.cat([noise, -noise]).to(device)
-        self.t, self.y = torch.cat([t, t]).to(device), torch.from_numpy(split.labels)[order].repeat(2).to(device)
-        self.diffusion = diffusion
+    def __init__(self, feed: Feed, images: int, objective: Objective) -> None:
+        if images > len(feed):
+            raise DataError(f"evaluation.val_loss.images is {images}, but only {len(feed)} images are held out; lower it")
+        order = torch.randperm(len(feed), generator=stream(_GRID_SEED, "validation images"))[:images]
+        shape, device = (images, *feed.store.header.shape), feed.device
+        x0 = feed.latents(order, noise=torch.randn(shape, generator=stream(_GRID_SEED, "validation posterior")))
+        noise = torch.randn(shape, generator=stream(_GRID_SEED, "validation noise")).to(device)
+        # The images' random order makes the strata of time independent of the class.
+        t = objective.grid(images)
+        self.x0, self.noise = torch.cat([x0, x0]), torch.cat([noise, -noise])
+        self.t, self.y = torch.cat([t, t]).to(device), feed.labels[order.to(device)].repeat(2)
+        self.objective = objective
 
     @torch.inference_mode()
     def loss(self, model: nn.Module, batch_size: int) -> ValidationLoss:
         """The loss of a model in eval mode."""
         pieces = [self._errors(model, slice(i, i + batch_size)) for i in range(0, len(self.t), batch_size)]
         errors = torch.cat(pieces)
-        bins = self.t * BINS // self.diffusion.steps
+        bins = self.objective.bins(self.t)
         means = [errors[bins == b].mean().item() for b in range(BINS)]
         return ValidationLoss(errors.mean().item(), tuple(means))
 
     def _errors(self, model: nn.Module, part: slice) -> Tensor:
         x0, t, noise = self.x0[part], self.t[part], self.noise[part]
-        out = model(self.diffusion.q_sample(x0, t, noise), t, self.y[part])
-        noise_hat: Tensor = out[:, : x0.shape[1]].float()
-        return (noise_hat - noise).square().mean(dim=(1, 2, 3)).double()
+        out = model(self.objective.noised(x0, t, noise), t, self.y[part])
+        return self.objective.error(out.float(), x0, t, noise).double()

@@ -2,35 +2,45 @@ import gzip
 
 import numpy as np
 import pytest
+import torch
 
 from nas.data.codecs import CODECS, codec_named
-from nas.data.sources import load_data, read_idx
+from nas.data.feed import Feed
+from nas.data.idx import read_idx
+from nas.data.sources import load_data
 from space import NasError
+
+
+def latents(split):
+    return Feed(split, torch.device("cpu")).latents(torch.arange(len(split))).numpy()
 
 
 def test_embedded_data_are_padded_scaled_and_split_evenly():
     data = load_data("fashion-mnist-10k", "pixel-unshuffle-2")
-    assert data.train.latents.shape == (9000, 4, 16, 16)
-    assert data.validation.latents.shape == (1000, 4, 16, 16)
+    train = latents(data.train)
+    assert train.shape == (9000, 4, 16, 16)
+    assert latents(data.validation).shape == (1000, 4, 16, 16)
     assert np.bincount(data.train.labels).tolist() == [900] * 10
     assert np.bincount(data.validation.labels).tolist() == [100] * 10
-    assert data.train.latents.min() == -1
-    assert data.train.latents.max() == 1
-    images = data.codec.decode(data.train.latents[:50])
+    assert train.min() == -1
+    assert train.max() == 1
+    images = data.store.codec.decode(train[:50])
     assert images.shape == (50, 1, 32, 32)
     border = np.ones((32, 32), dtype=bool)
     border[2:-2, 2:-2] = False
     assert (images[:, 0, border] == -1).all()
-    assert len(data.class_names) == 10
+    assert len(data.store.header.class_names) == 10
 
 
 def test_the_split_is_fixed_and_shares_no_image():
     first, second = (load_data("fashion-mnist-10k", "pixel-unshuffle-2") for _ in range(2))
-    assert np.array_equal(first.validation.latents, second.validation.latents)
-    held_out = {image.tobytes() for image in first.validation.latents}
-    assert len(held_out) == 1000
-    # The data set holds a few identical images; a split that leaked would share hundreds.
-    assert sum(image.tobytes() in held_out for image in first.train.latents) < 5
+    assert np.array_equal(first.validation.samples, second.validation.samples)
+    assert not set(first.validation.samples) & set(first.train.samples)
+    assert len(set(first.validation.samples) | set(first.train.samples)) == 10_000
+    # Of every class, each tenth in the source's order.
+    shoes = np.flatnonzero(first.store.labels == 9)
+    assert set(shoes[9::10]) == {i for i in first.validation.samples if first.store.labels[i] == 9}
+    assert len(load_data("fashion-mnist-10k", "pixel-unshuffle-2", held_out=0.02).validation) == 200
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -40,6 +50,9 @@ def test_codecs_are_lossless(name):
     latents = codec.encode(images)
     assert latents.shape[1:] == codec.latent_shape((1, 32, 32))
     assert np.array_equal(codec.decode(latents), images)
+    # Mirrored images have the latents flipped along their width, with the channels in another order.
+    order = codec.mirror_channels(latents.shape[1])
+    assert np.array_equal(codec.encode(images[..., ::-1]), latents[:, order][..., ::-1])
 
 
 def test_codec_channels_are_the_phases_of_the_image():
@@ -62,7 +75,10 @@ def test_unknown_names(source, codec, message):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"not gzip", "cannot be read"),
+        (b"\x1f\x8bnot gzip", "cannot be read"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcde")[:-9], "cannot be read"),
+        (b"noise", "not an IDX file of unsigned bytes"),
+        (b"\0\0\x08\x03\0\0", "ends within its header of 16 bytes"),
         (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc"), r"3 bytes of data where shape \(5,\) needs 5"),
         (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01a"), "not an IDX file of unsigned bytes"),
     ],

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.sources import Split
-from nas.diffusion import GaussianDiffusion
+from nas.data.codecs import codec_named
+from nas.data.feed import Feed
+from nas.data.store import Split, pixel_store
 from nas.evaluation.validation import ValidationGrid
+from nas.objective import BINS, Epsilon
+from nas.settings import ObjectiveSettings, TrainingSettings
 from nas.streams import TrainingStream, stream
-from nas.study import TrainingSettings
-from nas.training import DivergedError, Training
+from nas.training import Decay, DivergedError, Training
 from space import NasError, preset
 from space.paths import changed
 
@@ -19,13 +21,18 @@ OTHER = changed(SPEC, {"attention.tokens": "all", "depths.2": 2, "feed_forward.k
 SETTINGS = TrainingSettings(batch_size=4, learning_rate=1e-3, label_dropout=0.5)
 
 
-def split(count=10):
+def feed(count=10, mirrored=False, plain=False):
     rng = np.random.default_rng(0)
-    return Split(rng.uniform(-1, 1, (count, 4, 8, 8)).astype(np.float32), rng.integers(0, 10, count))
+    images = rng.integers(0, 256, (count, 1, 16, 16)).astype(np.uint8)
+    if plain:
+        # Of one brightness each, so that there is something to learn.
+        images[:] = images[:, :, :1, :1]
+    store = pixel_store("noise", images, rng.integers(0, 10, count), codec_named("pixel-unshuffle-2"), tuple("0123456789"), "noise")
+    return Feed(Split(store, np.arange(count)), CPU, mirrored)
 
 
 def training(spec=SPEC, seed=0, settings=SETTINGS):
-    return Training(spec, seed, settings, split(), CPU)
+    return Training(spec, seed, settings, feed())
 
 
 def test_two_architectures_with_one_seed_see_identical_batches():
@@ -43,13 +50,13 @@ def test_two_architectures_with_one_seed_see_identical_batches():
 
 
 def test_seeds_and_steps_draw_differently():
-    draws = [TrainingStream(seed, 10, 4, (4, 8, 8), 1000, 0.1).draw(step) for seed, step in ((0, 0), (0, 1), (1, 0))]
+    draws = [TrainingStream(seed, 10, 4, (4, 8, 8), Epsilon().times, 0.1).draw(step) for seed, step in ((0, 0), (0, 1), (1, 0))]
     assert len({draw.noise.sum().item() for draw in draws}) == 3
     assert stream(0, "a").initial_seed() != stream(0, "b").initial_seed()
 
 
 def test_every_epoch_shows_every_sample_once():
-    rows = torch.cat([TrainingStream(0, 10, 4, (1,), 1000, 0).draw(step).rows for step in range(5)])
+    rows = torch.cat([TrainingStream(0, 10, 4, (1,), Epsilon().times, 0).draw(step).samples for step in range(5)])
     assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
     assert rows[:10].tolist() != rows[10:].tolist()
 
@@ -77,7 +84,7 @@ def test_training_lowers_the_loss_and_moves_the_average():
     before = run.tensors()
     early = run.train_to(10)
     assert run.train_to(120) < 0.8 * early
-    assert any(not torch.equal(value, before[name]) for name, value in run.tensors().items() if name.startswith("average."))
+    assert any(not torch.equal(value, before[name]) for name, value in run.tensors().items() if name.startswith("ema-0.9999."))
 
 
 def test_average_starts_equal_and_warms_up():
@@ -91,6 +98,85 @@ def test_average_starts_equal_and_warms_up():
     torch.testing.assert_close(run.average.embedding.bias, expected)
 
 
+def with_settings(**changes):
+    return SETTINGS.model_copy(update=changes)
+
+
+def test_several_averages_at_once_are_those_of_one():
+    several = training(settings=with_settings(ema=(0.9999, 0.5)))
+    several.train_to(20)
+    for decay in (0.9999, 0.5):
+        alone = training(settings=with_settings(ema=(decay,)))
+        alone.train_to(20)
+        expected = {name: value for name, value in alone.tensors().items() if name.startswith(f"ema-{decay:g}.")}
+        assert all(torch.equal(several.tensors()[name], value) for name, value in expected.items())
+    assert not torch.equal(several.averages[0.5].embedding.bias, several.average.embedding.bias)
+    assert several.average is several.averages[0.9999]
+
+
+def rates(run, steps):
+    seen = []
+    for step in range(steps):
+        run.train_to(step + 1)
+        seen.append(run.optimizer.param_groups[0]["lr"] / SETTINGS.learning_rate)
+    return seen
+
+
+def test_the_rate_warms_up_is_stable_and_decays():
+    run = Training(SPEC, 0, with_settings(warmup_steps=4), feed(), Decay(6, 10))
+    assert rates(run, 10) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert rates(training(), 3) == [1, 1, 1]
+
+
+def test_a_continued_rate_is_the_same():
+    def run():
+        return Training(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), feed(mirrored=True), Decay(5, 8))
+
+    whole, first, second = run(), run(), run()
+    whole.train_to(8)
+    first.train_to(6)
+    second.load(first.tensors(), 6)
+    second.train_to(8)
+    assert all(torch.equal(second.tensors()[name], value) for name, value in whole.tensors().items())
+
+
+def test_gradients_are_clipped_by_their_norm():
+    run = training(settings=with_settings(clip_norm=1e-3))
+    run.train_to(1)
+    norm = torch.stack([p.grad.norm() for p in run.model.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    free = training()
+    free.train_to(1)
+    assert torch.stack([p.grad.norm() for p in free.model.parameters()]).norm() > 1e-2
+
+
+def test_half_of_the_samples_are_mirrored_where_it_is_asked():
+    seen = {}
+    for mirrored in (False, True):
+        run = Training(SPEC, 0, SETTINGS, feed(mirrored=mirrored))
+        gathered = run.feed.latents
+        seen[mirrored] = []
+        run.feed.latents = lambda *how, gathered=gathered, kept=seen[mirrored]: kept.append(gathered(*how)) or kept[-1]
+        run.train_to(20)
+    plain, mirrored = torch.cat(seen[False]), torch.cat(seen[True])
+    flipped = plain[:, [1, 0, 3, 2]].flip(-1)
+    as_is, turned = ((mirrored == other).flatten(1).all(dim=1) for other in (plain, flipped))
+    assert (as_is | turned).all()
+    assert 20 < turned.sum() < 60
+
+
+@pytest.mark.parametrize("kind", [{"kind": "v"}, {"kind": "v", "min_snr": 5}, {"kind": "flow", "times": "logit-normal"}])
+def test_every_objective_is_learned(kind):
+    spec = changed(SPEC, {"learned_variance": False})
+    settings = with_settings(objective=ObjectiveSettings(**kind), learning_rate=5e-3, batch_size=16, ema=(0.9,))
+    run = Training(spec, 0, settings, feed(40, plain=True))
+    grid = ValidationGrid(feed(40, plain=True), 40, run.objective)
+    before = grid.loss(run.average.folded(), 80)
+    run.train_to(40)
+    assert grid.loss(run.average.folded(), 80).mean < 0.9 * before.mean
+    assert len(before.bins) == BINS
+
+
 def test_divergence_is_told():
     run = training(settings=SETTINGS.model_copy(update={"learning_rate": 1e30}))
     with pytest.raises(DivergedError, match="the training loss is (nan|inf) by step"):
@@ -98,10 +184,10 @@ def test_divergence_is_told():
 
 
 def test_validation_grid_is_stratified_antithetic_and_fixed():
-    grid = ValidationGrid(split(40), 16, GaussianDiffusion(), CPU)
+    grid = ValidationGrid(feed(40), 16, Epsilon())
     assert grid.t[:16].tolist() == [31, 93, 156, 218, 281, 343, 406, 468, 531, 593, 656, 718, 781, 843, 906, 968]
     assert torch.equal(grid.noise[:16], -grid.noise[16:])
-    again = ValidationGrid(split(40), 16, GaussianDiffusion(), CPU)
+    again = ValidationGrid(feed(40), 16, Epsilon())
     assert torch.equal(grid.noise, again.noise)
     model = training().average.folded()
     loss = grid.loss(model, batch_size=5)
@@ -110,5 +196,5 @@ def test_validation_grid_is_stratified_antithetic_and_fixed():
     assert np.mean(loss.bins) == pytest.approx(loss.mean)
     assert grid.loss(model, batch_size=32).mean == pytest.approx(loss.mean, rel=1e-9)
     with pytest.raises(NasError, match="only 40 images are held out"):
-        ValidationGrid(split(40), 41, GaussianDiffusion(), CPU)
+        ValidationGrid(feed(40), 41, Epsilon())
     assert math.isfinite(loss.mean)

@@ -1,0 +1,80 @@
+"""Images on their way into a store: decoded, encoded with a VAE or a pixel codec, with mirror images where wanted."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data.codecs import Codec
+from nas.data.store import Header, latent_shape
+from nas.data.vae import Vae
+
+Pixels = NDArray[np.uint8]
+
+
+class Images(Protocol):
+    """Labelled images of one size, by number."""
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    digest: str
+    size: int
+
+    def __len__(self) -> int: ...
+
+    def read(self, first: int, end: int) -> Pixels:
+        """Images (n, 3, size, size) uint8."""
+
+
+class EncodedImages:
+    """The reader that encodes images: moments (mean, log-variance) of a VAE, or pixels in a pixel codec's layout.
+
+    With `mirrored`, every image is followed by its mirror image, for flips in training: a VAE's latents of a mirrored image are
+    not its mirrored latents. The next images are decoded while these are encoded.
+    """
+
+    def __init__(self, images: Images, codec: Codec, source: str, mirrored: bool = False, dtype: str = "float32") -> None:
+        self._images, self._codec, self._mirrored = images, codec, mirrored
+        shape = latent_shape(codec, np.empty((1, 3, images.size, images.size), np.uint8))
+        moments = isinstance(codec, Vae)
+        self.plan = Header.model_validate(
+            {
+                "samples": len(images),
+                "shape": shape,
+                "content": "moments" if moments else "pixels",
+                "dtype": dtype if moments else "uint8",
+                "codec": codec.name,
+                "scale": codec.scale if isinstance(codec, Vae) else 1.0,
+                "views": 2 if mirrored else 1,
+                "class_names": (),
+                "source": f"{source} ({images.digest[:16]})",
+            }
+        )
+        self._pool = ThreadPoolExecutor(1)
+        self._coming: tuple[int, int, Future[Pixels]] | None = None
+
+    def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Encoded rows and labels of the images first … end - 1."""
+        pixels = self._decoded(first, end)
+        if self._mirrored:
+            pixels = np.stack([pixels, pixels[..., ::-1]], axis=1).reshape(-1, *pixels.shape[1:])
+        if isinstance(self._codec, Vae):
+            rows: NDArray[Any] = self._codec.moments(pixels).astype(self.plan.dtype)
+        else:
+            rows = self._codec.encode(pixels)
+        return rows, self._images.labels[first:end]
+
+    def _decoded(self, first: int, end: int) -> Pixels:
+        coming, self._coming = self._coming, None
+        pixels = coming[2].result() if coming and coming[:2] == (first, end) else self._images.read(first, end)
+        following = min(2 * end - first, len(self._images))
+        if following > end:
+            self._coming = end, following, self._pool.submit(self._images.read, end, following)
+        return pixels
+
+    def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
+        """The images' own."""
+        return self._images.class_names

@@ -1,0 +1,60 @@
+"""Images of the `datasets` library: a name on its hub, or a local folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data.images import centre_crop
+from space.errors import DataError
+
+
+class HubImages:
+    """One split of a data set with an image column and, if there is one, a column of class labels; centre-cropped as in ADM.
+
+    A local folder is one that `save_to_disk` wrote, or any that `load_dataset` takes. Raises DataError when the package is not
+    installed, or the data set has no images.
+    """
+
+    def __init__(self, name: str, split: str, size: int) -> None:
+        try:
+            import datasets
+        except ImportError:
+            raise DataError("reading a data set of the hub needs the package datasets; pip install 'udit-nas[datasets]'") from None
+        try:
+            local = Path(name)
+            found: Any
+            if (local / "dataset_info.json").exists() or (local / "dataset_dict.json").exists():
+                found = datasets.load_from_disk(name)
+                found = found[split] if isinstance(found, datasets.DatasetDict) else found
+            else:
+                found = datasets.load_dataset(name, split=split)
+        except Exception as error:  # the library's own errors have no common base
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"the data set {name}, split {split}, cannot be loaded: {reason}") from None
+        columns = {kind: _column(found, kind) for kind in ("Image", "ClassLabel")}
+        if columns["Image"] is None:
+            raise DataError(f"the data set {name} has no column of images; it has {', '.join(found.column_names)}")
+        self._found, self._image, self.size = found, columns["Image"], size
+        label = columns["ClassLabel"]
+        self.class_names: tuple[str, ...] = tuple(found.features[label].names) if label else ("all",)
+        self.labels: NDArray[np.int64] = np.array(found[label] if label else [0] * len(found), dtype=np.int64)
+        # Not the library's fingerprint: it differs between two loads of one folder.
+        self.digest = hashlib.sha256(f"{name}/{split}/{len(found)}/{self.labels.tobytes().hex()}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def read(self, first: int, end: int) -> NDArray[np.uint8]:
+        """Images (n, 3, size, size)."""
+        pictures = self._found[first:end][self._image]
+        return np.stack([np.asarray(centre_crop(picture, self.size)).transpose(2, 0, 1) for picture in pictures])
+
+
+def _column(found: Any, kind: str) -> str | None:
+    """The first column whose feature is of a kind."""
+    return next((name for name, feature in found.features.items() if type(feature).__name__ == kind), None)

@@ -1,0 +1,241 @@
+"""What a store can be made from: arrays, IDX files, and the per-sample feature files of fast-DiT and U-DiT."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data.codecs import Codec
+from nas.data.idx import read_idx
+from nas.data.store import Header
+from space.errors import DataError
+
+READING_THREADS = 16
+"""Small files wait for the disk, not for the processor."""
+
+
+class Reader(Protocol):
+    """A data set to be stored: its header but for checksum, and its samples by number."""
+
+    @property
+    def plan(self) -> Header:
+        """What the store will hold."""
+
+    def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Rows (n·views, C, H, W) and labels (n,) of the samples first … end - 1."""
+
+    def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
+        """The names of the classes, once all labels are known."""
+
+
+def numbered(labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """`0`, `1` … up to the highest label."""
+    return tuple(str(label) for label in range(int(labels.max()) + 1))
+
+
+class ArrayReader:
+    """Images uint8 (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), through a pixel codec; or float latents (N, C, H, W).
+
+    `pad_to` centres smaller images on black. Raises DataError when shapes do not fit.
+    """
+
+    def __init__(
+        self, arrays: NDArray[Any], labels: NDArray[Any] | None, codec: Codec, source: str, pad_to: int | None = None
+    ) -> None:
+        self._labels = np.zeros(len(arrays), np.int64) if labels is None else labels.astype(np.int64)
+        if self._labels.shape != (len(arrays),):
+            raise DataError(f"{source}: {len(arrays)} samples, but labels of shape {self._labels.shape}; give one label a sample")
+        if not len(arrays):
+            raise DataError(f"{source} holds no samples")
+        if arrays.dtype == np.uint8:
+            self._rows, content = codec.encode(_padded(_channels_first(arrays, source), pad_to, source)), "pixels"
+        elif arrays.dtype in (np.float32, np.float16) and arrays.ndim == 4:
+            self._rows, content = arrays, "latents"
+        else:
+            raise DataError(f"{source}: {arrays.dtype} {arrays.shape} is neither uint8 images nor float latents (N, C, H, W)")
+        if content == "latents" and not np.isfinite(arrays).all():
+            wrong = int(np.flatnonzero(~np.isfinite(arrays).reshape(len(arrays), -1).all(axis=1))[0])
+            raise DataError(f"{source}: sample {wrong} holds values that are not finite")
+        digest = hashlib.sha256(np.ascontiguousarray(self._rows).data).hexdigest()[:16]
+        self.plan = Header.model_validate(
+            {
+                "samples": len(self._rows),
+                "shape": self._rows.shape[1:],
+                "content": content,
+                "dtype": str(self._rows.dtype),
+                "codec": codec.name,
+                "class_names": (),
+                "source": f"{source} ({digest})",
+            }
+        )
+
+    def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """A slice."""
+        return self._rows[first:end], self._labels[first:end]
+
+    def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
+        """Numbers."""
+        return numbered(labels)
+
+
+def _channels_first(images: NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[-1] in (1, 3):
+        return images.transpose(0, 3, 1, 2)
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        return images
+    raise DataError(f"{source}: images of shape {images.shape}; give (N, H, W), or four dimensions with 1 or 3 channels")
+
+
+def _padded(images: NDArray[np.uint8], size: int | None, source: str) -> NDArray[np.uint8]:
+    if size is None:
+        return images
+    height, width = images.shape[2:]
+    if max(height, width) > size:
+        raise DataError(f"{source}: images of {height}×{width} do not fit into {size}×{size}; pad to a larger size")
+    top, left = (size - height) // 2, (size - width) // 2
+    return np.pad(images, ((0, 0), (0, 0), (top, size - height - top), (left, size - width - left)))
+
+
+def read_arrays(path: Path, labels_path: Path | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Samples and labels of `.npz` (images, latents, x or arr_0; labels, y or arr_1) or `.npy` files; raises DataError."""
+    found = _load(path)
+    labels: NDArray[Any] | None = None
+    if isinstance(found, np.ndarray):
+        arrays: NDArray[Any] | None = found
+    else:
+        arrays = _named(found, path, ("images", "latents", "x", "arr_0"))
+        if arrays is None:
+            raise DataError(f"{path} holds {', '.join(found.files)}; name the samples images, latents, x or arr_0")
+        labels = _named(found, path, ("labels", "y", "arr_1"))
+    if labels_path is not None:
+        labels = _load(labels_path)
+        if not isinstance(labels, np.ndarray):
+            raise DataError(f"{labels_path}: give the labels as .npy")
+    assert arrays is not None
+    return arrays, labels
+
+
+def _named(found: Any, path: Path, names: Sequence[str]) -> NDArray[Any] | None:
+    for name in names:
+        if name in found.files:
+            try:
+                return np.asarray(found[name])
+            except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+                raise DataError(f"{path}: {name} cannot be read ({str(error).splitlines()[0]})") from None
+    return None
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as NumPy arrays ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+
+
+def idx_reader(images: Path, labels: Path, codec: Codec, pad_to: int | None) -> ArrayReader:
+    """Images and labels from IDX files, gzipped or not."""
+    return ArrayReader(read_idx(images), read_idx(labels), codec, images.name, pad_to)
+
+
+class FeatureFiles:
+    """The files that fast-DiT's and U-DiT's extraction writes: `*_features/0.npy`, `1.npy` … and `*_labels/0.npy` …
+
+    A feature file holds (1, C, H, W) or (C, H, W) float, a label file one integer. Latents there are already scaled. The names
+    must count from 0 without a gap. Raises DataError, naming the index, for a file that is missing, truncated or misshapen.
+    """
+
+    def __init__(self, folder: Path, codec: str) -> None:
+        self._features, self._labels = _only(folder, "_features"), _only(folder, "_labels")
+        count = _count(self._features)
+        if (labels := _count(self._labels)) != count:
+            raise DataError(
+                f"{self._features} has {count} files and {self._labels} has {labels}; there must be one label a feature"
+            )
+        first = _array(self._features / "0.npy", 0)
+        self._shape = first.shape[1:] if first.ndim == 4 and first.shape[0] == 1 else first.shape
+        self._dtype = first.dtype
+        if len(self._shape) != 3 or first.dtype not in (np.float32, np.float16):
+            raise DataError(
+                f"{self._features / '0.npy'} (index 0) holds {first.dtype} {first.shape}, not float latents (1, C, H, W)"
+            )
+        self.plan = Header.model_validate(
+            {
+                "samples": count,
+                "shape": self._shape,
+                "content": "latents",
+                "dtype": str(first.dtype),
+                "codec": codec,
+                "class_names": (),
+                "source": str(folder.absolute()),
+            }
+        )
+        self._pool = ThreadPoolExecutor(READING_THREADS)
+
+    def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Files first … end - 1, read in parallel."""
+        rows = np.stack(list(self._pool.map(self._feature, range(first, end))))
+        return rows, np.array(list(self._pool.map(self._label, range(first, end))), dtype=np.int64)
+
+    def _feature(self, index: int) -> NDArray[Any]:
+        path = self._features / f"{index}.npy"
+        found = _array(path, index)
+        if found.size != np.prod(self._shape) or found.shape[-3:] != self._shape or found.dtype != self._dtype:
+            raise DataError(
+                f"{path} (index {index}) holds {found.dtype} {found.shape}, but index 0 holds {self._dtype} {self._shape}"
+            )
+        return found.reshape(self._shape)
+
+    def _label(self, index: int) -> int:
+        path = self._labels / f"{index}.npy"
+        found = _array(path, index)
+        if found.size != 1 or found.dtype.kind not in "iu":
+            raise DataError(f"{path} (index {index}) holds {found.dtype} {found.shape}, not one whole number")
+        return int(found.reshape(()))
+
+    def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
+        """Numbers."""
+        return numbered(labels)
+
+
+def _only(folder: Path, ending: str) -> Path:
+    found = sorted(path for path in folder.glob(f"*{ending}") if path.is_dir())
+    if len(found) != 1:
+        raise DataError(
+            f"{folder} has {len(found)} folders named …{ending}; there must be exactly one, such as imagenet256{ending}"
+        )
+    return found[0]
+
+
+def _count(folder: Path) -> int:
+    """How many files 0.npy, 1.npy … there are; raises DataError, naming the first missing index, when there is a gap."""
+    with os.scandir(folder) as entries:
+        found = {int(entry.name[:-4]) for entry in entries if re.fullmatch(r"\d+\.npy", entry.name)}
+    if not found:
+        raise DataError(f"{folder} holds no files named 0.npy, 1.npy …")
+    if max(found) + 1 != len(found):
+        gap = next(index for index in range(len(found)) if index not in found)
+        raise DataError(f"{folder / f'{gap}.npy'} (index {gap}) is missing; the files must count from 0 without a gap")
+    return len(found)
+
+
+def _array(path: Path, index: int) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path} (index {index}) is missing") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} (index {index}) is truncated or no array ({(str(error) or 'empty').splitlines()[0]})") from None
+    return found

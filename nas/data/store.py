@@ -1,0 +1,170 @@
+"""The store: a data set as one flat memory-mapped array, its labels, and a JSON header that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from nas.data.codecs import VAE_PREFIX, Codec, Shape, codec_named
+from space.errors import DataError
+from space.spec import Frozen
+from space.stage import Count
+
+HEADER, LATENTS, LABELS, PROGRESS = "header.json", "latents.npy", "labels.npy", "progress.json"
+_CHUNK_BYTES = 2**24
+
+
+class Header(Frozen):
+    """What a store holds; its file is written last, so a folder with a header is whole.
+
+    `content` says what the rows are: `pixels` are uint8 in the codec's layout, x/127.5 - 1 being the latent; `latents` are the
+    latents themselves; `moments` are a VAE's mean and log-variance (2C, H, W), the latent being (mean + σ·noise)·scale. With two
+    `views`, row 2i holds sample i and row 2i + 1 its mirror image.
+    """
+
+    version: Literal[1] = 1
+    samples: Count | Literal[0]
+    shape: tuple[Count, Count, Count]
+    content: Literal["pixels", "latents", "moments"]
+    dtype: Literal["uint8", "float16", "float32"]
+    codec: str
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    views: Literal[1, 2] = 1
+    class_names: tuple[str, ...]
+    source: str
+    checksum: str = ""
+
+    @property
+    def rows_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the flat array; `shape` is that of one latent, (C, H, W)."""
+        channels, height, width = self.shape
+        return self.samples * self.views, channels * (2 if self.content == "moments" else 1), height, width
+
+
+@dataclass(frozen=True)
+class Store:
+    """A data set: rows as the header describes them, and labels (samples,) int64; `name` is its folder or its embedded name."""
+
+    name: str
+    header: Header
+    rows: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.header.samples
+
+    @property
+    def codec(self) -> Codec:
+        """The codec that makes images of latents."""
+        return codec_named(self.header.codec)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some samples of a store; `samples` (N,) int64 are their numbers."""
+
+    store: Store
+    samples: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels (N,)."""
+        return np.asarray(self.store.labels[self.samples])
+
+
+def read_header(folder: Path) -> Header:
+    """The header of a store; raises DataError when the folder holds none, or a half-written store."""
+    try:
+        text = (folder / HEADER).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if (folder / PROGRESS).exists():
+            done = json.loads((folder / PROGRESS).read_text(encoding="utf-8")).get("done")
+            raise DataError(
+                f"{folder} is a store only half written ({done} samples); run the same `nas data prepare` again"
+            ) from None
+        raise DataError(f"{folder} is no data store: it has no {HEADER}; make one with `nas data prepare`") from None
+    except OSError as error:
+        raise DataError(f"{folder / HEADER} cannot be read: {error.strerror}") from None
+    try:
+        header = Header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{folder / HEADER}: {where}: {first['msg']}; prepare the store again") from None
+    if not header.codec.startswith(VAE_PREFIX):
+        # A VAE is looked for when images are wanted.
+        codec_named(header.codec)
+    return header
+
+
+def open_store(folder: Path) -> Store:
+    """The store in a folder: its header is read, its arrays are mapped.
+
+    Raises DataError when it is half written, or an array is missing, truncated or of another shape than the header says.
+    """
+    header = read_header(folder)
+    rows = _mapped(folder / LATENTS, header.rows_shape, header.dtype)
+    return Store(str(folder), header, rows, _mapped(folder / LABELS, (header.samples,), "int64"))
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; prepare the store again") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is truncated or damaged ({str(error).splitlines()[0]}); prepare the store again") from None
+    if found.shape != shape or found.dtype != np.dtype(dtype):
+        raise DataError(f"{path} holds {found.dtype} {found.shape} where the header says {dtype} {shape}; prepare the store again")
+    return found
+
+
+def checksum(rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
+    """SHA-256 of the rows' and labels' bytes, read in one pass."""
+    digest = hashlib.sha256()
+    for array in (rows, labels):
+        for piece in _pieces(array):
+            digest.update(np.ascontiguousarray(piece).data)
+    return digest.hexdigest()
+
+
+def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    for first in range(0, len(array), step):
+        yield array[first : first + step]
+
+
+def pixel_store(
+    name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], codec: Codec, class_names: tuple[str, ...], source: str
+) -> Store:
+    """A store in memory of images (N, C, H, W) uint8; raises DataError when the codec cannot take them."""
+    rows = np.ascontiguousarray(codec.encode(images))
+    header = Header(
+        samples=len(rows),
+        shape=latent_shape(codec, images),
+        content="pixels",
+        dtype="uint8",
+        codec=codec.name,
+        class_names=class_names,
+        source=source,
+        checksum=checksum(rows, labels),
+    )
+    return Store(name, header, rows, labels)
+
+
+def latent_shape(codec: Codec, images: NDArray[Any]) -> Shape:
+    """The latents' (C, H, W) for images (N, C, H, W)."""
+    _, channels, height, width = images.shape
+    return codec.latent_shape((channels, height, width))

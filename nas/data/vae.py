@@ -1,0 +1,235 @@
+"""The latents of a variational autoencoder, as latent diffusion and DiT train on them (Rombach et al. 2022; Peebles & Xie 2023).
+
+Images are uint8 in 0..255 or floating point in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nas.data.codecs import VAE_PREFIX, Array, Shape
+from space.errors import DataError
+
+DEFAULT_SOURCE = "stabilityai/sd-vae-ft-ema"
+DEFAULT_SCALE = 0.18215
+"""Gives the latents of Stable Diffusion's first autoencoders about unit variance (Rombach et al. 2022, appendix D.1)."""
+
+LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0
+HUB_TIMEOUT_S = 10
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""Owner and repository; what looks otherwise can only be a folder."""
+MEND = "give a local folder that holds an AutoencoderKL's config.json and diffusion_pytorch_model.safetensors"
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Loaded = TypeVar("Loaded")
+
+
+def sample_moments(moments: Tensor, noise: Tensor, scale: float) -> Tensor:
+    """Latents (N, C, H, W) = (mean + exp(log-variance / 2)·noise)·scale, on the device and in the type of `noise`.
+
+    `moments` (N, 2C, H, W) is the mean and then the log-variance, before scaling; noise (N, C, H, W).
+    """
+    mean, log_variance = moments.to(noise).chunk(2, dim=1)
+    return (mean + torch.exp(log_variance / 2) * noise) * scale
+
+
+@dataclass(frozen=True)
+class Vae:
+    """The codec of an `AutoencoderKL` of the package diffusers, by its name on the Hugging Face hub or its local folder.
+
+    Nothing is loaded before it is needed: the configuration for `latent_shape`, the weights for everything else. Both
+    then raise DataError when diffusers is missing or the autoencoder cannot be loaded. Weights are read from
+    safetensors files alone, never unpickled.
+    """
+
+    source: str = DEFAULT_SOURCE
+    scale: float = DEFAULT_SCALE
+    precision: str = "float32"
+    """Of the arithmetic: float32, bf16 or fp16 by autocast. Weights, moments and images are float32 in any case."""
+    device: str | torch.device | None = None
+    """None: a GPU when there is one."""
+    batch_size: int = 32
+    """Images that go through the autoencoder at once."""
+    # DiT guides the first three channels (Peebles & Xie 2023, appendix A).
+    guided_channels: int | None = 3
+    bound: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise DataError(f"codec {self.name} has no precision '{self.precision}'; choose one of {', '.join(PRECISIONS)}")
+
+    @property
+    def name(self) -> str:
+        """As in a study."""
+        return VAE_PREFIX + self.source
+
+    def on(self, device: str | torch.device | None, precision: str) -> Vae:
+        """The same codec on another device and in another precision; it loads the autoencoder anew."""
+        return replace(self, device=device, precision=precision)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along each side: every resolution of the autoencoder but the last halves them."""
+        resolutions = len(self._setting("block_out_channels"))
+        return int(2 ** (resolutions - 1))
+
+    def latent_shape(self, image: Shape) -> Shape:
+        """(3, H, W) → (latent channels, H/factor, W/factor); raises DataError for other channels or sides."""
+        channels, height, width = image
+        expected = self._setting("in_channels")
+        if channels != expected:
+            raise DataError(f"codec {self.name} needs images of {expected} channels, not {channels}; convert them first")
+        if height % self.factor or width % self.factor or not height or not width:
+            raise DataError(f"codec {self.name} needs a height and width divisible by {self.factor}, not {height}×{width}")
+        return self._setting("latent_channels"), height // self.factor, width // self.factor
+
+    def mirror_channels(self, channels: int) -> None:
+        """None: the latents of a mirrored image are not its latents mirrored."""
+        return None
+
+    def moments(self, images: NDArray[Any]) -> Array:
+        """The posterior of images (N, 3, H, W): means and then log-variances before scaling, float32 (N, 2C, H/factor, W/factor).
+
+        Equal images give equal moments: nothing is sampled. Log-variances are clamped to [-30, 20] as diffusers does.
+        Raises DataError for images of another shape or type, and when finite images give moments that are not.
+        """
+        if images.ndim != 4 or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
+            raise DataError(
+                f"codec {self.name} needs images (N, 3, H, W) of type uint8 or float, not {images.dtype} {_shape(images.shape)}"
+            )
+        channels, height, width = self.latent_shape((images.shape[1], images.shape[2], images.shape[3]))
+
+        def encoded(batch: Tensor) -> Tensor:
+            x = batch.float() / 127.5 - 1 if batch.dtype == torch.uint8 else batch.float()
+            mean, log_variance = self._model.encode(x).latent_dist.parameters.float().chunk(2, dim=1)
+            return torch.cat([mean, log_variance.clamp(LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)], dim=1)
+
+        return self._in_batches(images, (2 * channels, height, width), encoded)
+
+    def encode(self, images: NDArray[Any]) -> Array:
+        """Images (N, 3, H, W) to their mean latents, scaled, float32 (N, C, H/factor, W/factor); raises as `moments` does."""
+        moments = self.moments(images)
+        mean: Array = moments[:, : moments.shape[1] // 2] * np.float32(self.scale)
+        return mean
+
+    def decode(self, latents: Array) -> Array:
+        """Scaled latents (N, C, H, W) to images float32 (N, 3, H·factor, W·factor), clipped to [-1, 1].
+
+        Raises DataError for latents of another shape, and when finite latents give images that are not.
+        """
+        channels = self._setting("latent_channels")
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise DataError(f"codec {self.name} needs latents (N, {channels}, H, W), not {_shape(latents.shape)}")
+        image = (self._setting("out_channels"), latents.shape[2] * self.factor, latents.shape[3] * self.factor)
+
+        def decoded(batch: Tensor) -> Tensor:
+            images: Tensor = self._model.decode(batch.float() / self.scale).sample
+            return images.float().clamp(-1, 1)
+
+        return self._in_batches(latents, image, decoded)
+
+    def _in_batches(self, inputs: NDArray[Any], shape: Shape, step: Callable[[Tensor], Tensor]) -> Array:
+        """`step` over inputs (N, …), `batch_size` at a time; gives (N, *shape)."""
+        outputs = np.empty((len(inputs), *shape), dtype=np.float32)
+        with torch.inference_mode(), self._arithmetic():
+            for start in range(0, len(inputs), self.batch_size):
+                # A copy, since the inputs may be mapped from a file that cannot be written.
+                batch = torch.from_numpy(np.array(inputs[start : start + self.batch_size], order="C"))
+                outputs[start : start + self.batch_size] = step(batch.to(self._device)).cpu().numpy()
+        if not np.isfinite(outputs).all() and np.isfinite(inputs).all():
+            raise DataError(
+                f"codec {self.name} gives numbers that are not finite in {self.precision}; "
+                "use bf16 or float32, whose range is wider, and check the weights if it stays so"
+            )
+        return outputs
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Autocast where asked for; otherwise true float32, which cuDNN would round to TF32, and the same kernels every time."""
+        dtype = PRECISIONS[self.precision]
+        cudnn = torch.backends.cudnn
+        with (
+            torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32),
+            cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+
+    def _setting(self, key: str) -> Any:
+        if key not in self._config:
+            raise DataError(f"codec {self.name}: its config.json has no '{key}'; {MEND}")
+        return self._config[key]
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self._load(lambda kind, folder, **where: kind.load_config(folder, **where))
+        # A diffusion model's folder, say, would otherwise be read as an autoencoder of default sizes.
+        if config.get("_class_name") != "AutoencoderKL":
+            raise DataError(f"codec {self.name}: its config.json describes a {config.get('_class_name')}, no AutoencoderKL; {MEND}")
+        return config
+
+    @cached_property
+    def _model(self) -> Any:
+        """The autoencoder in float32 on the device, in evaluation mode."""
+        model, report = self._load(
+            lambda kind, folder, **where: kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                torch_dtype=torch.float32,
+                # Needs another package, and what it saves is the memory of one copy of a small model.
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+                **where,
+            )
+        )
+        # diffusers only warns of them and leaves random weights in their place.
+        if report["missing_keys"]:
+            count, first = len(report["missing_keys"]), min(report["missing_keys"])
+            raise DataError(f"codec {self.name}: its weights lack {count} tensors, '{first}' among them; {MEND}")
+        return model.to(self._device).eval().requires_grad_(False)
+
+    def _load(self, loader: Callable[..., Loaded]) -> Loaded:
+        """What `loader(AutoencoderKL, folder or hub name, …)` gives, from a folder, else the hub's cache, else the hub itself."""
+        try:
+            from diffusers import AutoencoderKL
+            from huggingface_hub import HfApi
+        except (ImportError, RuntimeError) as error:
+            raise DataError(f"codec {self.name} needs diffusers ({_reason(error)}); pip install 'udit-nas[vae]'") from error
+        folder = Path(self.source).expanduser()
+        if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(self.source)):
+            raise DataError(f"codec {self.name}: no folder {folder}; {MEND}")
+        # The loaders and the hub's client raise many kinds of errors for damaged files and failed connections.
+        try:
+            if folder.is_dir():
+                return loader(AutoencoderKL, folder)
+            try:
+                return loader(AutoencoderKL, self.source, local_files_only=True)
+            except OSError:
+                # One question with a time limit: the loaders themselves would try a dead connection for minutes.
+                HfApi().model_info(self.source, timeout=HUB_TIMEOUT_S)
+                return loader(AutoencoderKL, self.source)
+        except Exception as error:
+            raise DataError(f"codec {self.name} cannot be loaded ({_reason(error)}); {MEND}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message that may be a page long."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"

@@ -1,0 +1,208 @@
+"""Files of the ADM evaluation suite (Dhariwal & Nichol 2021): samples as `arr_0`, reference statistics as `mu` and `sigma`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.evaluation.statistics import Matrix, Moments
+from space.errors import DataError, RunError
+
+Images = NDArray[np.uint8]
+"""(N, H, W, C), 0 to 255."""
+
+IMAGES, POOLED, SPATIAL = "arr_0", ("mu", "sigma"), ("mu_s", "sigma_s")
+"""The suite's keys: images, and mean and covariance of pooled and of spatial features."""
+
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for entries that are cut short, altered, encrypted, pickled or larger than memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What an evaluation file holds; None for what it does not."""
+
+    mu: Matrix | None = None
+    """(D,): mean of the pooled features."""
+    sigma: Matrix | None = None
+    """(D, D): their covariance."""
+    mu_s: Matrix | None = None
+    """(E,): mean of the spatial features."""
+    sigma_s: Matrix | None = None
+    """(E, E): their covariance."""
+    arr_0: Images | None = None
+    """(N, H, W, 3) uint8."""
+
+    @property
+    def pooled(self) -> Moments | None:
+        """The statistics for FID; the files do not say over how many images they were taken."""
+        return None if self.mu is None or self.sigma is None else Moments(self.mu, self.sigma)
+
+    @property
+    def spatial(self) -> Moments | None:
+        """The statistics for sFID."""
+        return None if self.mu_s is None or self.sigma_s is None else Moments(self.mu_s, self.sigma_s)
+
+
+def write_samples_npz(images: Iterable[Images], path: Path) -> int:
+    """Write batches of images, uint8 (n, H, W, 3) or grey (n, H, W, 1), as the suite's `arr_0`; returns how many there were.
+
+    Grey images are repeated to three channels. One batch is in memory at a time; since the file begins with the number of
+    images, they pass through a nameless file in the same folder, which needs their size on the disk a second time until the
+    end. The file appears under its name when it is whole, and a failure leaves an older file of that name as it was.
+
+    Raises DataError for a batch of another type or shape and for no images, RunError when the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    spool = _spool(path)
+    try:
+        shape = _collect(images, spool, path)
+        try:
+            _pack(spool, shape, partial)
+            partial.replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+    finally:
+        # Closing flushes once more, which fails again on a full disk; what the spool holds is of no use any longer.
+        with contextlib.suppress(OSError):
+            spool.close()
+        partial.unlink(missing_ok=True)
+    return shape[0]
+
+
+def read_reference_npz(path: Path, images: bool = True) -> Reference:
+    """Read the suite's statistics (`mu`, `sigma`, `mu_s`, `sigma_s`) and images (`arr_0`), any of which may be absent.
+
+    `images` false leaves `arr_0` unread, which spares its memory. Other keys are not looked at, and nothing is unpickled.
+    Raises DataError when the file is missing, damaged, holds none of the keys or a mean without its covariance, or when an
+    array has another shape or type than the suite's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} is not there; give the .npz file of a reference batch or of samples")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no .npz file, or is cut short; fetch or write it again")
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except _DAMAGE:
+        raise DataError(f"{path} is a damaged .npz file; fetch or write it again") from None
+    with archive:
+        found: dict[str, Any] = {}
+        for mean, covariance in (POOLED, SPATIAL):
+            found |= _read_statistics(archive, mean, covariance, path)
+        if images and IMAGES in archive.files:
+            found[IMAGES] = _read_images(archive, path)
+        if not found and IMAGES not in archive.files:
+            raise DataError(f"{path} holds neither {IMAGES} nor mu and sigma; give a file in the ADM suite's format")
+    return Reference(**found)
+
+
+def _spool(path: Path) -> IO[bytes]:
+    """A file without a name beside `path`; it is gone once closed, also after a crash."""
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent} is no folder; create it, or write the samples elsewhere")
+    try:
+        return tempfile.TemporaryFile(dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _collect(batches: Iterable[Images], spool: IO[bytes], path: Path) -> tuple[int, int, int, int]:
+    """Append the bytes of all images to the spool; returns their common shape (N, H, W, 3)."""
+    count, size = 0, None
+    for number, batch in enumerate(batches):
+        batch = np.asarray(batch)
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] not in (1, 3):
+            raise DataError(
+                f"batch {number} of the samples is {batch.dtype} of shape {batch.shape}; it must be uint8 of shape "
+                "(n, height, width, 3), or 1 for grey"
+            )
+        size = size or batch.shape[1:3]
+        if batch.shape[1:3] != size:
+            raise DataError(
+                f"batch {number} of the samples has images of {_times(batch.shape[1:3])} pixels and those before {_times(size)}; "
+                "all must be of one size"
+            )
+        colour = np.repeat(batch, 3, axis=3) if batch.shape[3] == 1 else np.ascontiguousarray(batch)
+        try:
+            spool.write(colour.data)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        count += len(batch)
+    if size is None or not count or 0 in size:
+        raise DataError(f"there are no samples to write to {path}; give at least 1 image")
+    return count, size[0], size[1], 3
+
+
+def _pack(spool: IO[bytes], shape: tuple[int, int, int, int], partial: Path) -> None:
+    """One uncompressed entry, as np.savez writes it: the suite reads it as a stream."""
+    spool.seek(0)
+    with partial.open("wb") as file:
+        entry_name = f"{IMAGES}.npy"
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, archive.open(entry_name, "w", force_zip64=True) as entry:
+            np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            shutil.copyfileobj(spool, entry, length=1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_statistics(archive: Any, mean: str, covariance: str, path: Path) -> dict[str, Matrix]:
+    present = [key for key in (mean, covariance) if key in archive.files]
+    if not present:
+        return {}
+    if len(present) == 1:
+        missing = covariance if present == [mean] else mean
+        raise DataError(f"{path} holds {present[0]} but not {missing}; both are needed, so fetch or compute the file again")
+    mu, sigma = _read(archive, mean, "(D,)", path), _read(archive, covariance, "(D, D)", path)
+    for key, array in ((mean, mu), (covariance, sigma)):
+        if array.dtype.kind != "f":
+            raise DataError(f"{key} of {path} is of type {array.dtype}; it must be floating-point")
+    if mu.ndim != 1 or not mu.size:
+        raise DataError(f"{mean} of {path} has shape {mu.shape}; it must be (D,)")
+    if sigma.shape != (mu.size, mu.size):
+        raise DataError(f"{covariance} of {path} has shape {sigma.shape}; beside {mean} it must be ({mu.size}, {mu.size})")
+    try:
+        moments = Moments(mu, sigma)
+    except DataError as error:
+        raise DataError(f"{mean} and {covariance} of {path}: {error}") from None
+    return {mean: moments.mean, covariance: moments.covariance}
+
+
+def _read_images(archive: Any, path: Path) -> Images:
+    images = _read(archive, IMAGES, "(N, height, width, 3)", path)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
+        raise DataError(
+            f"{IMAGES} of {path} is {images.dtype} of shape {images.shape}; it must be uint8 of shape (N, height, width, 3)"
+        )
+    return images
+
+
+def _read(archive: Any, key: str, shape: str, path: Path) -> NDArray[Any]:
+    try:
+        array = archive[key]
+    except _DAMAGE as error:
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise DataError(f"{key} of {path} cannot be read as an array {shape}{reason}; fetch or write the file again") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{key} of {path} is no NumPy array; it must be {shape}, so fetch or write the file again")
+    return array
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path} cannot be written: {error.strerror}; free some space, or write the samples elsewhere")

@@ -1,0 +1,223 @@
+"""The metrics of generated images, as pure functions of features and logits: FID, inception score, precision and recall, KID.
+
+Everything is computed in float64, whatever comes in. sFID is `fid` of spatial features, those of an early layer with their
+positions kept (Nash et al. 2021), instead of pooled ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.evaluation.statistics import Features, FeatureStatistics, Matrix, Moments, Statistics, checked, frechet_distance
+from space.errors import DataError
+
+_BLOCK = 2048
+"""Rows and columns of the pairwise matrices that are held at a time: 32 MiB each in float64."""
+
+_LARGEST = 1e300
+"""Squared norms beyond this could overflow once added or multiplied."""
+
+
+class PrecisionRecall(NamedTuple):
+    """The share of generated images that look real, and the share of real images that could have been generated."""
+
+    precision: float
+    recall: float
+
+
+def fid(a: Features | Statistics, b: Features | Statistics) -> float:
+    """The Fréchet inception distance (Heusel et al. 2017) of features (N, D) and (M, D), or of their statistics; symmetric.
+
+    Of pooled features it is FID, of spatial features sFID. Raises DataError for features that are not finite, for other
+    dimensions on one side, and for sets of D images or fewer.
+    """
+    return frechet_distance(_statistics(a), _statistics(b))
+
+
+def inception_score(logits: Features, split_size: int = 5000) -> float:
+    """exp E KL(p(y|x) ‖ p(y)) of classifier logits (N, K), averaged over consecutive splits (Salimans et al. 2016).
+
+    A last, smaller split counts as much as the others, as in the ADM suite, so let `split_size` divide N. Between 1 and K.
+    Raises DataError for no logits, for logits that are not finite, and for a split size below 1.
+    """
+    logits = checked(logits, "logits", columns="K")
+    if split_size < 1:
+        raise DataError(f"split_size is {split_size}; give 1 or more, 5000 being usual")
+    if not len(logits):
+        raise DataError("an inception score needs at least 1 image, and there are no logits")
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = float(np.mean([_split_score(logits[i : i + split_size]) for i in range(0, len(logits), split_size)]))
+    if not math.isfinite(score):
+        raise DataError("the inception score overflows; the logits are too large to be a classifier's")
+    return score
+
+
+def precision_recall(reference: Features, generated: Features, k: int = 3) -> PrecisionRecall:
+    """Precision and recall of generated features (M, D) against reference features (N, D) (Kynkäänniemi et al. 2019).
+
+    An image is in a set's manifold when, for some member of the set, it is no farther away than that member's k-th nearest
+    fellow (equation 1). Precision is the share of generated images in the reference manifold, recall the share of reference
+    images in the generated one. Takes time N² + M² + NM and memory in proportion to N + M.
+
+    Raises DataError for features that are not finite or too large to square, for other dimensions on one side, and for
+    fewer than k + 1 images.
+    """
+    reference, generated = _pair(reference, generated, "reference", "generated")
+    if k < 1:
+        raise DataError(f"k is {k}; give the number of nearest neighbours, 1 or more, 3 being usual")
+    for features, what in ((reference, "reference"), (generated, "generated")):
+        if len(features) <= k:
+            raise DataError(
+                f"precision and recall with k = {k} need at least {k + 1} images in each set, but {len(features)} are {what}"
+            )
+    # Distances do not change when both sets are moved, but a large common mean would cost them digits.
+    with np.errstate(over="ignore"):
+        centre = reference.mean(axis=0, dtype=np.float64)
+    real, made = _Points(reference, centre, "reference"), _Points(generated, centre, "generated")
+    real_radii, made_radii = _squared_radii(real, k), _squared_radii(made, k)
+    precise, recalled = np.zeros(len(made), dtype=bool), np.zeros(len(real), dtype=bool)
+    for rows in _blocks(len(made)):
+        for columns in _blocks(len(real)):
+            squared = _squared_distances(made, rows, real, columns)
+            precise[rows] |= (squared <= real_radii[columns]).any(axis=1)
+            recalled[columns] |= (squared <= made_radii[rows, None]).any(axis=0)
+    return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
+
+
+def kid(a: Features, b: Features) -> float:
+    """The kernel inception distance of features (N, D) and (M, D): unbiased MMD² with kernel (x·y/D + 1)³; symmetric.
+
+    (Bińkowski et al. 2018, equation 4 and section 4.) Taken over all pairs, not over random subsets, so that it is one number
+    without a seed; being unbiased, it may be below 0 for sets of one distribution. Usually printed times 1000.
+
+    Raises DataError for features that are not finite or too large for the kernel, for other dimensions on one side, and for
+    fewer than 2 images.
+    """
+    a, b = _pair(a, b, "first", "second")
+    for features, what in ((a, "first"), (b, "second")):
+        if len(features) < 2:
+            raise DataError(f"KID needs at least 2 images in each set, but the {what} has {len(features)}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = _mean_kernel_within(a) + _mean_kernel_within(b) - 2 * _mean_kernel_between(a, b)
+    if not math.isfinite(distance):
+        raise DataError("KID overflows; scale the features to about 1")
+    return distance
+
+
+def _statistics(a: Features | Statistics) -> Statistics:
+    if isinstance(a, FeatureStatistics | Moments):
+        return a
+    statistics = FeatureStatistics()
+    statistics.update(a)
+    if not statistics.count:
+        raise DataError("FID needs more images than feature dimensions, and one set has no images")
+    return statistics
+
+
+def _pair(a: Features, b: Features, name_a: str, name_b: str) -> tuple[Features, Features]:
+    """Both sets, once they are finite and of one dimension."""
+    a, b = checked(a, f"{name_a} features"), checked(b, f"{name_b} features")
+    if a.shape[1] != b.shape[1]:
+        raise DataError(
+            f"the {name_a} features have {a.shape[1]} dimensions and the {name_b} ones {b.shape[1]}; "
+            "take both from one feature extractor"
+        )
+    return a, b
+
+
+def _split_score(logits: Features) -> float:
+    """The inception score of one split. Logarithms throughout, so that probabilities too small for a float do no harm."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_marginal = np.logaddexp.reduce(log_p, axis=0) - math.log(len(log_p))
+    return math.exp(float((np.exp(log_p) * (log_p - log_marginal)).sum(axis=1).mean()))
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
+
+
+def _pairs_within(count: int) -> Iterator[tuple[slice, slice]]:
+    """Each unordered pair of blocks once."""
+    blocks = _blocks(count)
+    return ((rows, columns) for i, rows in enumerate(blocks) for columns in blocks[i:])
+
+
+class _Points:
+    """Features about a centre, turned to float64 block by block, and their squared norms (N,)."""
+
+    def __init__(self, features: Features, centre: Matrix, what: str) -> None:
+        self.features, self.centre = features, centre
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.norms = np.concatenate([np.square(self.block(rows)).sum(axis=1) for rows in _blocks(len(features))])
+        if not (self.norms < _LARGEST).all():
+            raise DataError(f"the {what} features are too large to take distances of; scale them to about 1")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def block(self, rows: slice) -> Matrix:
+        return np.asarray(self.features[rows].astype(np.float64) - self.centre)
+
+
+def _squared_distances(a: _Points, rows: slice, b: _Points, columns: slice) -> Matrix:
+    """|x - y|² = |x|² + |y|² - 2x·y for a block of pairs, as one matrix product.
+
+    The product's rounding error is at most about D·ε·(|x|² + |y|²). Distances below it are taken for 0: otherwise a copy of
+    an image could lie outside a radius of 0, which copies of that image have.
+    """
+    x, y = a.block(rows), b.block(columns)
+    norms = a.norms[rows, None] + b.norms[columns]
+    squared = norms - 2 * (x @ y.T)
+    squared[squared <= (x.shape[1] + 4) * np.finfo(np.float64).eps * norms] = 0.0
+    return np.asarray(squared)
+
+
+def _squared_radii(points: _Points, k: int) -> Matrix:
+    """(N,): the squared distance of every point to its k-th nearest fellow."""
+    nearest = np.full((len(points), k), np.inf)
+    for rows, columns in _pairs_within(len(points)):
+        squared = _squared_distances(points, rows, points, columns)
+        if rows == columns:
+            np.fill_diagonal(squared, np.inf)  # a point is not its own neighbour
+        else:
+            nearest[columns] = _smallest(nearest[columns], squared.T)
+        nearest[rows] = _smallest(nearest[rows], squared)
+    return np.asarray(nearest.max(axis=1))
+
+
+def _smallest(nearest: Matrix, candidates: Matrix) -> Matrix:
+    """Of each row of both, the k smallest, where `nearest` has k columns."""
+    k = nearest.shape[1]
+    return np.partition(np.concatenate([nearest, candidates], axis=1), k - 1, axis=1)[:, :k]
+
+
+def _kernel(a: Features, b: Features) -> NDArray[np.float64]:
+    base = a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1
+    return np.asarray(base * base * base)
+
+
+def _mean_kernel_within(a: Features) -> float:
+    """The mean over the n(n - 1) ordered pairs of different rows; the kernel is symmetric, so each block counts for two."""
+    sums = []
+    for rows, columns in _pairs_within(len(a)):
+        kernel = _kernel(a[rows], a[columns])
+        if rows == columns:
+            np.fill_diagonal(kernel, 0.0)
+        sums.append(float(kernel.sum()) * (1 if rows == columns else 2))
+    return _total(sums) / (len(a) * (len(a) - 1))
+
+
+def _mean_kernel_between(a: Features, b: Features) -> float:
+    sums = [float(_kernel(a[rows], b[columns]).sum()) for rows in _blocks(len(a)) for columns in _blocks(len(b))]
+    return _total(sums) / (len(a) * len(b))
+
+
+def _total(sums: list[float]) -> float:
+    """Their sum without rounding on the way, or infinity."""
+    return math.fsum(sums) if all(map(math.isfinite, sums)) else math.inf

@@ -1,0 +1,187 @@
+"""What generated images are compared with: features of real images, kept between runs by what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from nas.data.feed import Feed
+from nas.data.store import Split
+from nas.evaluation.adm import read_reference_npz
+from nas.evaluation.extractors import Extractor
+from nas.evaluation.statistics import FeatureStatistics, Moments
+from nas.pictures import to_pixels
+from space.errors import DataError
+
+MANIFOLD_IMAGES = 10_000
+"""Precision and recall compare with at most so many real images, as many as the ADM suite's reference batches hold."""
+
+BATCH = 256
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """Features of a set of images: statistics of pooled and spatial features, pooled features and logits one row an image.
+
+    What a file of bare statistics does not hold is None.
+    """
+
+    pool: Moments | None
+    spatial: Moments | None
+    rows: NDArray[np.float32] | None
+    logits: NDArray[np.float32] | None
+    images: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images' features, and what they are of; equal digests mean equal numbers."""
+
+    features: ImageFeatures
+    source: str
+    digest: str
+    kept: bool
+    """Whether they were found in the cache."""
+
+
+class Collector:
+    """Takes features of images batch by batch and lets the images go."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self._pool, self._spatial = FeatureStatistics(), FeatureStatistics()
+        self._rows: list[NDArray[np.float32]] = []
+        self._logits: list[NDArray[np.float32]] = []
+
+    def add(self, batch: Pixels) -> None:
+        """Images (n, C, H, W) uint8."""
+        found = self.extractor(batch)
+        self._pool.update(found.pool)
+        self._spatial.update(found.spatial)
+        self._rows.append(found.pool)
+        self._logits.append(found.logits)
+
+    def features(self, most_rows: int | None = None) -> ImageFeatures:
+        """Of all images; pooled features of at most `most_rows`, spread evenly. Raises DataError when there are no images."""
+        if not self._rows:
+            raise DataError("there are no images to take features of")
+        rows = np.concatenate(self._rows)
+        if most_rows is not None and len(rows) > most_rows:
+            rows = rows[np.arange(most_rows) * len(rows) // most_rows]
+        pool, spatial = (Moments(s.mean, s.covariance, s.count) for s in (self._pool, self._spatial))
+        return ImageFeatures(pool, spatial, rows, np.concatenate(self._logits), pool.count)
+
+
+def features_of(batches: Iterable[Pixels], extractor: Extractor, most_rows: int | None = None) -> ImageFeatures:
+    """Features of images (n, C, H, W) uint8 that arrive in batches."""
+    collector = Collector(extractor)
+    for batch in batches:
+        collector.add(batch)
+    return collector.features(most_rows)
+
+
+def images_of(split: Split, device: torch.device) -> Iterator[Pixels]:
+    """The images of a split, in its order: of pixel codecs exactly, of a VAE's latents as it decodes their mean."""
+    feed = Feed(split, device)
+    for first in range(0, len(feed), BATCH):
+        latents = feed.latents(torch.arange(first, min(first + BATCH, len(feed))))
+        yield to_pixels(split.store.codec.decode(latents.cpu().numpy()))
+
+
+def reference_of_split(
+    split: Split, which: str, extractor: Extractor, device: torch.device, cache: Path | None = None
+) -> Reference:
+    """The features of a split's images, from the cache when they were computed before."""
+    samples = hashlib.sha256(split.samples.tobytes()).hexdigest()
+    digest = _digest(extractor, split.store.header.checksum, samples)
+    source = f"{split.store.name}, {which}"
+    return _kept(digest, source, cache, lambda: features_of(images_of(split, device), extractor, MANIFOLD_IMAGES))
+
+
+def reference_of_file(path: Path, extractor: Extractor, cache: Path | None = None) -> Reference:
+    """The statistics, or the features of the images, of a reference batch of the ADM suite.
+
+    Statistics in the file are those of its Inception network, so they serve no other extractor; raises DataError then.
+    """
+    bare = read_reference_npz(path, images=False)
+    with path.open("rb") as file:
+        digest = _digest(extractor, hashlib.file_digest(file, "sha256").hexdigest())
+    if bare.pooled is None:
+        return _kept(digest, str(path), cache, lambda: features_of(images_in(path), extractor, MANIFOLD_IMAGES))
+    if extractor.name != "inception":
+        raise DataError(f"{path} holds statistics of Inception's features, which {extractor.name}'s cannot be compared with")
+    found = read_reference_npz(path)
+    rows = logits = images = None
+    if found.arr_0 is not None:
+        kept = _kept(digest, str(path), cache, lambda: features_of(images_in(path), extractor, MANIFOLD_IMAGES)).features
+        rows, logits, images = kept.rows, kept.logits, kept.images
+    return Reference(ImageFeatures(bare.pooled, bare.spatial, rows, logits, images), str(path), digest, kept=False)
+
+
+def images_in(path: Path) -> Iterator[Pixels]:
+    """The images of a file in the ADM suite's format as (n, 3, H, W); raises DataError when it holds none."""
+    found = read_reference_npz(path).arr_0
+    if found is None:
+        raise DataError(f"{path} holds statistics but no images; give a file with arr_0")
+    for first in range(0, len(found), BATCH):
+        yield np.ascontiguousarray(found[first : first + BATCH].transpose(0, 3, 1, 2))
+
+
+def _digest(extractor: Extractor, *parts: str) -> str:
+    return hashlib.sha256("/".join(("1", extractor.digest, *parts)).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where features of real images are kept: `udit-nas/reference` below XDG_CACHE_HOME, or below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udit-nas" / "reference"
+
+
+def _kept(digest: str, source: str, cache: Path | None, compute: Callable[[], ImageFeatures]) -> Reference:
+    """From the cache, or computed and put there; a cache that cannot be used costs time and nothing else."""
+    path = (cache or cache_folder()) / f"{digest}.safetensors"
+    try:
+        found = load_file(path)
+        return Reference(_unpacked(found), source, digest, kept=True)
+    except (OSError, SafetensorError, KeyError):
+        features = compute()
+    with suppress(OSError, SafetensorError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        save_file(_packed(features), partial)
+        partial.replace(path)
+    return Reference(features, source, digest, kept=False)
+
+
+def _packed(features: ImageFeatures) -> dict[str, NDArray[Any]]:
+    assert features.pool is not None
+    assert features.spatial is not None
+    assert features.rows is not None
+    assert features.logits is not None
+    return {
+        "mu": features.pool.mean,
+        "sigma": features.pool.covariance,
+        "mu_s": features.spatial.mean,
+        "sigma_s": features.spatial.covariance,
+        "rows": features.rows,
+        "logits": features.logits,
+        "images": np.array(features.images),
+    }
+
+
+def _unpacked(found: dict[str, NDArray[Any]]) -> ImageFeatures:
+    images = int(found["images"])
+    pool, spatial = (Moments(found[mean], found[covariance], images) for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")))
+    return ImageFeatures(pool, spatial, found["rows"], found["logits"], images)

@@ -1,0 +1,209 @@
+"""The settings of a study, section by section; each refuses unknown keys and values that nothing could be done with."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from nas.data.sources import DataSet, header_of, load_data, resolved
+from nas.data.store import Header
+from space.domains import Domain, Range
+from space.errors import StudyError
+from space.spec import Frozen
+
+_PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
+
+
+def _macs(value: Any) -> Any:
+    """`1.5 TFLOPs` as multiply-accumulates."""
+    if not isinstance(value, str):
+        return value
+    # At most six digits before the point: more would be a slip, and could be more than a number holds.
+    match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]+)?)\s*([MGTPE])FLOPs?\s*", value)
+    if not match:
+        raise StudyError(f"'{value}' is not an amount of compute such as '1.5 TFLOPs'")
+    return round(float(match[1]) * _PREFIXES[match[2]])
+
+
+Macs = Annotated[int, BeforeValidator(_macs), Field(gt=0)]
+"""Training compute in multiply-accumulates, written as `1.5 TFLOPs`."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _listed(value: Any) -> Any:
+    """A single value as a list of one."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+class DataSettings(Frozen):
+    """The data to train on: an embedded data set and the codec that makes latents of it, or the folder of a prepared store.
+
+    `held_out` is the share of every class that is kept for validation. With `flip`, half of the training samples are shown as
+    their mirror images.
+    """
+
+    source: Annotated[str, AfterValidator(resolved)]
+    codec: str | None = None
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    flip: bool = False
+
+    def header(self) -> Header:
+        """What the source holds; raises DataError when there is none, or it has another codec."""
+        return header_of(self.source, self.codec)
+
+    def load(self) -> DataSet:
+        """The data, split; raises DataError when they are missing or damaged."""
+        return load_data(self.source, self.codec, self.held_out)
+
+
+class ModelSettings(Frozen):
+    """A preset, and dotted paths that differ from it."""
+
+    preset: str
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Objective(Frozen):
+    """A metric to optimise."""
+
+    metric: Literal["val_loss", "gflops", "train_gflops", "params_m"]
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+
+class SamplerSettings(Frozen):
+    """Which Optuna sampler proposes, and its seed."""
+
+    kind: Literal["random", "tpe"] = "tpe"
+    seed: int = 0
+
+
+class SearchSettings(Frozen):
+    """What is searched, within which hard constraints, for what, and how many trials."""
+
+    space: Annotated[dict[str, Domain], Field(min_length=1)]
+    constraints: dict[str, Range] = Field(default_factory=dict)
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(metric="val_loss"),)
+    sampler: SamplerSettings = SamplerSettings()
+    trials: Annotated[int, Field(ge=1)]
+
+
+class ObjectiveSettings(Frozen):
+    """A study's `training.objective`; a bare name stands for the kind alone.
+
+    `epsilon` is the papers' noise prediction with learned variance; `v` predicts √ᾱ·ε - √(1-ᾱ)·x0 (Salimans & Ho 2022); `flow` the
+    velocity x0 - ε of the straight path (SiT, Ma et al. 2024). `min_snr` is γ of the Min-SNR weighting (Hang et al. 2023; theirs is
+    5), for `epsilon` and `v`. `times` says how a flow's training times are drawn.
+    """
+
+    kind: Literal["epsilon", "v", "flow"] = "epsilon"
+    min_snr: Annotated[float, Field(gt=0)] | None = None
+    times: Literal["uniform", "logit-normal"] = "uniform"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _fits(self) -> ObjectiveSettings:
+        if self.kind == "flow" and self.min_snr is not None:
+            raise StudyError("min_snr weights the steps of epsilon and v; a flow has none, so remove it")
+        if self.kind != "flow" and self.times != "uniform":
+            raise StudyError(f"times are drawn uniformly for {self.kind}; remove times, or take kind flow")
+        return self
+
+
+class TrainingSettings(Frozen):
+    """How every trial is trained; the defaults are both papers' recipe.
+
+    The learning rate rises linearly over `warmup_steps` and is constant then, so it does not depend on the rung. `ema` holds the
+    decays of the averaged weights, one or several; trials are judged by the first. With `ema_warmup` the decay of step k is at
+    most (1 + k) / (10 + k), so that short trials are not judged by their initial weights. `clip_norm` clips the gradients' norm.
+    `precision` auto is bf16 where the GPU has it, float32 elsewhere; tf32 and bf16 leave the weights in float32.
+    """
+
+    objective: ObjectiveSettings = ObjectiveSettings()
+
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema: Annotated[tuple[Share, ...], BeforeValidator(_listed), Field(min_length=1, max_length=8)] = (0.9999,)
+    ema_warmup: bool = True
+    label_dropout: Share = 0.1
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
+    seed: int = 0
+
+
+class BudgetSettings(Frozen):
+    """Training compute of a full trial, and the rungs at which trials are compared.
+
+    The last rung is `max`; each one before it is the next divided by `reduction`. With `decay`, the learning rate falls linearly to
+    0 over the last share of `max`, which must lie between the last two rungs: up to any other rung, the rate is the same for all.
+    """
+
+    max: Macs
+    rungs: Annotated[int, Field(ge=1, le=12)] = 1
+    reduction: Annotated[int, Field(ge=2)] = 2
+    decay: Share = 0.0
+
+    @model_validator(mode="after")
+    def _decays_after_the_rungs(self) -> BudgetSettings:
+        most = 1 - 1 / self.reduction
+        if self.rungs > 1 and self.decay > most:
+            raise StudyError(f"decay {self.decay:g} would begin before the last rung but one; take at most {most:g}")
+        return self
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """Cumulative training multiply-accumulates of every rung, rising."""
+        return tuple(self.max // self.reduction ** (self.rungs - 1 - rung) for rung in range(self.rungs))
+
+
+class FinishSettings(Frozen):
+    """The best trials train on to a larger budget before they are exported and sampled.
+
+    With `decay`, the learning rate falls linearly to 0 over the last share of what the finish adds.
+    """
+
+    best: Annotated[int, Field(ge=1)] = 1
+    budget: Macs
+    decay: Share = 0.0
+
+
+class ValLossSettings(Frozen):
+    """The fixed grid of the validation loss: this many images, each at one stratified timestep with a noise and its negative."""
+
+    images: Annotated[int, Field(ge=8)] = 512
+
+
+Sampler = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
+
+
+class SampleSettings(Frozen):
+    """The grid of images sampled from a finished model; the sampler is ddim, or heun for a flow, where none is named."""
+
+    per_class: Annotated[int, Field(ge=1)] = 8
+    sampler: Sampler | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    guidance: float = 2.0
+    seed: int = 0
+
+
+class EvaluationSettings(Frozen):
+    """How trials are scored and finished models shown."""
+
+    val_loss: ValLossSettings = ValLossSettings()
+    samples: SampleSettings = SampleSettings()
+
+
+class ResourceSettings(Frozen):
+    """What one trial occupies: CPU cores (its threads), GPUs (`auto`: one when the cluster has any), and how many run at once."""
+
+    cpu: Annotated[int, Field(ge=1)] = 1
+    gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    concurrent: Annotated[int, Field(ge=1)] | None = None

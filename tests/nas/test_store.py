@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data.feed import Feed
+from nas.data.store import Header, Split, Store, open_store
+from nas.data.writer import StoreWriter
+from space import NasError
+
+CPU = torch.device("cpu")
+
+
+def header(**changes):
+    facts = {"samples": 6, "shape": (2, 4, 4), "content": "latents", "dtype": "float32", "codec": "pixel-unshuffle-1"}
+    return Header.model_validate({**facts, "class_names": ("a", "b"), "source": "here", **changes})
+
+
+def rows(plan, seed=0):
+    values = np.random.default_rng(seed).normal(size=plan.rows_shape)
+    return (values * 100).astype(plan.dtype) if plan.dtype == "uint8" else values.astype(plan.dtype)
+
+
+def written(folder, plan, values=None, labels=None, batches=(4, 2)):
+    writer, first = StoreWriter(folder, plan), 0
+    values = rows(plan) if values is None else values
+    labels = np.arange(plan.samples) % 2 if labels is None else labels
+    for count in batches:
+        writer.write(values[first * plan.views : (first + count) * plan.views], labels[first : first + count])
+        first += count
+    return writer.finish(plan.class_names)
+
+
+def test_what_is_written_is_read(tmp_path):
+    store = written(tmp_path / "store", header())
+    again = open_store(tmp_path / "store")
+    assert again.header == store.header
+    assert len(again.header.checksum) == 64
+    assert np.array_equal(again.rows, rows(header()))
+    assert again.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert isinstance(again.rows, np.memmap)
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["header.json", "labels.npy", "latents.npy"]
+
+
+def test_the_checksum_tells_data_and_labels_apart(tmp_path):
+    other = np.array([0, 1, 0, 1, 1, 1])
+    sums = {
+        written(tmp_path / "a", header()).header.checksum,
+        written(tmp_path / "b", header(), values=rows(header(), 1)).header.checksum,
+        written(tmp_path / "c", header(), labels=other).header.checksum,
+    }
+    assert len(sums) == 3
+    assert written(tmp_path / "d", header(), batches=(1, 5)).header.checksum in sums
+
+
+def test_an_interrupted_writing_goes_on(tmp_path):
+    folder, plan = tmp_path / "store", header()
+    first = StoreWriter(folder, plan)
+    first.write(rows(plan)[:4], np.array([0, 1, 0, 1]))
+    # A crash in the middle of the next batch: data are there that the progress does not know of.
+    first._rows[4:] = 7
+    del first
+    with pytest.raises(NasError, match=r"only half written \(4 samples\); run the same"):
+        open_store(folder)
+    second = StoreWriter(folder, plan)
+    assert second.done == 4
+    with pytest.raises(NasError, match="has 4 of 6 samples"):
+        second.finish(("a", "b"))
+    second.write(rows(plan)[4:], np.array([0, 1]))
+    assert second.finish(("a", "b")).header.checksum == written(tmp_path / "whole", plan).header.checksum
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    written(tmp_path / "whole", header())
+    with pytest.raises(NasError, match="already holds a whole store"):
+        StoreWriter(tmp_path / "whole", header())
+    StoreWriter(tmp_path / "half", header())
+    with pytest.raises(NasError, match=r"half written with source 'here', not 'there'"):
+        StoreWriter(tmp_path / "half", header(source="there"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("text")
+    with pytest.raises(NasError, match="is not empty and no half-written store"):
+        StoreWriter(tmp_path / "other", header())
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(NasError, match="cannot be written"):
+        StoreWriter(tmp_path / "file", header())
+
+
+def test_a_label_without_a_name_is_told(tmp_path):
+    with pytest.raises(NasError, match="sample 3 has label 2, but there are 2 classes"):
+        written(tmp_path / "store", header(), labels=np.array([0, 1, 0, 2, 0, 1]))
+    assert not (tmp_path / "store" / "header.json").exists()
+
+
+def test_damaged_stores_are_told(tmp_path):
+    folder = tmp_path / "store"
+    written(folder, header())
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def told(name, content):
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        with pytest.raises(NasError) as caught:
+            open_store(folder)
+        (folder / name).write_bytes(whole[folder / name])
+        return str(caught.value)
+
+    assert "latents.npy is truncated or damaged" in told("latents.npy", whole[folder / "latents.npy"][:-1])
+    assert "latents.npy is missing" in told("latents.npy", None)
+    assert "labels.npy is truncated or damaged" in told("labels.npy", b"")
+    assert "no data store: it has no header.json" in told("header.json", None)
+    assert "header.json: " in told("header.json", b"{")
+    facts = json.loads(whole[folder / "header.json"])
+    assert "header.json: dtype" in told("header.json", json.dumps({**facts, "dtype": "float8"}).encode())
+    wrong = json.dumps({**facts, "samples": 7}).encode()
+    assert "float32 (6, 2, 4, 4) where the header says float32 (7, 2, 4, 4)" in told("header.json", wrong)
+    assert "no codec 'pixel'" in told("header.json", json.dumps({**facts, "codec": "pixel"}).encode())
+    # An object array would have to be unpickled.
+    np.save(folder / "labels.npy", np.array([{}] * 6, dtype=object), allow_pickle=True)
+    with pytest.raises(NasError, match=r"labels.npy is truncated or damaged"):
+        open_store(folder)
+
+
+def store(plan, values=None):
+    return Store("made", plan, rows(plan) if values is None else values, np.arange(plan.samples) % 2)
+
+
+def test_a_feed_gathers_the_samples_of_its_split():
+    plan = header()
+    feed = Feed(Split(store(plan), np.array([1, 3, 5])), CPU)
+    assert torch.equal(feed.latents(torch.tensor([2, 0])), torch.from_numpy(rows(plan)[[5, 1]]))
+    assert feed.labels.tolist() == [1, 1, 1]
+    assert len(feed) == 3
+    half = header(dtype="float16")
+    assert torch.equal(
+        Feed(Split(store(half), np.arange(6)), CPU).latents(torch.tensor([2])), torch.from_numpy(rows(half)[2:3]).float()
+    )
+
+
+def test_moments_are_sampled_and_scaled():
+    plan = header(content="moments", scale=0.5)
+    assert plan.rows_shape == (6, 4, 4, 4)
+    feed, noise = Feed(Split(store(plan), np.arange(6)), CPU), torch.randn(2, 2, 4, 4)
+    mean, log_variance = torch.from_numpy(rows(plan)[[4, 1]]).chunk(2, dim=1)
+    index = torch.tensor([4, 1])
+    torch.testing.assert_close(feed.latents(index), 0.5 * mean)
+    torch.testing.assert_close(feed.latents(index, noise=noise), 0.5 * (mean + (log_variance / 2).exp() * noise))
+
+
+def test_mirror_images_come_from_the_second_view():
+    plan = header(views=2)
+    feed = Feed(Split(store(plan), np.array([2, 4])), CPU, mirrored=True)
+    found = feed.latents(torch.tensor([1, 0, 1]), torch.tensor([True, False, False]))
+    assert torch.equal(found, torch.from_numpy(rows(plan)[[9, 4, 8]]))
+    assert torch.equal(feed.latents(torch.tensor([1])), torch.from_numpy(rows(plan)[8:9]))
+
+
+def test_mirror_images_of_pixels_are_exact():
+    plan = header(content="pixels", dtype="uint8", codec="pixel-unshuffle-2", shape=(4, 2, 2))
+    feed = Feed(Split(store(plan), np.arange(6)), CPU, mirrored=True)
+    index, codec = torch.tensor([3, 0]), feed.store.codec
+    plain, mirrored = feed.latents(index), feed.latents(index, torch.tensor([True, False]))
+    assert np.array_equal(codec.decode(mirrored.numpy())[0], codec.decode(plain.numpy())[0, ..., ::-1])
+    assert torch.equal(mirrored[1], plain[1])
+    assert plain.max() <= 1
+
+
+def test_latents_of_a_vae_are_not_mirrored():
+    with pytest.raises(
+        NasError, match=r"holds no mirror images, and those of vae:x .* prepare it with --mirrored, or leave data.flip"
+    ):
+        Feed(Split(store(header(codec="vae:x")), np.arange(6)), CPU, mirrored=True)
