@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nas.data.store import Header
 from nas.ledger import Event, read_events
 from nas.records import Rejected, Report, State, trial_name
 from nas.study import Study
@@ -65,6 +66,7 @@ class Run:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.study: Study | None = None
+        self.data: Header | None = None
         self.trials: dict[int, TrialResult] = {}
         for event in events:
             self.apply(event)
@@ -74,7 +76,9 @@ class Run:
         kind = event["event"]
         if kind in ("run", "study"):
             try:
-                self.study = Study.model_validate(event["study"])
+                if "data" in event:
+                    self.data = Header.model_validate(event["data"])
+                self.study = Study.model_validate(event["study"], context={"header": self.data} if self.data else None)
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
                 where = ".".join(str(part) for part in problem["loc"])

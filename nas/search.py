@@ -49,9 +49,11 @@ class Search:
     def _check_same_study(self, events: list[Event]) -> None:
         plain = self.study.model_dump(mode="json")
         if not events:
-            self._record({"event": "run", "schema": SCHEMA, "study": plain})
+            header = self.study.data.header()
+            self._record({"event": "run", "schema": SCHEMA, "study": plain, "data": header.model_dump(mode="json")})
             return
-        old = Run(events[:1]).study
+        begun = Run(events[:1])
+        old = begun.study
         if old is None:
             raise RunError(f"{self.ledger.folder}: the ledger does not begin with a study; move the directory away to start anew")
         changed = differences(old, self.study)
@@ -59,6 +61,11 @@ class Search:
             raise RunError(
                 f"{self.ledger.folder} holds another study ({'; '.join(changed)}); undo the change, or run into another "
                 f"directory with --out"
+            )
+        if begun.data is not None and begun.data.checksum != self.study.data.header().checksum:
+            raise RunError(
+                f"{self.ledger.folder} was trained on other data than {self.study.data.source} holds now; "
+                "put the old ones back, or run into another directory with --out"
             )
         latest = [event for event in events if event["event"] in ("run", "study")][-1]
         if latest["study"] != plain:

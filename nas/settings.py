@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from nas.data.sources import DataSet, header_of, load_data, resolved
 from nas.data.store import Header
@@ -49,10 +49,18 @@ class DataSettings(Frozen):
     codec: str | None = None
     held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     flip: bool = False
+    _recorded: Header | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _take_recorded(self, info: ValidationInfo) -> DataSettings:
+        """A run is read where its data need not be, so its ledger's record of the header stands in for them."""
+        if info.context:
+            self._recorded = info.context["header"]
+        return self
 
     def header(self) -> Header:
-        """What the source holds; raises DataError when there is none, or it has another codec."""
-        return header_of(self.source, self.codec)
+        """What the source holds, or held when it was recorded; raises DataError when there is none, or it has another codec."""
+        return self._recorded or header_of(self.source, self.codec)
 
     def load(self) -> DataSet:
         """The data, split; raises DataError when they are missing or damaged."""

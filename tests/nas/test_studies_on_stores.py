@@ -76,6 +76,26 @@ def test_a_study_trains_on_a_store(tmp_path, kind):
     assert [event for event in later if event["event"] == "report"] == trained
 
 
+def test_a_run_is_bound_to_its_data_but_read_without_them(tmp_path):
+    store = tmp_path / "store"
+    kind = latents_npz(tmp_path)
+    assert nas("data", "prepare", *kind, "--out", store).exit_code == 0
+    path = study(tmp_path, store)
+    assert nas("run", path, "--in-process", "--out", tmp_path / "run").exit_code == 0
+    table = nas("table", tmp_path / "run").output
+    store.rename(tmp_path / "elsewhere")
+    # Tables, and models that were exported, need no data.
+    assert nas("table", tmp_path / "run").output == table
+    assert nas("status", tmp_path / "run").exit_code == 0
+    assert nas("export", tmp_path / "run", "--out", tmp_path / "out").exit_code == 0
+    assert "no folder" in nas("run", path, "--in-process", "--out", tmp_path / "run").output
+    latents_npz(tmp_path)
+    assert nas("data", "prepare", *kind, "--out", store).exit_code == 0
+    other = nas("run", path, "--in-process", "--out", tmp_path / "run")
+    assert other.exit_code == 2
+    assert "was trained on other data than" in other.output
+
+
 @pytest.mark.parametrize("objective", ["v", {"kind": "flow", "times": "logit-normal"}])
 def test_every_objective_runs_to_its_samples(tmp_path, objective):
     training = {**TINY["training"], "objective": objective, "ema": [0.999, 0.9], "warmup_steps": 3, "clip_norm": 1.0}
