@@ -15,7 +15,6 @@ import torch
 
 from nas.checkpoint import read_checkpoint, write_checkpoint
 from nas.data.feed import Feed
-from nas.data.sources import DataSet
 from nas.evaluation.validation import ValidationGrid
 from nas.records import Failure, Report, TrialPlan
 from nas.settings import DataSettings
@@ -26,10 +25,11 @@ from space.cost import cost
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@lru_cache(maxsize=2)
-def data_set(settings: DataSettings) -> DataSet:
-    """The data of a study, kept for the next trial in the same process."""
-    return settings.load()
+@lru_cache(maxsize=1)
+def feeds(settings: DataSettings, device: torch.device) -> tuple[Feed, Feed]:
+    """Training and validation data on a device, kept for the next trial in the same process."""
+    data = settings.load()
+    return Feed(data.train, device, settings.flip), Feed(data.validation, device)
 
 
 class Trial:
@@ -43,11 +43,10 @@ class Trial:
         self.plan, self.study, self.folder = plan, study, folder
         self.device = _device(study)
         _reset_peak_memory(self.device)
-        data = data_set(study.data)
+        train, validation = feeds(study.data, self.device)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
-        feed = Feed(data.train, self.device, study.data.flip)
-        self.training = Training(plan.spec, plan.seed, study.training, feed, self._decay())
-        self.grid = ValidationGrid(Feed(data.validation, self.device), study.evaluation.val_loss.images, self.training.objective)
+        self.training = Training(plan.spec, plan.seed, study.training, train, self._decay())
+        self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.objective)
         self.next = plan.reported
         self._kept: dict[int, Report] = {}
         self._continue()

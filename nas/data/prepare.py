@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.data.readers import Reader
-from nas.data.store import Store
+from nas.data.store import LABELS, Store
 from nas.data.writer import StoreWriter
 
 
@@ -37,5 +37,4 @@ def prepare(
             coming = ahead.submit(reader.read, *bounds[number + 1]) if number + 1 < len(bounds) else None
             writer.write(rows, labels)
             progress(writer.done, samples)
-    labels = np.lib.format.open_memmap(folder / "labels.npy", "r")
-    return writer.finish(class_names or reader.class_names(labels))
+    return writer.finish(class_names or reader.class_names(np.load(folder / LABELS, allow_pickle=False)))

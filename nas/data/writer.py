@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,8 @@ class StoreWriter:
             folder.mkdir(parents=True, exist_ok=True)
             found = self._progress()
             self.done: int = 0 if found is None else found["done"]
-            mode = "w+" if found is None else "r+"
-            self._rows = np.lib.format.open_memmap(folder / LATENTS, mode, plan.dtype, plan.rows_shape)
-            self._labels = np.lib.format.open_memmap(folder / LABELS, mode, "int64", (plan.samples,))
+            self._rows = _Array(folder / LATENTS, plan.dtype, plan.rows_shape, self.done * plan.views)
+            self._labels = _Array(folder / LABELS, "int64", (plan.samples,), self.done)
             if found is None:
                 self._note()
         except (OSError, ValueError) as error:
@@ -55,14 +55,10 @@ class StoreWriter:
 
     def write(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> None:
         """The next samples: rows (n·views, C, H, W) and labels (n,); afterwards they survive a crash."""
-        views, first = self.plan.views, self.done
-        end = first + len(labels)
         try:
-            self._rows[first * views : end * views] = rows
-            self._labels[first:end] = labels
-            self._rows.flush()
-            self._labels.flush()
-            self.done = end
+            self._rows.append(rows)
+            self._labels.append(labels)
+            self.done += len(labels)
             self._note()
         except OSError as error:
             raise DataError(f"{self.folder} cannot be written: {error.strerror}; free some space and repeat the command") from None
@@ -74,15 +70,36 @@ class StoreWriter:
         """Write the header, which makes the store whole; raises DataError when samples are missing or a label has no name."""
         if self.done < self.plan.samples:
             raise DataError(f"{self.folder} has {self.done} of {self.plan.samples} samples; repeat the command to go on")
-        if len(self._labels) and not 0 <= self._labels.min() <= self._labels.max() < len(class_names):
-            wrong = int(np.flatnonzero((self._labels < 0) | (self._labels >= len(class_names)))[0])
+        rows, labels = (np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in (LATENTS, LABELS))
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+        if len(wrong):
             raise DataError(
-                f"sample {wrong} has label {self._labels[wrong]}, but there are {len(class_names)} classes; name more classes"
+                f"sample {wrong[0]} has label {labels[wrong[0]]}, but there are {len(class_names)} classes; name more classes"
             )
-        header = self.plan.model_copy(update={"class_names": class_names, "checksum": checksum(self._rows, self._labels)})
+        header = self.plan.model_copy(update={"class_names": class_names, "checksum": checksum(rows, labels)})
         _replace(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()
         return open_store(self.folder)
+
+
+class _Array:
+    """A .npy file that grows, written with plain file operations: a full disk is an OSError there, and a crash in a memory map."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...], done: int) -> None:
+        self._dtype, self._shape = np.dtype(dtype), shape
+        # Rewritten at every start: it says what the whole file will hold.
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, facts)
+        self._file.seek(done * self._dtype.itemsize * math.prod(shape[1:]), os.SEEK_CUR)
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write rows of the array's shape, so that they survive a crash."""
+        if values.shape[1:] != self._shape[1:]:
+            raise ValueError(f"rows of shape {values.shape[1:]} do not fit an array of {self._shape}")
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 def _replace(path: Path, facts: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def test_an_interrupted_writing_goes_on(tmp_path):
     first = StoreWriter(folder, plan)
     first.write(rows(plan)[:4], np.array([0, 1, 0, 1]))
     # A crash in the middle of the next batch: data are there that the progress does not know of.
-    first._rows[4:] = 7
+    first._rows.append(np.full((1, 2, 4, 4), 7))
     del first
     with pytest.raises(NasError, match=r"only half written \(4 samples\); run the same"):
         open_store(folder)
@@ -69,6 +69,23 @@ def test_an_interrupted_writing_goes_on(tmp_path):
         second.finish(("a", "b"))
     second.write(rows(plan)[4:], np.array([0, 1]))
     assert second.finish(("a", "b")).header.checksum == written(tmp_path / "whole", plan).header.checksum
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    writer = StoreWriter(tmp_path / "store", header())
+    writer.write(rows(header())[:4], np.array([0, 1, 0, 1]))
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(NasError, match="No space left on device; free some space and repeat the command"):
+            writer.write(rows(header())[4:], np.array([0, 1]))
+    again = StoreWriter(tmp_path / "store", header())
+    assert again.done == 4
+    again.write(rows(header())[4:], np.array([0, 1]))
+    assert again.finish(("a", "b")).header.checksum == written(tmp_path / "other", header()).header.checksum
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from nas.data.codecs import codec_named
 from nas.data.feed import Feed
-from nas.data.store import Split, pixel_store
+from nas.data.store import Header, Split, Store, pixel_store
 from nas.evaluation.validation import ValidationGrid
 from nas.objective import BINS, Epsilon
 from nas.settings import ObjectiveSettings, TrainingSettings
@@ -31,14 +31,23 @@ def feed(count=10, mirrored=False, plain=False):
     return Feed(Split(store, np.arange(count)), CPU, mirrored)
 
 
+def moments():
+    """A VAE's moments, with mirror images."""
+    facts = {"samples": 10, "shape": (4, 8, 8), "content": "moments", "dtype": "float32", "codec": "vae:x", "views": 2}
+    header = Header(**facts, class_names=tuple("0123456789"), source="noise")
+    rows = np.random.default_rng(0).normal(size=header.rows_shape).astype(np.float32)
+    return Feed(Split(Store("noise", header, rows, np.arange(10)), np.arange(10)), CPU, mirrored=True)
+
+
 def training(spec=SPEC, seed=0, settings=SETTINGS):
     return Training(spec, seed, settings, feed())
 
 
-def test_two_architectures_with_one_seed_see_identical_batches():
+@pytest.mark.parametrize("make_feed", [feed, moments])
+def test_two_architectures_with_one_seed_see_identical_batches(make_feed):
     seen = []
     for spec in (SPEC, OTHER):
-        run = training(spec)
+        run = Training(spec, 0, SETTINGS, make_feed())
         batches = []
         run.model.register_forward_pre_hook(lambda _, inputs, kept=batches: kept.append([value.clone() for value in inputs]))
         torch.manual_seed(len(seen))  # What else is drawn in the process must not matter.
@@ -128,9 +137,19 @@ def test_the_rate_warms_up_is_stable_and_decays():
     assert rates(training(), 3) == [1, 1, 1]
 
 
-def test_a_continued_rate_is_the_same():
+def test_moments_are_sampled_anew_in_every_epoch():
+    run, seen = Training(SPEC, 0, with_settings(batch_size=10), moments()), []
+    gathered = run.feed.latents
+    run.feed.latents = lambda index, *how: seen.append(gathered(index, *how)[index.argsort()]) or seen[-1]
+    run.train_to(3)
+    assert not torch.allclose(seen[0], seen[1], atol=0.1)
+    assert not torch.allclose(seen[1], seen[2], atol=0.1)
+
+
+@pytest.mark.parametrize("make_feed", [lambda: feed(mirrored=True), moments], ids=["pixels", "moments"])
+def test_a_continued_training_is_bit_exact_with_everything_switched_on(make_feed):
     def run():
-        return Training(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), feed(mirrored=True), Decay(5, 8))
+        return Training(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), make_feed(), Decay(5, 8))
 
     whole, first, second = run(), run(), run()
     whole.train_to(8)
