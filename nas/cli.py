@@ -64,6 +64,10 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
         reason = trial.export.get("without_samples")
         drawn = f"none: {reason}" if reason else folder / trial.export["folder"] / "samples.png"
         console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
+        if loaded.evaluation.fid is not None and not reason:
+            console.print(
+                f"evaluation       {folder / trial.export['folder'] / 'evaluation.json'}", highlight=False, soft_wrap=True
+            )
     failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
     for number, reason in failed:
         console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)

@@ -50,8 +50,8 @@ def evaluate(
     """FID, sFID, inception score, precision, recall and KID of a model's samples, of a file of samples, or of a control."""
     import torch
 
-    from nas.evaluation.evaluate import SamplingSettings
     from nas.evaluation.extractors import extractor_named
+    from nas.settings import FidSettings
     from space.document import parse
 
     if out is not None and not out.parent.is_dir():
@@ -62,7 +62,7 @@ def evaluate(
     data = _data(facts, source, codec)
     real = _reference(reference, data, images, device)
     how = {"samples": samples, "seeds": tuple(range(seeds)), "sampler": sampler, "steps": steps, "guidance": cfg}
-    report = _report(what, facts, data, images, real, parse(SamplingSettings, how), device, keep_samples)
+    report = _report(what, facts, data, images, real, parse(FidSettings, how), device, keep_samples)
     text = json.dumps({"of": what, **report}, indent=2, ensure_ascii=False)
     if out is None:
         click.echo(text)

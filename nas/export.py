@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 
 from nas.checkpoint import read_checkpoint
 from nas.data.codecs import codec_named
+from nas.evaluation.evaluate import evaluate_model
+from nas.evaluation.extractors import extractor_named
+from nas.evaluation.reference import reference_of_split
 from nas.objective import Objective, objective
 from nas.pictures import write_grid
 from nas.records import State
@@ -22,7 +26,7 @@ from space.errors import RunError
 from space.model.network import Network
 from space.weights import load, save
 
-CARD, SAMPLES = "card.md", "samples.png"
+CARD, SAMPLES, EVALUATION = "card.md", "samples.png", "evaluation.json"
 
 
 def select(run: Run, which: str) -> list[TrialResult]:
@@ -97,6 +101,17 @@ def write_samples(
         seed=settings.seed,
     )
     write_grid(codec.decode(latents.numpy()), settings.per_class, path)
+
+
+def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: Path) -> None:
+    """The report of `nas evaluate` on a finished model, drawn as `evaluation.fid` says; raises DataError for too few samples."""
+    settings = study.evaluation.fid
+    assert settings is not None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    extractor = extractor_named(settings.extractor, device=device)
+    reference = reference_of_split(study.data.load().train, "train", extractor, device)
+    report = evaluate_model(model.to(device), facts["codec"], trained_for(facts), extractor, reference, settings)
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def trained_for(facts: dict[str, Any]) -> Objective:

@@ -71,16 +71,19 @@ def _executor(study: Study, folder: Path, in_process: bool, address: str | None)
 
 
 def _export_best(search: Search, folder: Path) -> None:
-    from nas.export import SAMPLES, export, write_samples
+    from nas.export import EVALUATION, SAMPLES, export, write_evaluation, write_samples
     from space.weights import facts_of
 
     for trial in search.run.best(search.study.finish.best if search.study.finish else 1):
         out = folder / EXPORTS / trial.name
-        if search.export_due(trial) or not (out / SAMPLES).exists():
+        wanted = [SAMPLES] if search.study.evaluation.fid is None else [SAMPLES, EVALUATION]
+        if search.export_due(trial) or not all((out / name).exists() for name in wanted):
             model = export(search.study, trial, folder, out)
             reason = None
             try:
                 write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
+                if search.study.evaluation.fid is not None:
+                    write_evaluation(model, facts_of(out), search.study, out / EVALUATION)
             except DataError as error:
                 # A VAE that is not at hand here: the model is trained all the same, and the same command draws them later.
                 reason = str(error)

@@ -143,7 +143,7 @@ class Search:
 
     def export_due(self, trial: TrialResult) -> bool:
         """Whether a trial has trained on, or is to be sampled otherwise, since it was exported."""
-        return trial.export is None or any(trial.export[key] != value for key, value in self._export_facts(trial).items())
+        return trial.export is None or any(trial.export.get(key) != value for key, value in self._export_facts(trial).items())
 
     def exported(self, trial: TrialResult, folder: str, without_samples: str | None = None) -> None:
         """Note that a trial was exported as it is now, to a folder relative to the run directory; and why it has no samples."""
@@ -151,7 +151,8 @@ class Search:
         self._record({"event": "export", "trial": trial.number, "folder": folder, **self._export_facts(trial), **reason})
 
     def _export_facts(self, trial: TrialResult) -> Event:
-        return {"macs": trial.reports[-1].macs, "samples": self.study.evaluation.samples.model_dump()}
+        how = self.study.evaluation.model_dump(mode="json")
+        return {"macs": trial.reports[-1].macs, "samples": how["samples"], "fid": how["fid"]}
 
     # How events become state.
 

@@ -12,6 +12,7 @@ from nas.data.store import Header
 from space.domains import Domain, Range
 from space.errors import StudyError
 from space.spec import Frozen
+from space.stage import Count
 
 _PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 
@@ -202,11 +203,23 @@ class SampleSettings(Frozen):
     seed: int = 0
 
 
+class FidSettings(Frozen):
+    """FID and the other metrics of finished models: so many images with each seed, judged against the training images."""
+
+    samples: Count = 2000
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    sampler: Sampler | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    guidance: float = 1.0
+    extractor: Literal["clothes", "inception"] = "clothes"
+
+
 class EvaluationSettings(Frozen):
-    """How trials are scored and finished models shown."""
+    """How trials are scored, and finished models shown and judged."""
 
     val_loss: ValLossSettings = ValLossSettings()
     samples: SampleSettings = SampleSettings()
+    fid: FidSettings | None = None
 
 
 class ResourceSettings(Frozen):

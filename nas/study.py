@@ -113,6 +113,12 @@ def check_data(study: Study) -> None:
     wanted = study.evaluation.val_loss.images
     if wanted > held_out:
         raise DataError(f"evaluation.val_loss.images is {wanted}, but only {held_out} images are held out; lower it")
+    if study.evaluation.fid is not None:
+        # What judges the winners must be there, and have enough samples, before anything is trained.
+        from nas.evaluation.evaluate import check_count
+        from nas.evaluation.extractors import extractor_named
+
+        check_count(study.evaluation.fid.samples, extractor_named(study.evaluation.fid.extractor).dimensions)
 
 
 def _within(key: str, check: Any) -> None:
@@ -163,7 +169,7 @@ def _below(data: Any, *keys: str) -> Any:
     return data
 
 
-FREE_TO_CHANGE = ("question", "search.trials", "finish", "evaluation.samples", "resources")
+FREE_TO_CHANGE = ("question", "search.trials", "finish", "evaluation.samples", "evaluation.fid", "resources")
 """What may differ when a run goes on: none of it changes what a finished trial means."""
 
 

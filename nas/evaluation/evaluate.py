@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from nas.data.codecs import codec_named
 from nas.evaluation.adm import write_samples_npz
@@ -21,25 +20,13 @@ from nas.objective import Objective
 from nas.pictures import to_pixels
 from nas.samplers import sampler_named
 from nas.sampling import sample
-from nas.settings import Sampler
+from nas.settings import FidSettings
 from space.errors import DataError
 from space.model.network import Network
-from space.spec import Frozen
-from space.stage import Count
 
 BATCH = 128
 
 Pixels = NDArray[np.uint8]
-
-
-class SamplingSettings(Frozen):
-    """How images are drawn for a metric: so many with each seed, classes in turn."""
-
-    samples: Count = 2000
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    sampler: Sampler | None = None
-    steps: int = Field(default=50, ge=1, le=1000)
-    guidance: float = 1.0
 
 
 def judge(found: ImageFeatures, reference: ImageFeatures) -> dict[str, float]:
@@ -63,7 +50,7 @@ def drawn(
     model: Network,
     codec: str,
     objective: Objective,
-    settings: SamplingSettings,
+    settings: FidSettings,
     seed: int,
     bar: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Pixels]:
@@ -124,7 +111,7 @@ def evaluate_model(
     objective: Objective,
     extractor: Extractor,
     reference: Reference,
-    settings: SamplingSettings,
+    settings: FidSettings,
     samples_folder: Path | None = None,
     bar: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:

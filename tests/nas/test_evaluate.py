@@ -12,10 +12,11 @@ from nas.data.sources import load_data
 from nas.evaluation import reference
 from nas.evaluation.adm import read_reference_npz, write_samples_npz
 from nas.evaluation.clothes import Clothes
-from nas.evaluation.evaluate import SamplingSettings, drawn, judge
+from nas.evaluation.evaluate import drawn, judge
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, features_of, images_of, reference_of_file, reference_of_split
 from nas.objective import Epsilon
+from nas.settings import FidSettings
 from space import NasError, build, preset
 from space.weights import save
 
@@ -136,7 +137,7 @@ def test_samples_do_not_depend_on_the_batch(model, monkeypatch):
     found = []
     for batch in (128, 50):
         monkeypatch.setattr(evaluate, "BATCH", batch)
-        images = drawn(load(model), "pixel-unshuffle-2", Epsilon(), SamplingSettings(samples=130, steps=1), seed=3)
+        images = drawn(load(model), "pixel-unshuffle-2", Epsilon(), FidSettings(samples=130, steps=1), seed=3)
         found.append(np.concatenate(list(images)).astype(int))
     assert found[0].shape == (130, 1, 32, 32)
     assert np.abs(found[0] - found[1]).max() <= 1

@@ -119,6 +119,30 @@ def test_every_objective_runs_to_its_samples(tmp_path, objective):
     assert "keeps no average of decay 0.5; it has 0.999, 0.9" in nas("export", tmp_path / "run", "--ema", 0.5).output
 
 
+def test_winners_are_judged_when_the_study_asks_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "study.yaml"
+    judged = {**TINY["evaluation"], "fid": {"samples": 129, "steps": 1, "seeds": [0, 1]}}
+    path.write_text(yaml.safe_dump({**TINY, "evaluation": judged, "search": {**TINY["search"], "trials": 1}}, sort_keys=False))
+    few = nas("run", path, "--in-process", "--out", tmp_path / "run", "--set", "evaluation.fid.samples=100")
+    assert few.exit_code == 2
+    assert "draw at least 129" in few.output
+    assert not (tmp_path / "run").exists()
+    done = nas("run", path, "--in-process", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    report = next((tmp_path / "run" / "export").iterdir()) / "evaluation.json"
+    assert f"evaluation       {report}" in done.output
+    first = json.loads(report.read_text())
+    assert first["sampling"]["seeds"] == [0, 1]
+    assert len(first["metrics"]["fid"]["values"]) == 2
+    # Unchanged it is not drawn again; with another setting it is.
+    before = report.stat().st_mtime_ns
+    nas("run", path, "--in-process", "--out", tmp_path / "run")
+    assert report.stat().st_mtime_ns == before
+    nas("run", path, "--in-process", "--out", tmp_path / "run", "--set", "evaluation.fid.seeds=[5]")
+    assert json.loads(report.read_text())["sampling"]["seeds"] == [5]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
