@@ -33,9 +33,13 @@ _target = _options(
     click.option("--class-names", help="Names of the classes, separated by commas; the source's, or numbers, by default."),
     click.option("--batch-size", type=click.IntRange(1), help="Samples read, encoded and written at once."),
 )
+_scale = click.option(
+    "--scale", default=0.18215, show_default=True, type=click.FloatRange(0, min_open=True), help="Of VAE latents."
+)
 _encoding = _options(
     click.option("--size", default=256, show_default=True, type=click.IntRange(1), help="Pixels after the centre crop."),
     click.option("--codec", default=DEFAULT_VAE, show_default=True, help="vae:NAME-OR-FOLDER, or a pixel codec."),
+    _scale,
     click.option("--mirrored", is_flag=True, help="Store the mirror image of each as well, for flips in training."),
     click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"])),
     click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16"]), help="Of moments."),
@@ -82,12 +86,13 @@ def dataset(name: str, split: str, size: int, **how: Any) -> None:
 @prepare.command(cls=Command)
 @click.argument("folder", type=_path)
 @click.option("--codec", default=DEFAULT_VAE, show_default=True, help="The VAE that the latents came from.")
+@_scale
 @_target
-def features(folder: Path, codec: str, **how: Any) -> None:
+def features(folder: Path, codec: str, scale: float, **how: Any) -> None:
     """The per-sample files of fast-DiT and U-DiT: a folder that holds *_features/N.npy and *_labels/N.npy."""
     from nas.data.readers import FeatureFiles
 
-    _write(FeatureFiles(folder, codec), **how)
+    _write(FeatureFiles(folder, _codec(codec).name, scale), **how)
 
 
 @prepare.command(cls=Command)
@@ -97,10 +102,9 @@ def features(folder: Path, codec: str, **how: Any) -> None:
 @_target
 def idx(images: Path, labels: Path, codec: str, pad_to: int | None, **how: Any) -> None:
     """IDX files such as those of Fashion-MNIST, gzipped or not."""
-    from nas.data.codecs import codec_named
     from nas.data.readers import idx_reader
 
-    _write(idx_reader(images, labels, codec_named(codec), pad_to), **how)
+    _write(idx_reader(images, labels, _codec(codec), pad_to), **how)
 
 
 @prepare.command(cls=Command)
@@ -110,10 +114,9 @@ def idx(images: Path, labels: Path, codec: str, pad_to: int | None, **how: Any) 
 @_target
 def arrays(file: Path, labels: Path | None, codec: str, pad_to: int | None, **how: Any) -> None:
     """A .npz or .npy file of uint8 images, or of float latents (N, C, H, W)."""
-    from nas.data.codecs import codec_named
     from nas.data.readers import ArrayReader, read_arrays
 
-    _write(ArrayReader(*read_arrays(file, labels), codec_named(codec), file.name, pad_to), **how)
+    _write(ArrayReader(*read_arrays(file, labels), _codec(codec), file.name, pad_to), **how)
 
 
 @data.command(cls=Command)
@@ -126,22 +129,27 @@ def info(folder: Path, verify: bool) -> None:
     store = open_store(folder)
     click.echo(_facts(store))
     if verify:
-        if checksum(store.rows, store.labels) != store.header.checksum:
+        if checksum(store.header, store.rows, store.labels) != store.header.checksum:
             raise DataError(f"{folder}: the data are not those that were written, by their checksum; prepare the store again")
         click.echo("verified  the checksum fits")
 
 
-def _encode(found: Any, source: str, codec: str, mirrored: bool, precision: str, dtype: str, **how: Any) -> None:
+def _codec(name: str, scale: float | None = None) -> Any:
+    """The codec of a name, before anything is read; a VAE's folder by its absolute path, since the store is used elsewhere."""
+    from nas.data.codecs import VAE_PREFIX, codec_named
+
+    if name.startswith(VAE_PREFIX) and (local := Path(name.removeprefix(VAE_PREFIX)).expanduser()).is_dir():
+        name = f"{VAE_PREFIX}{local.absolute()}"
+    return codec_named(name, scale)
+
+
+def _encode(found: Any, source: str, codec: str, scale: float, mirrored: bool, precision: str, dtype: str, **how: Any) -> None:
     import torch
 
-    from nas.data.codecs import VAE_PREFIX, codec_named
     from nas.data.encode import EncodedImages
     from nas.data.vae import Vae
 
-    if codec.startswith(VAE_PREFIX) and (local := Path(codec.removeprefix(VAE_PREFIX)).expanduser()).is_dir():
-        # The store outlives this directory.
-        codec = f"{VAE_PREFIX}{local.absolute()}"
-    coder = codec_named(codec)
+    coder = _codec(codec, scale)
     if isinstance(coder, Vae):
         coder = coder.on("cuda" if torch.cuda.is_available() else "cpu", precision)
     how["batch_size"] = how["batch_size"] or ENCODED_AT_ONCE

@@ -69,6 +69,21 @@ class GaussianDiffusion:
             kept = torch.arange(0, self.steps, self.steps // count)
         else:
             kept = torch.tensor([round(i * (self.steps - 1) / max(count - 1, 1)) for i in range(count)])
+        return self._shortened(kept)
+
+    def respaced_in_snr(self, steps: int) -> GaussianDiffusion:
+        """A shorter process over the steps nearest to equal distances in λ = log(α/σ) (Lu et al. 2022, section 5), both ends kept.
+
+        Where two distances have one nearest step, as happens near the data beyond some 40 steps, it is kept once. Raises
+        ValueError when `steps` is out of range.
+        """
+        if not 2 <= steps <= self.steps:
+            raise ValueError(f"{steps} sampling steps are not between 2 and {self.steps}")
+        snr = 0.5 * torch.log(self.alphas_cumprod / (1 - self.alphas_cumprod))
+        wanted = torch.linspace(float(snr[0]), float(snr[-1]), steps, dtype=torch.float64)
+        return self._shortened(torch.unique((snr[None] - wanted[:, None]).abs().argmin(dim=1)))
+
+    def _shortened(self, kept: Tensor) -> GaussianDiffusion:
         products = self.alphas_cumprod[kept]
         short = GaussianDiffusion.__new__(GaussianDiffusion)
         short._set(1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]]), self.timestep_map[kept])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nas.diffusion import GaussianDiffusion, at
 from nas.objective import Flow, Objective, Steps, V
+from nas.settings import DEFAULT_SAMPLERS
 from space.errors import NasError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -52,15 +53,15 @@ def ddim(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
 
 
 def dpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """DPM-Solver++(2M): second order, one evaluation a step (Lu et al. 2022, algorithm 2); first and last step order one.
+    """DPM-Solver++(2M): second order, one evaluation a step (Lu et al. 2022, algorithm 2), at equal distances in λ.
 
     With λ = log(α/σ), h = λ' - λ and r = (last h)/h: x' = σ'/σ·x - α'·(e^{-h} - 1)·D, D = (1 + 1/2r)·x0 - 1/2r·(last x0).
     """
-    process = _process(denoiser, steps)
+    process = _diffusion(denoiser).respaced_in_snr(steps)
     alpha, sigma = process.alphas_cumprod.sqrt(), (1 - process.alphas_cumprod).sqrt()
     last: Tensor | None = None
     last_h = 0.0
-    for step in reversed(range(steps)):
+    for step in reversed(range(process.steps)):
         i, out = _evaluated(denoiser, process, x, step)
         x0 = process.posterior(out, x, i, denoiser.bound).x0
         if step == 0:
@@ -95,9 +96,15 @@ def _velocity(denoiser: Denoiser, x: Tensor, time: float) -> Tensor:
     return ((x + (1 - time) * velocity).clamp(-denoiser.bound, denoiser.bound) - x) / (1 - time)
 
 
-def _process(denoiser: Denoiser, steps: int) -> GaussianDiffusion:
+def _diffusion(denoiser: Denoiser) -> GaussianDiffusion:
     assert isinstance(denoiser.objective, Steps), "sampler_named keeps flows away"
-    return denoiser.objective.diffusion.respaced(steps)
+    return denoiser.objective.diffusion
+
+
+def _process(denoiser: Denoiser, steps: int) -> GaussianDiffusion:
+    if steps < 2:
+        raise ValueError("1 sampling step would end in noise; take at least 2")
+    return _diffusion(denoiser).respaced(steps)
 
 
 def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +125,7 @@ OF_FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun}
 def sampler_named(name: str | None, objective: Objective) -> tuple[str, Sampler]:
     """The sampler of a name, or the objective's default (ddim, heun); raises NasError when the objective has no such sampler."""
     known = OF_FLOWS if isinstance(objective, Flow) else OF_STEPS
-    name = name or ("heun" if known is OF_FLOWS else "ddim")
+    name = name or DEFAULT_SAMPLERS["flow" if known is OF_FLOWS else "epsilon"]
     if name not in known:
         raise NasError(f"sampler {name} does not fit the model, whose objective takes {', '.join(known)}")
     return name, known[name]

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
+from nas.data.codecs import codec_named
 from nas.data.sources import DataSet, header_of, load_data, resolved
 from nas.data.store import Header
 from space.domains import Domain, Range
-from space.errors import StudyError
+from space.errors import DataError, StudyError
 from space.spec import Frozen
 from space.stage import Count
 
@@ -62,6 +63,15 @@ class DataSettings(Frozen):
     def header(self) -> Header:
         """What the source holds, or held when it was recorded; raises DataError when there is none, or it has another codec."""
         return self._recorded or header_of(self.source, self.codec)
+
+    def check_flip(self) -> None:
+        """Raises DataError when `flip` is asked of data that have no mirror images."""
+        header = self.header()
+        if self.flip and header.views == 1 and codec_named(header.codec).mirror_channels(header.shape[0]) is None:
+            raise DataError(
+                f"data.flip: {self.source} holds no mirror images, and those of {header.codec} are not made from its latents; "
+                "prepare it with --mirrored, or leave flip out"
+            )
 
     def load(self) -> DataSet:
         """The data, split; raises DataError when they are missing or damaged."""
@@ -191,6 +201,10 @@ class ValLossSettings(Frozen):
 
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
+SAMPLERS = {"epsilon": ("ddpm", "ddim", "dpm++"), "v": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
+"""Which samplers fit which objective."""
+
+DEFAULT_SAMPLERS = {"epsilon": "ddim", "v": "ddim", "flow": "heun"}
 
 
 class SampleSettings(Frozen):

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from nas.settings import (
+    SAMPLERS,
     BudgetSettings,
     DataSettings,
     EvaluationSettings,
@@ -85,12 +86,19 @@ class Study(Frozen):
             raise StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
         if self.search.objectives[0].direction != "minimize":
             raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
+        kind = self.training.objective.kind
+        for key in ("samples", "fid"):
+            sampler = getattr(getattr(self.evaluation, key), "sampler", None)
+            if sampler is not None and sampler not in SAMPLERS[kind]:
+                raise StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
+        if len(set(self.training.ema)) < len(self.training.ema):
+            raise StudyError("training.ema names a decay twice; remove one")
         if self.finish and self.finish.budget <= self.budget.max:
             raise StudyError("finish.budget must be above budget.max: the winner trains on")
         if self.finish and self.budget.decay:
             raise StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
-        if self.training.objective.kind != "epsilon" and "learned_variance" in self.search.space:
-            raise StudyError(f"search.space varies learned_variance, which {self.training.objective.kind} has none of; remove it")
+        if kind != "epsilon" and "learned_variance" in self.search.space:
+            raise StudyError(f"search.space varies learned_variance, which {kind} has none of; remove it")
         return self
 
     def check_runs(self) -> None:
@@ -109,6 +117,7 @@ class Study(Frozen):
 
 def check_data(study: Study) -> None:
     """Read the data; raises DataError when they are missing or damaged, or fewer images are held out than validation needs."""
+    study.data.check_flip()
     held_out = len(study.data.load().validation)
     wanted = study.evaluation.val_loss.images
     if wanted > held_out:

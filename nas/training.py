@@ -161,7 +161,7 @@ class Training:
 
 def average_name(decay: float) -> str:
     """How a checkpoint calls the moving average of a decay."""
-    return f"ema-{decay:g}"
+    return f"ema-{float(decay)!r}"
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint.safetensors"
 def feeds(settings: DataSettings, device: torch.device) -> tuple[Feed, Feed]:
     """Training and validation data on a device, kept for the next trial in the same process."""
     data = settings.load()
-    return Feed(data.train, device, settings.flip), Feed(data.validation, device)
+    return Feed(data.train, device, settings.flip), Feed(data.validation, device, resident=False)
 
 
 class Trial:

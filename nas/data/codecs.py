@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,12 +89,13 @@ VAE_PREFIX = "vae:"
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (PixelUnshuffle(1), PixelUnshuffle(2), PixelUnshuffle(4))}
 
 
-def codec_named(name: str) -> Codec:
-    """The codec of a name; raises DataError, naming the nearest, when there is none."""
+def codec_named(name: str, scale: float | None = None) -> Codec:
+    """The codec of a name, a VAE's with a scale of its latents; raises DataError, naming the nearest, when there is none."""
     if name.startswith(VAE_PREFIX) and name != VAE_PREFIX:
         from nas.data.vae import Vae
 
-        return Vae(name.removeprefix(VAE_PREFIX))
+        found = Vae(name.removeprefix(VAE_PREFIX))
+        return found if scale is None else replace(found, scale=scale)
     try:
         return CODECS[name]
     except KeyError:

@@ -29,6 +29,11 @@ class Images(Protocol):
         """Images (n, 3, size, size) uint8."""
 
 
+def _how(codec: Codec) -> str:
+    """What else moments depend on, so that an interrupted preparation is not gone on with otherwise."""
+    return f", {codec.precision}, VAE {codec.digest[:8]}" if isinstance(codec, Vae) else ""
+
+
 class EncodedImages:
     """The reader that encodes images: moments (mean, log-variance) of a VAE, or pixels in a pixel codec's layout.
 
@@ -50,7 +55,7 @@ class EncodedImages:
                 "scale": codec.scale if isinstance(codec, Vae) else 1.0,
                 "views": 2 if mirrored else 1,
                 "class_names": (),
-                "source": f"{source} ({images.digest[:16]})",
+                "source": f"{source} ({images.digest[:16]}{_how(codec)})",
             }
         )
         self._pool = ThreadPoolExecutor(1)

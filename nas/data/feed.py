@@ -10,8 +10,8 @@ from nas.data.store import Split, Store
 from nas.data.vae import sample_moments
 from space.errors import DataError
 
-RESIDENT_SHARE = 0.25
-"""A split of at most this share of a GPU's free memory is kept there; the rest is for the trials that share the GPU."""
+RESIDENT_SHARE = 0.4
+"""A split of at most this share of a GPU's free memory is kept there; the rest is for training."""
 
 _CHUNK_SAMPLES = 4096
 
@@ -19,11 +19,11 @@ _CHUNK_SAMPLES = 4096
 class Feed:
     """Latents and labels of a split's samples, by number, on a device.
 
-    On a GPU with room, the split lies in the GPU's memory; elsewhere a batch is gathered from the memory map. Mirror images come
-    from the store's second view, or from the codec where mirroring is exact.
+    On a GPU with room, the split lies in the GPU's memory unless `resident` is false; elsewhere a batch is gathered from the memory
+    map. Mirror images come from the store's second view, or from the codec where mirroring is exact.
     """
 
-    def __init__(self, split: Split, device: torch.device, mirrored: bool = False) -> None:
+    def __init__(self, split: Split, device: torch.device, mirrored: bool = False, resident: bool = True) -> None:
         self.split, self.device, self.store, self.mirrored = split, device, split.store, mirrored
         header = self.store.header
         # Where the store has no mirror images of its own, the codec says how channels trade places under mirroring.
@@ -34,7 +34,7 @@ class Feed:
                 "prepare it with --mirrored, or leave data.flip out"
             )
         self.labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
-        self._resident = self._copy() if _fits(split, device) else None
+        self._resident = self._copy() if resident and _fits(split, device) else None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -71,19 +71,20 @@ class Feed:
 
     def _copy(self) -> Tensor:
         """The split's rows on the device, in chunks, so that they never lie in the main memory as a whole."""
-        views = self.store.header.views
-        first = self.split.samples * views
-        own = (first[:, None] + np.arange(views)).reshape(-1)
-        pieces = (np.take(self.store.rows, own[i : i + _CHUNK_SAMPLES], axis=0) for i in range(0, len(own), _CHUNK_SAMPLES))
-        return torch.cat([torch.from_numpy(piece).to(self.device) for piece in pieces])
+        views, rows = self.store.header.views, self.store.rows
+        own = (self.split.samples[:, None] * views + np.arange(views)).reshape(-1)
+        whole = torch.empty((len(own), *rows.shape[1:]), dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=self.device)
+        for first in range(0, len(own), _CHUNK_SAMPLES):
+            piece = np.take(rows, own[first : first + _CHUNK_SAMPLES], axis=0)
+            whole[first : first + len(piece)] = torch.from_numpy(piece).to(self.device)
+        return whole
 
 
 def _fits(split: Split, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    # Twice: while it is put together, the copy exists beside its pieces.
-    return 2 * len(split) * split.store.header.views * _row_bytes(split.store) <= RESIDENT_SHARE * free
+    return len(split) * split.store.header.views * _row_bytes(split.store) <= RESIDENT_SHARE * free
 
 
 def _row_bytes(store: Store) -> int:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import re
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codecs import Codec
+from nas.data.codecs import Codec, PixelUnshuffle
 from nas.data.idx import read_idx
 from nas.data.store import Header
 from space.errors import DataError
@@ -51,20 +55,26 @@ class ArrayReader:
     def __init__(
         self, arrays: NDArray[Any], labels: NDArray[Any] | None, codec: Codec, source: str, pad_to: int | None = None
     ) -> None:
+        if labels is not None and labels.dtype.kind not in "iu":
+            raise DataError(f"{source}: labels are {labels.dtype}, not whole numbers")
         self._labels = np.zeros(len(arrays), np.int64) if labels is None else labels.astype(np.int64)
         if self._labels.shape != (len(arrays),):
             raise DataError(f"{source}: {len(arrays)} samples, but labels of shape {self._labels.shape}; give one label a sample")
         if not len(arrays):
             raise DataError(f"{source} holds no samples")
         if arrays.dtype == np.uint8:
+            if not isinstance(codec, PixelUnshuffle):
+                raise DataError(f"{source} holds images, which {codec.name} would have to encode; use `nas data prepare images`")
             self._rows, content = codec.encode(_padded(_channels_first(arrays, source), pad_to, source)), "pixels"
         elif arrays.dtype in (np.float32, np.float16) and arrays.ndim == 4:
+            if pad_to is not None:
+                raise DataError(f"{source} holds latents, which are not padded; leave --pad-to out")
             self._rows, content = arrays, "latents"
         else:
             raise DataError(f"{source}: {arrays.dtype} {arrays.shape} is neither uint8 images nor float latents (N, C, H, W)")
-        if content == "latents" and not np.isfinite(arrays).all():
-            wrong = int(np.flatnonzero(~np.isfinite(arrays).reshape(len(arrays), -1).all(axis=1))[0])
-            raise DataError(f"{source}: sample {wrong} holds values that are not finite")
+        if content == "latents":
+            check_finite(arrays, source)
+            _check_bound(arrays, codec, source)
         digest = hashlib.sha256(np.ascontiguousarray(self._rows).data).hexdigest()[:16]
         self.plan = Header.model_validate(
             {
@@ -85,6 +95,22 @@ class ArrayReader:
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
         """Numbers."""
         return numbered(labels)
+
+
+def check_finite(rows: NDArray[Any], source: str, first: int = 0) -> None:
+    """Raises DataError, naming the sample, when a value is not finite."""
+    finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(f"{source}: sample {first + int(np.argmin(finite))} holds values that are not finite")
+
+
+def _check_bound(latents: NDArray[Any], codec: Codec, source: str) -> None:
+    """Raises DataError for floats that cannot be the latents of a pixel codec."""
+    if codec.bound is not None and np.abs(latents).max() > codec.bound:
+        raise DataError(
+            f"{source} holds floats beyond ±{codec.bound:g}, which no pixels give; name the VAE they came from with "
+            "--codec vae:NAME, or give images as uint8"
+        )
 
 
 def _channels_first(images: NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
@@ -157,7 +183,7 @@ class FeatureFiles:
     must count from 0 without a gap. Raises DataError, naming the index, for a file that is missing, truncated or misshapen.
     """
 
-    def __init__(self, folder: Path, codec: str) -> None:
+    def __init__(self, folder: Path, codec: str, scale: float = 1.0) -> None:
         self._features, self._labels = _only(folder, "_features"), _only(folder, "_labels")
         count = _count(self._features)
         if (labels := _count(self._labels)) != count:
@@ -178,6 +204,7 @@ class FeatureFiles:
                 "content": "latents",
                 "dtype": str(first.dtype),
                 "codec": codec,
+                "scale": scale,
                 "class_names": (),
                 "source": str(folder.absolute()),
             }
@@ -187,6 +214,7 @@ class FeatureFiles:
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Files first … end - 1, read in parallel."""
         rows = np.stack(list(self._pool.map(self._feature, range(first, end))))
+        check_finite(rows, str(self._features), first)
         return rows, np.array(list(self._pool.map(self._label, range(first, end))), dtype=np.int64)
 
     def _feature(self, index: int) -> NDArray[Any]:
@@ -232,10 +260,30 @@ def _count(folder: Path) -> int:
 
 
 def _array(path: Path, index: int) -> NDArray[Any]:
+    """The array of one .npy file of many with equal headers, whose header is therefore parsed once."""
     try:
-        found: NDArray[Any] = np.load(path, allow_pickle=False)
+        raw = path.read_bytes()
+        end = 10 + int.from_bytes(raw[8:10], "little")
+        with _PARSING:
+            dtype, shape = _header(raw[:end])
+        return np.frombuffer(raw, dtype, math.prod(shape), end).reshape(shape)
     except FileNotFoundError:
         raise DataError(f"{path} (index {index}) is missing") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} (index {index}) is truncated or no array ({(str(error) or 'empty').splitlines()[0]})") from None
-    return found
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} (index {index}) is truncated or no array ({str(error).splitlines()[0]})") from None
+
+
+_PARSING = Lock()
+"""NumPy parses headers as Python literals, which Python 3.11 cannot do in several threads at once (cpython issue 106905)."""
+
+
+@lru_cache(maxsize=64)
+def _header(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape that the first bytes of a .npy file tell; raises ValueError when they do not, or tell of objects."""
+    file = io.BytesIO(head)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("its format is not version 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject or fortran:
+        raise ValueError("it holds objects, or columns before rows")
+    return dtype, shape

@@ -74,21 +74,23 @@ def load_store(source: str, codec: str | None) -> Store:
 def load_data(source: str, codec: str | None, held_out: float = 0.1) -> DataSet:
     """A source, split.
 
-    The split is fixed and stratified: of every class, each (1/held_out)-th sample in the source's order is held out. Raises
-    DataError when the source is unknown, missing or damaged.
+    The split is fixed and stratified: of every class, each (1/held_out)-th sample in the source's order is held out (of shares
+    that are no whole part, the nearest places). Raises DataError when the source is unknown, missing or damaged.
     """
     store = load_store(source, codec)
-    out = _held_out(store.labels, round(1 / held_out))
+    out = _held_out(store.labels, held_out)
     return DataSet(train=Split(store, np.flatnonzero(~out)), validation=Split(store, np.flatnonzero(out)))
 
 
-def _held_out(labels: NDArray[np.int64], every: int) -> NDArray[np.bool_]:
-    """The mask (N,) of each `every`-th sample of its class."""
+def _held_out(labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """The mask (N,) of the samples with which the number held out of their class reaches the next whole one."""
     order = np.argsort(labels, kind="stable")
     _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
     place = np.arange(len(labels)) - np.repeat(first, counts)
     out = np.zeros(len(labels), dtype=bool)
-    out[order[place % every == every - 1]] = True
+    # The small number keeps 3 · 0.1 and its like from falling short of, or beyond, a whole number.
+    reached, before = (np.floor(count * share + 1e-9) for count in (place + 1, place))
+    out[order[reached > before]] = True
     return out
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from nas.data.codecs import VAE_PREFIX, Codec, Shape, codec_named
 from space.errors import DataError
@@ -27,8 +27,8 @@ class Header(Frozen):
     """What a store holds; its file is written last, so a folder with a header is whole.
 
     `content` says what the rows are: `pixels` are uint8 in the codec's layout, x/127.5 - 1 being the latent; `latents` are the
-    latents themselves; `moments` are a VAE's mean and log-variance (2C, H, W), the latent being (mean + σ·noise)·scale. With two
-    `views`, row 2i holds sample i and row 2i + 1 its mirror image.
+    latents themselves, those of a VAE scaled by `scale` already; `moments` are a VAE's mean and log-variance (2C, H, W), the
+    latent being (mean + σ·noise)·scale. With two `views`, row 2i holds sample i and row 2i + 1 its mirror image.
     """
 
     version: Literal[1] = 1
@@ -42,6 +42,12 @@ class Header(Frozen):
     class_names: tuple[str, ...]
     source: str
     checksum: str = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Header:
+        if (self.content == "pixels") != (self.dtype == "uint8"):
+            raise ValueError(f"{self.content} cannot be {self.dtype}")
+        return self
 
     @property
     def rows_shape(self) -> tuple[int, int, int, int]:
@@ -62,10 +68,10 @@ class Store:
     def __len__(self) -> int:
         return self.header.samples
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """The codec that makes images of latents."""
-        return codec_named(self.header.codec)
+        return codec_named(self.header.codec, self.header.scale)
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,7 @@ def read_header(folder: Path) -> Header:
         text = (folder / HEADER).read_text(encoding="utf-8")
     except FileNotFoundError:
         if (folder / PROGRESS).exists():
-            done = json.loads((folder / PROGRESS).read_text(encoding="utf-8")).get("done")
-            raise DataError(
-                f"{folder} is a store only half written ({done} samples); run the same `nas data prepare` again"
-            ) from None
+            raise DataError(f"{folder} is a store only half written; run the same `nas data prepare` again") from None
         raise DataError(f"{folder} is no data store: it has no {HEADER}; make one with `nas data prepare`") from None
     except OSError as error:
         raise DataError(f"{folder / HEADER} cannot be read: {error.strerror}") from None
@@ -131,9 +134,10 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return found
 
 
-def checksum(rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
-    """SHA-256 of the rows' and labels' bytes, read in one pass."""
-    digest = hashlib.sha256()
+def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
+    """SHA-256 of what the header says and of the rows' and labels' bytes, read in one pass."""
+    facts = header.model_dump(mode="json", exclude={"checksum"})
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
         for piece in _pieces(array):
             digest.update(np.ascontiguousarray(piece).data)
@@ -159,9 +163,8 @@ def pixel_store(
         codec=codec.name,
         class_names=class_names,
         source=source,
-        checksum=checksum(rows, labels),
     )
-    return Store(name, header, rows, labels)
+    return Store(name, header.model_copy(update={"checksum": checksum(header, rows, labels)}), rows, labels)
 
 
 def latent_shape(codec: Codec, images: NDArray[Any]) -> Shape:

@@ -5,6 +5,7 @@ Images are uint8 in 0..255 or floating point in [-1, 1].
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -181,6 +182,15 @@ class Vae:
         if config.get("_class_name") != "AutoencoderKL":
             raise DataError(f"codec {self.name}: its config.json describes a {config.get('_class_name')}, no AutoencoderKL; {MEND}")
         return config
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def _model(self) -> Any:

@@ -31,10 +31,11 @@ class StoreWriter:
             folder.mkdir(parents=True, exist_ok=True)
             found = self._progress()
             self.done: int = 0 if found is None else found["done"]
+            if found is None:
+                # First of all, so that the folder is known for what it is.
+                self._note()
             self._rows = _Array(folder / LATENTS, plan.dtype, plan.rows_shape, self.done * plan.views)
             self._labels = _Array(folder / LABELS, "int64", (plan.samples,), self.done)
-            if found is None:
-                self._note()
         except (OSError, ValueError) as error:
             raise DataError(f"{folder} cannot be written: {error}") from None
 
@@ -44,7 +45,10 @@ class StoreWriter:
             if any(self.folder.iterdir()):
                 raise DataError(f"{self.folder} is not empty and no half-written store; name another folder with --out")
             return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise DataError(f"{path} is damaged; remove {self.folder} and prepare it anew") from None
         if found["plan"] != self._told:
             other = next(key for key, value in self._told.items() if found["plan"].get(key) != value)
             raise DataError(
@@ -63,6 +67,11 @@ class StoreWriter:
         except OSError as error:
             raise DataError(f"{self.folder} cannot be written: {error.strerror}; free some space and repeat the command") from None
 
+    def written(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Rows and labels of the samples first … end - 1, which must be done."""
+        views = self.plan.views
+        return self._rows.read(first * views, end * views), self._labels.read(first, end)
+
     def _note(self) -> None:
         _replace(self.folder / PROGRESS, {"plan": self._told, "done": self.done})
 
@@ -76,7 +85,8 @@ class StoreWriter:
             raise DataError(
                 f"sample {wrong[0]} has label {labels[wrong[0]]}, but there are {len(class_names)} classes; name more classes"
             )
-        header = self.plan.model_copy(update={"class_names": class_names, "checksum": checksum(rows, labels)})
+        header = self.plan.model_copy(update={"class_names": class_names, "checksum": ""})
+        header = header.model_copy(update={"checksum": checksum(header, rows, labels)})
         _replace(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()
         return open_store(self.folder)
@@ -91,7 +101,15 @@ class _Array:
         self._file = path.open("r+b" if path.exists() else "w+b")
         facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, facts)
+        self._file.flush()
+        self._start = self._file.tell()
         self._file.seek(done * self._dtype.itemsize * math.prod(shape[1:]), os.SEEK_CUR)
+
+    def read(self, first: int, end: int) -> NDArray[Any]:
+        """Rows that are there already."""
+        row = self._dtype.itemsize * math.prod(self._shape[1:])
+        raw = os.pread(self._file.fileno(), (end - first) * row, self._start + first * row)
+        return np.frombuffer(raw, self._dtype).reshape(-1, *self._shape[1:])
 
     def append(self, values: NDArray[Any]) -> None:
         """Write rows of the array's shape, so that they survive a crash."""

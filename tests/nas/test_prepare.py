@@ -127,6 +127,30 @@ def test_faulty_feature_files_are_named_with_their_index_and_what_was_done_stays
     assert np.array_equal(store.rows, values[:, 0])
 
 
+def test_a_preparation_is_not_gone_on_with_from_another_source(tmp_path):
+    feature_files(tmp_path / "files")
+    (tmp_path / "files" / "imagenet256_features" / "30.npy").write_bytes(b"")
+    how = ["data", "prepare", "features", tmp_path / "files", "--batch-size", 10, "--out", tmp_path / "store"]
+    assert nas(*how).exit_code == 2
+    for path in (tmp_path / "files").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    feature_files(tmp_path / "files")
+    other = nas(*how)
+    assert other.exit_code == 2
+    assert "the source is not the one from which" in other.output
+
+
+def test_features_that_are_not_finite_and_codecs_that_are_none(tmp_path):
+    feature_files(tmp_path / "files")
+    how = ["data", "prepare", "features", tmp_path / "files", "--out", tmp_path / "store"]
+    assert "no codec 'vea:vae'" in nas(*how, "--codec", "vea:vae").output
+    assert not (tmp_path / "store").exists()
+    np.save(tmp_path / "files" / "imagenet256_features" / "33.npy", np.full((1, 4, 8, 8), np.nan, np.float32))
+    assert "sample 33 holds values that are not finite" in nas(*how).output
+
+
 def test_a_gap_in_the_numbers_is_named(tmp_path):
     feature_files(tmp_path / "files")
     for name in ("imagenet256_features", "imagenet256_labels"):
@@ -148,6 +172,10 @@ def test_a_gap_in_the_numbers_is_named(tmp_path):
         ({"x": np.zeros((0, 9, 9), np.uint8)}, [], "holds no samples"),
         ({"x": np.full((3, 1, 2, 2), np.nan, np.float32)}, [], "sample 0 holds values that are not finite"),
         ({"x": np.array([{}], dtype=object)}, [], "x cannot be read (Object arrays"),
+        ({"x": np.zeros((3, 8, 8), np.uint8)}, ["--codec", "vae:some/vae"], "would have to encode; use `nas data prepare images`"),
+        ({"x": np.full((3, 4, 8, 8), 1.5, np.float32)}, [], "floats beyond ±1, which no pixels give; name the VAE"),
+        ({"x": np.zeros((3, 4, 8, 8), np.float32)}, ["--pad-to", 16], "latents, which are not padded"),
+        ({"x": np.zeros((3, 8, 8), np.uint8), "y": np.array([0.5, 1, 2])}, [], "labels are float64, not whole numbers"),
         ({"x": np.zeros((3, 8, 8), np.uint8)}, ["--codec", "pixel-unshufle-2"], "did you mean 'pixel-unshuffle-2'"),
     ],
 )

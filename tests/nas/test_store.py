@@ -61,7 +61,7 @@ def test_an_interrupted_writing_goes_on(tmp_path):
     # A crash in the middle of the next batch: data are there that the progress does not know of.
     first._rows.append(np.full((1, 2, 4, 4), 7))
     del first
-    with pytest.raises(NasError, match=r"only half written \(4 samples\); run the same"):
+    with pytest.raises(NasError, match=r"only half written; run the same"):
         open_store(folder)
     second = StoreWriter(folder, plan)
     assert second.done == 4
