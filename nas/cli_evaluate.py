@@ -50,19 +50,29 @@ def evaluate(
     """FID, sFID, inception score, precision, recall and KID of a model's samples, of a file of samples, or of a control."""
     import torch
 
+    from nas.evaluation.evaluate import check, check_count
     from nas.evaluation.extractors import extractor_named
+    from nas.export import trained_for
     from nas.settings import FidSettings
     from space.document import parse
 
-    if out is not None and not out.parent.is_dir():
-        raise DataError(f"{out.parent} is no folder; create it, or write elsewhere")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise DataError(f"{out} cannot be written: name a file in a folder that exists")
+    is_model = what not in CONTROLS and not what.endswith(".npz")
+    if keep_samples is not None and not is_model:
+        raise NasError("--keep-samples keeps what a model draws; leave it out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = extractor_named(extractor, weights, device)
-    facts = _facts(what)
-    data = _data(facts, source, codec)
-    real = _reference(reference, data, images, device)
+    facts = _facts(what) if is_model else {}
     how = {"samples": samples, "seeds": tuple(range(seeds)), "sampler": sampler, "steps": steps, "guidance": cfg}
-    report = _report(what, facts, data, images, real, parse(FidSettings, how), device, keep_samples)
+    settings = parse(FidSettings, {**how, "extractor": extractor})
+    if is_model:
+        check(settings, trained_for(facts), images.dimensions)
+    elif what == "noise":
+        check_count(samples, images.dimensions)
+    data = _data(facts, source, codec) if what in CONTROLS or not reference.endswith(".npz") else None
+    real = _reference(reference, data, images, device)
+    report = _report(what, facts, data, images, real, settings, device, keep_samples)
     text = json.dumps({"of": what, **report}, indent=2, ensure_ascii=False)
     if out is None:
         click.echo(text)
@@ -73,12 +83,13 @@ def evaluate(
 
 
 def _facts(what: str) -> dict[str, Any]:
-    """What a model folder says of itself; nothing for other subjects."""
+    """What a model folder says of itself."""
     from space.weights import facts_of
 
-    if what in CONTROLS or what.endswith(".npz"):
-        return {}
-    return facts_of(what)
+    facts = facts_of(what)
+    if "codec" not in facts:
+        raise NasError(f"{what} does not say which codec its latents have; use a folder that `nas export` wrote")
+    return facts
 
 
 def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
@@ -117,8 +128,6 @@ def _report(
     from space.weights import load
 
     if what not in CONTROLS and not what.endswith(".npz"):
-        if "codec" not in facts:
-            raise NasError(f"{what} does not say which codec its latents have; use a folder that `nas export` wrote")
         model = load(what).to(device)
         with Progress(console=Console(stderr=True)) as view:
             task = view.add_task("samples", total=settings.samples * len(settings.seeds))
@@ -135,7 +144,6 @@ def _report(
     if what == "noise":
         if data is None:
             raise NasError("noise has the shape of real images; name these with --data")
-        check_count(settings.samples, extractor.dimensions)
         shape = next(images_of(data.validation, device)).shape[1:]
         found = [features_of(noise(shape, settings.samples, seed), extractor) for seed in settings.seeds]
     elif what == "validation":
@@ -145,7 +153,8 @@ def _report(
         found = [features_of(images_of(data.validation, device), extractor)]
     else:
         found = [features_of(images_in(Path(what)), extractor)]
-    return summary([judge(one, reference.features) for one in found], found[0].images or 0, extractor, reference)
+    seeds = {"sampling": {"seeds": list(settings.seeds)}} if what == "noise" else {}
+    return {**seeds, **summary([judge(one, reference.features) for one in found], found[0].images or 0, extractor, reference)}
 
 
 def _line(report: dict[str, Any]) -> str:

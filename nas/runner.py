@@ -81,9 +81,9 @@ def _export_best(search: Search, folder: Path) -> None:
             model = export(search.study, trial, folder, out)
             reason = None
             try:
-                write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
                 if search.study.evaluation.fid is not None:
                     write_evaluation(model, facts_of(out), search.study, out / EVALUATION)
+                write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
             except DataError as error:
                 # A VAE that is not at hand here: the model is trained all the same, and the same command draws them later.
                 reason = str(error)

@@ -43,6 +43,10 @@ class HubImages:
         label = columns["ClassLabel"]
         self.class_names: tuple[str, ...] = tuple(found.features[label].names) if label else ("all",)
         self.labels: NDArray[np.int64] = np.array(found[label] if label else [0] * len(found), dtype=np.int64)
+        if len(self.labels) and self.labels.min() < 0:
+            raise DataError(
+                f"the data set {name}, split {split}, has no labels; sample {int(np.argmin(self.labels))} has {self.labels.min()}"
+            )
         # Not the library's fingerprint: it differs between two loads of one folder.
         self.digest = hashlib.sha256(f"{name}/{split}/{len(found)}/{self.labels.tobytes().hex()}".encode()).hexdigest()
 
@@ -52,6 +56,8 @@ class HubImages:
     def read(self, first: int, end: int) -> NDArray[np.uint8]:
         """Images (n, 3, size, size)."""
         pictures = self._found[first:end][self._image]
+        if None in pictures:
+            raise DataError(f"sample {first + pictures.index(None)} of the data set has no image")
         return np.stack([np.asarray(centre_crop(picture, self.size)).transpose(2, 0, 1) for picture in pictures])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -107,6 +108,47 @@ def read_reference_npz(path: Path, images: bool = True) -> Reference:
         if not found and IMAGES not in archive.files:
             raise DataError(f"{path} holds neither {IMAGES} nor mu and sigma; give a file in the ADM suite's format")
     return Reference(**found)
+
+
+def count_images(path: Path) -> int:
+    """How many images a file in the suite's format holds; raises DataError when it is missing or damaged."""
+    read_reference_npz(path, images=False)
+    with _images_entry(path) as (_, shape):
+        return shape[0]
+
+
+def stream_images(path: Path, batch: int) -> Iterator[Images]:
+    """The images (n, H, W, 3) of a file in the suite's format, some at a time, so that they never lie in memory as a whole.
+
+    Raises DataError when the file is missing, damaged, or holds no images.
+    """
+    read_reference_npz(path, images=False)
+    with _images_entry(path) as (entry, shape):
+        if entry is None:
+            raise DataError(f"{path} holds no images; give a file with {IMAGES}")
+        for first in range(0, shape[0], batch):
+            count = min(batch, shape[0] - first)
+            raw = entry.read(count * math.prod(shape[1:]))
+            yield np.frombuffer(raw, np.uint8).reshape(count, *shape[1:])
+
+
+@contextlib.contextmanager
+def _images_entry(path: Path) -> Iterator[tuple[IO[bytes] | None, tuple[int, ...]]]:
+    """The images' part of a file, positioned at the first, and its shape (N, H, W, 3); None and (0,) where there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{IMAGES}.npy" not in archive.namelist():
+                yield None, (0,)
+                return
+            with archive.open(f"{IMAGES}.npy") as entry:
+                first_version = np.lib.format.read_magic(entry) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first_version else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(entry)
+                if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or fortran:
+                    raise DataError(f"{path}: {IMAGES} is {dtype} {_times(shape)}; it must be uint8 (N, H, W, 3)")
+                yield entry, shape
+    except _DAMAGE:
+        raise DataError(f"{path} is a damaged .npz file; fetch or write it again") from None
 
 
 def _spool(path: Path) -> IO[bytes]:

@@ -89,6 +89,12 @@ def check_count(samples: int, dimensions: Dimensions) -> None:
         raise DataError(f"{samples} samples are too few for a covariance of {need - 1} features; draw at least {need}")
 
 
+def check(settings: FidSettings, objective: Objective, dimensions: Dimensions) -> None:
+    """Raises NasError for what would only be told after hours otherwise: too few samples, a sampler that does not fit."""
+    check_count(settings.samples, dimensions)
+    sampler_named(settings.sampler, objective)
+
+
 def collected(batches: Iterable[Pixels], extractor: Extractor, path: Path | None) -> ImageFeatures:
     """Features of the batches, which are written to a file in the ADM suite's format on their way when one is named."""
     collector = Collector(extractor)
@@ -120,7 +126,7 @@ def evaluate_model(
     `samples_folder` takes the samples as `seed-N.npz` in the ADM suite's format. Raises NasError for settings that do not fit the
     model, and DataError for too few samples.
     """
-    check_count(settings.samples, extractor.dimensions)
+    check(settings, objective, extractor.dimensions)
     name, _ = sampler_named(settings.sampler, objective)
     if samples_folder is not None:
         samples_folder.mkdir(parents=True, exist_ok=True)

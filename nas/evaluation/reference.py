@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from nas.data.feed import Feed
 from nas.data.store import Split
-from nas.evaluation.adm import read_reference_npz
+from nas.evaluation.adm import count_images, read_reference_npz, stream_images
 from nas.evaluation.extractors import Extractor
 from nas.evaluation.statistics import FeatureStatistics, Moments
 from nas.pictures import to_pixels
@@ -58,47 +58,56 @@ class Reference:
 
 
 class Collector:
-    """Takes features of images batch by batch and lets the images go."""
+    """Takes features of images batch by batch and lets the images go.
 
-    def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
+    For a reference, `every` keeps the pooled features of each so-manieth image alone, and no logits.
+    """
+
+    def __init__(self, extractor: Extractor, every: int | None = None) -> None:
+        self.extractor, self.every = extractor, every
         self._pool, self._spatial = FeatureStatistics(), FeatureStatistics()
         self._rows: list[NDArray[np.float32]] = []
         self._logits: list[NDArray[np.float32]] = []
 
     def add(self, batch: Pixels) -> None:
         """Images (n, C, H, W) uint8."""
-        found = self.extractor(batch)
+        found, seen = self.extractor(batch), self._pool.count
         self._pool.update(found.pool)
         self._spatial.update(found.spatial)
-        self._rows.append(found.pool)
-        self._logits.append(found.logits)
+        if self.every is None:
+            self._rows.append(found.pool)
+            self._logits.append(found.logits)
+        else:
+            self._rows.append(found.pool[-seen % self.every :: self.every])
 
-    def features(self, most_rows: int | None = None) -> ImageFeatures:
-        """Of all images; pooled features of at most `most_rows`, spread evenly. Raises DataError when there are no images."""
-        if not self._rows:
+    def features(self) -> ImageFeatures:
+        """Of all images; raises DataError when there are none."""
+        if not self._pool.count:
             raise DataError("there are no images to take features of")
-        rows = np.concatenate(self._rows)
-        if most_rows is not None and len(rows) > most_rows:
-            rows = rows[np.arange(most_rows) * len(rows) // most_rows]
         pool, spatial = (Moments(s.mean, s.covariance, s.count) for s in (self._pool, self._spatial))
-        return ImageFeatures(pool, spatial, rows, np.concatenate(self._logits), pool.count)
+        logits = np.concatenate(self._logits) if self.every is None else None
+        return ImageFeatures(pool, spatial, np.concatenate(self._rows), logits, pool.count)
 
 
-def features_of(batches: Iterable[Pixels], extractor: Extractor, most_rows: int | None = None) -> ImageFeatures:
-    """Features of images (n, C, H, W) uint8 that arrive in batches."""
-    collector = Collector(extractor)
+def features_of(batches: Iterable[Pixels], extractor: Extractor, every: int | None = None) -> ImageFeatures:
+    """Features of images (n, C, H, W) uint8 that arrive in batches; `every` as in `Collector`."""
+    collector = Collector(extractor, every)
     for batch in batches:
         collector.add(batch)
-    return collector.features(most_rows)
+    return collector.features()
+
+
+def _thinned(images: int) -> int:
+    """Each so-manieth of the images makes at most `MANIFOLD_IMAGES`."""
+    return -(-images // MANIFOLD_IMAGES)
 
 
 def images_of(split: Split, device: torch.device) -> Iterator[Pixels]:
     """The images of a split, in its order: of pixel codecs exactly, of a VAE's latents as it decodes their mean."""
-    feed = Feed(split, device)
+    feed, codec = Feed(split, device, resident=False), split.store.codec
     for first in range(0, len(feed), BATCH):
         latents = feed.latents(torch.arange(first, min(first + BATCH, len(feed))))
-        yield to_pixels(split.store.codec.decode(latents.cpu().numpy()))
+        yield to_pixels(codec.decode(latents.cpu().numpy()))
 
 
 def reference_of_split(
@@ -108,7 +117,7 @@ def reference_of_split(
     samples = hashlib.sha256(split.samples.tobytes()).hexdigest()
     digest = _digest(extractor, split.store.header.checksum, samples)
     source = f"{split.store.name}, {which}"
-    return _kept(digest, source, cache, lambda: features_of(images_of(split, device), extractor, MANIFOLD_IMAGES))
+    return _kept(digest, source, cache, lambda: features_of(images_of(split, device), extractor, _thinned(len(split))))
 
 
 def reference_of_file(path: Path, extractor: Extractor, cache: Path | None = None) -> Reference:
@@ -119,29 +128,31 @@ def reference_of_file(path: Path, extractor: Extractor, cache: Path | None = Non
     bare = read_reference_npz(path, images=False)
     with path.open("rb") as file:
         digest = _digest(extractor, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def compute() -> ImageFeatures:
+        return features_of(images_in(path), extractor, _thinned(count_images(path)))
+
     if bare.pooled is None:
-        return _kept(digest, str(path), cache, lambda: features_of(images_in(path), extractor, MANIFOLD_IMAGES))
+        return _kept(digest, str(path), cache, compute)
     if extractor.name != "inception":
         raise DataError(f"{path} holds statistics of Inception's features, which {extractor.name}'s cannot be compared with")
-    found = read_reference_npz(path)
-    rows = logits = images = None
-    if found.arr_0 is not None:
-        kept = _kept(digest, str(path), cache, lambda: features_of(images_in(path), extractor, MANIFOLD_IMAGES)).features
-        rows, logits, images = kept.rows, kept.logits, kept.images
-    return Reference(ImageFeatures(bare.pooled, bare.spatial, rows, logits, images), str(path), digest, kept=False)
+    rows = images = None
+    if count_images(path):
+        kept = _kept(
+            digest, str(path), cache, lambda: features_of(images_in(path), extractor, _thinned(count_images(path)))
+        ).features
+        rows, images = kept.rows, kept.images
+    return Reference(ImageFeatures(bare.pooled, bare.spatial, rows, None, images), str(path), digest, kept=False)
 
 
 def images_in(path: Path) -> Iterator[Pixels]:
     """The images of a file in the ADM suite's format as (n, 3, H, W); raises DataError when it holds none."""
-    found = read_reference_npz(path).arr_0
-    if found is None:
-        raise DataError(f"{path} holds statistics but no images; give a file with arr_0")
-    for first in range(0, len(found), BATCH):
-        yield np.ascontiguousarray(found[first : first + BATCH].transpose(0, 3, 1, 2))
+    for batch in stream_images(path, BATCH):
+        yield np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
 
 def _digest(extractor: Extractor, *parts: str) -> str:
-    return hashlib.sha256("/".join(("1", extractor.digest, *parts)).encode()).hexdigest()
+    return hashlib.sha256("/".join(("2", extractor.digest, *parts)).encode()).hexdigest()
 
 
 def cache_folder() -> Path:
@@ -169,14 +180,12 @@ def _packed(features: ImageFeatures) -> dict[str, NDArray[Any]]:
     assert features.pool is not None
     assert features.spatial is not None
     assert features.rows is not None
-    assert features.logits is not None
     return {
         "mu": features.pool.mean,
         "sigma": features.pool.covariance,
         "mu_s": features.spatial.mean,
         "sigma_s": features.spatial.covariance,
         "rows": features.rows,
-        "logits": features.logits,
         "images": np.array(features.images),
     }
 
@@ -184,4 +193,4 @@ def _packed(features: ImageFeatures) -> dict[str, NDArray[Any]]:
 def _unpacked(found: dict[str, NDArray[Any]]) -> ImageFeatures:
     images = int(found["images"])
     pool, spatial = (Moments(found[mean], found[covariance], images) for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")))
-    return ImageFeatures(pool, spatial, found["rows"], found["logits"], images)
+    return ImageFeatures(pool, spatial, found["rows"], None, images)

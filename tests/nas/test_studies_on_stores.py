@@ -32,7 +32,7 @@ def pixels_idx(folder):
 
 
 def latents_npz(folder):
-    np.savez(folder / "set.npz", latents=RNG.normal(size=(COUNT, 4, 8, 8)).astype(np.float32), labels=LABELS)
+    np.savez(folder / "set.npz", latents=RNG.uniform(-1, 1, (COUNT, 4, 8, 8)).astype(np.float32), labels=LABELS)
     return ["arrays", folder / "set.npz"]
 
 
@@ -96,9 +96,18 @@ def test_a_run_is_bound_to_its_data_but_read_without_them(tmp_path):
     assert "was trained on other data than" in other.output
 
 
+def test_flips_that_are_impossible_are_told_before_anything_is_trained(tmp_path):
+    assert nas("data", "prepare", *feature_files(tmp_path), "--out", tmp_path / "store").exit_code == 0
+    path = study(tmp_path, tmp_path / "store", data={"source": str(tmp_path / "store"), "flip": True})
+    done = nas("run", path, "--in-process", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "holds no mirror images" in done.output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("objective", ["v", {"kind": "flow", "times": "logit-normal"}])
 def test_every_objective_runs_to_its_samples(tmp_path, objective):
-    training = {**TINY["training"], "objective": objective, "ema": [0.999, 0.9], "warmup_steps": 3, "clip_norm": 1.0}
+    training = {**TINY["training"], "objective": objective, "ema": [0.999, 0.9, 0.0], "warmup_steps": 3, "clip_norm": 1.0}
     finish = {**TINY["finish"], "decay": 0.5}
     path = tmp_path / "study.yaml"
     content = {**TINY, "training": training, "finish": finish, "search": {**TINY["search"], "trials": 1}}
@@ -116,13 +125,13 @@ def test_every_objective_runs_to_its_samples(tmp_path, objective):
     other = next((tmp_path / "other").iterdir())
     assert facts_of(other)["ema"] == 0.9
     assert (other / "model.safetensors").read_bytes() != (exported / "model.safetensors").read_bytes()
-    assert "keeps no average of decay 0.5; it has 0.999, 0.9" in nas("export", tmp_path / "run", "--ema", 0.5).output
+    assert "keeps no average of decay 0.5; it has 0.999, 0.9, 0" in nas("export", tmp_path / "run", "--ema", 0.5).output
 
 
 def test_winners_are_judged_when_the_study_asks_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "study.yaml"
-    judged = {**TINY["evaluation"], "fid": {"samples": 129, "steps": 1, "seeds": [0, 1]}}
+    judged = {**TINY["evaluation"], "fid": {"samples": 129, "steps": 2, "seeds": [0, 1]}}
     path.write_text(yaml.safe_dump({**TINY, "evaluation": judged, "search": {**TINY["search"], "trials": 1}}, sort_keys=False))
     few = nas("run", path, "--in-process", "--out", tmp_path / "run", "--set", "evaluation.fid.samples=100")
     assert few.exit_code == 2
@@ -153,6 +162,8 @@ def test_winners_are_judged_when_the_study_asks_for_it(tmp_path, monkeypatch):
         ({"training": {"objective": "x0"}}, "training.objective.kind: 'x0' is not one of 'epsilon', 'v' or 'flow'"),
         ({"training": {"objective": {"kind": "flow", "min_snr": 5}}}, "a flow has none, so remove it"),
         ({"training": {"ema": []}}, "training.ema"),
+        ({"training": {"ema": [0.9, 0.9]}}, "training.ema names a decay twice"),
+        ({"evaluation": {"samples": {"sampler": "heun"}}}, "evaluation.samples.sampler is heun, but epsilon is sampled with ddpm"),
         (
             {"training": {"objective": "v"}, "model": {**TINY["model"], "set": {"learned_variance": True}}},
             "model.set.learned_variance is True, but the objective has False",
