@@ -9,6 +9,8 @@ from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
 
+from space.errors import DataError
+
 ENLARGED = 3
 """Small images are shown this many times larger."""
 
@@ -19,7 +21,14 @@ def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def write_grid(images: NDArray[np.float32], columns: int, path: Path) -> None:
-    """Write images (N, 1 or 3, H, W) in [-1, 1] as a grid, row by row; N must be divisible by `columns`."""
+    """Write images (N, 1 or 3, H, W) in [-1, 1] as a grid, row by row; N must be divisible by `columns`.
+
+    Raises DataError for other numbers of channels, as latents have that no codec makes images of.
+    """
+    if images.shape[1] not in (1, 3):
+        raise DataError(
+            f"what the codec gives has {images.shape[1]} channels, which is no picture; prepare the data with their codec"
+        )
     grid = rearrange(to_pixels(images), "(r k) c h w -> (r h) (k w) c", k=columns)
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
     width, height = picture.size

@@ -52,6 +52,8 @@ def test_mistakes(model):
 
 def test_grid_of_pictures(tmp_path):
     images = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4).numpy()
+    with pytest.raises(NasError, match="4 channels, which is no picture"):
+        write_grid(images.repeat(4, axis=1), 3, tmp_path / "none.png")
     write_grid(images, 3, tmp_path / "grid.png")
     picture = Image.open(tmp_path / "grid.png")
     assert picture.size == (36, 24)

@@ -32,7 +32,7 @@ def pixels_idx(folder):
 
 
 def latents_npz(folder):
-    np.savez(folder / "set.npz", latents=RNG.uniform(-1, 1, (COUNT, 4, 8, 8)).astype(np.float32), labels=LABELS)
+    np.savez(folder / "set.npz", latents=RNG.uniform(-1, 1, (COUNT, 3, 8, 8)).astype(np.float32), labels=LABELS)
     return ["arrays", folder / "set.npz"]
 
 
