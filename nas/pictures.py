@@ -26,9 +26,7 @@ def write_grid(images: NDArray[np.float32], columns: int, path: Path) -> None:
     Raises DataError for other numbers of channels, as latents have that no codec makes images of.
     """
     if images.shape[1] not in (1, 3):
-        raise DataError(
-            f"what the codec gives has {images.shape[1]} channels, which is no picture; prepare the data with their codec"
-        )
+        raise DataError(f"the codec gives {images.shape[1]} channels, which is no picture; prepare the data with their codec")
     grid = rearrange(to_pixels(images), "(r k) c h w -> (r h) (k w) c", k=columns)
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
     width, height = picture.size

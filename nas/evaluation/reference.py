@@ -138,9 +138,7 @@ def reference_of_file(path: Path, extractor: Extractor, cache: Path | None = Non
         raise DataError(f"{path} holds statistics of Inception's features, which {extractor.name}'s cannot be compared with")
     rows = images = None
     if count_images(path):
-        kept = _kept(
-            digest, str(path), cache, lambda: features_of(images_in(path), extractor, _thinned(count_images(path)))
-        ).features
+        kept = _kept(digest, str(path), cache, compute).features
         rows, images = kept.rows, kept.images
     return Reference(ImageFeatures(bare.pooled, bare.spatial, rows, None, images), str(path), digest, kept=False)
 

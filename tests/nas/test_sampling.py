@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from nas.pictures import write_grid
-from nas.sampling import sample
+from nas.sampling import _guided, sample
 from space import NasError, build, preset
 
 
@@ -31,12 +31,18 @@ def test_an_image_depends_on_its_place_label_and_seed_alone(model):
 
 
 def test_guidance_acts_on_the_named_channels(model):
-    plain = sample(model, [1], steps=1, guidance=1.0)
-    three = sample(model, [1], steps=1, guidance=4.0, guided_channels=3)
-    every = sample(model, [1], steps=1, guidance=4.0, guided_channels=None)
-    torch.testing.assert_close(three[:, 3], plain[:, 3], rtol=1e-4, atol=1e-4)
+    x, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500, 20])
+
+    def predicted(guidance, channels=None):
+        with torch.no_grad():
+            return _guided(model, x, t, torch.tensor([1, 2]), guidance, channels)
+
+    plain, three, every = predicted(1.0), predicted(4.0, 3), predicted(4.0)
+    torch.testing.assert_close(three[:, 3:], plain[:, 3:])
     assert not torch.allclose(three[:, :3], plain[:, :3], atol=1e-3)
     assert not torch.allclose(every[:, 3], plain[:, 3], atol=1e-3)
+    found = [sample(model, [1], steps=3, guidance=4.0, guided_channels=channels) for channels in (3, None)]
+    assert not torch.allclose(*found, atol=1e-3)
 
 
 def test_the_bound_holds(model):
