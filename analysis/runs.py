@@ -94,7 +94,7 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
         "peak_memory_mib": max((report.peak_memory_mib for report in trial.reports), default=missing),
         "reason": trial.reason,
         "exported": trial.export["folder"] if trial.export else "",
-        **{f"param.{name}": value for name, value in trial.params.items()},
+        **{f"param.{name}": value for name, value in (trial.params or {}).items()},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, An
 
     Raises RunError when the disk is full or the folder is gone.
     """
-    partial = path.with_suffix(".partial")
+    # A worker on a node that was cut off may still write the same trial's.
+    partial = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

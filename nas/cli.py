@@ -42,7 +42,9 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
 
     loaded = load_study(study, list(changes))
     if dry_run:
-        click.echo(_bill(loaded))
+        from nas.bill import bill
+
+        click.echo(bill(loaded))
         return
     import warnings
 
@@ -55,8 +57,12 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     folder = out or Path("runs") / loaded.name
     console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     with progress_view(console) as view:
-        finished = run_study(loaded, folder, in_process=in_process, address=address, listeners=(view,))
+        finished = run_study(loaded, folder, in_process=in_process, address=address, listeners=(view,), say=say)
     _conclude(console, frames(finished), folder)
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
@@ -73,26 +79,6 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
         console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
     if failed:
         sys.exit(SOME_FAILED)
-
-
-def _bill(study: Any) -> str:
-    """What a study would train and cost, before anything is spent."""
-    study.check_runs()
-    census, budget, trials = study.census, study.budget, study.search.trials
-    lines = [
-        f"study        {study.name}: {study.question}",
-        f"trials       {trials}, seed {study.training.seed}, sampler {study.search.sampler.kind}",
-        f"feasible     {census.share:.1%} of the space ({census.feasible} of {census.draws} random points)",
-    ]
-    lines += [f"{metric:12s} {low:.4g} to {high:.4g}" for metric, (low, high) in census.costs.items()]
-    lines.append(f"rungs        {', '.join(f'{macs / 1e12:.4g}' for macs in budget.milestones)} training TFLOPs")
-    # Every trial reaches the first rung; in expectation 1 in `reduction` goes on from each.
-    reached = [macs - before for before, macs in zip((0, *budget.milestones), budget.milestones, strict=False)]
-    expected = sum(part / budget.reduction**rung for rung, part in enumerate(reached)) * trials
-    finish = study.finish.best * (study.finish.budget - budget.max) if study.finish else 0
-    most, likely = (budget.max * trials + finish) / 1e15, (expected + finish) / 1e15
-    lines.append(f"training     at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.reduction} goes on from every rung")
-    return "\n".join(lines)
 
 
 def _conclude(console: Any, found: Any, folder: Path) -> None:
@@ -155,22 +141,9 @@ def validate(studies: tuple[Path, ...]) -> None:
 @_run
 def status(run: Path) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
-    from nas.live import summary
-    from nas.records import State
-    from nas.results import read_run
+    from nas.live import status_lines
 
-    found = read_run(run)
-    assert found.study is not None
-    click.echo(f"{found.study.name}: {summary(found)}")
-    for rung, macs in enumerate(found.study.budget.milestones):
-        losses = [trial.reports[rung].val_loss for trial in found.trials.values() if len(trial.reports) > rung]
-        best = f", best val_loss {min(losses):.4f}" if losses else ""
-        click.echo(f"rung {rung + 1}, {macs / 1e12:.4g} training TFLOPs: {len(losses)} trials{best}")
-    for trial in found.in_state(State.FAILED):
-        click.echo(f"trial {trial.number} FAILED: {trial.reason}")
-    for trial in found.trials.values():
-        if trial.finish_failure:
-            click.echo(f"the finish of trial {trial.number} failed: {trial.finish_failure}")
+    click.echo("\n".join(status_lines(run)))
 
 
 @main.command()
@@ -182,6 +155,17 @@ def table(run: Path, form: str) -> None:
     from analysis.tables import ranking_table, render
 
     click.echo(render(ranking_table(load_run(run)), form), nl=False)
+
+
+@main.command("optuna-export")
+@_run
+@click.argument("storage")
+@click.option("--name", help="The study's name there; the run's study's by default.")
+def optuna_export(run: Path, storage: str, name: str | None) -> None:
+    """Write a run to an Optuna STORAGE, such as sqlite:///run.db or run.log, for optuna-dashboard."""
+    from nas.optuna_export import export_run
+
+    click.echo(f"{export_run(run, storage, name)} trials exported")
 
 
 @main.command()

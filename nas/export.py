@@ -10,6 +10,7 @@ import torch
 
 from nas.checkpoint import read_checkpoint
 from nas.data.codecs import codec_named
+from nas.earlier import CHECKPOINT
 from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import extractor_named
 from nas.evaluation.reference import reference_of_split
@@ -21,7 +22,6 @@ from nas.sampling import sample
 from nas.settings import ObjectiveSettings, SampleSettings
 from nas.study import Study
 from nas.training import average_name
-from nas.trial import CHECKPOINT
 from space.errors import RunError
 from space.model.network import Network
 from space.weights import load, save

@@ -8,7 +8,10 @@ import torch
 
 from nas.records import TrialPlan
 from nas.search import Search
-from nas.trial import as_failure, run_trial
+from nas.smoke import Smoke, smoke
+from nas.study import Study
+from nas.trial import Trial, as_failure
+from nas.watch import raises_when_still
 from space.errors import RunError
 
 
@@ -24,6 +27,10 @@ class InProcess:
     def __exit__(self, *_: object) -> None:
         """Nothing to stop."""
 
+    def smoke(self, study: Study) -> Smoke:
+        """Let the cheapest and the dearest architecture take a step; raises NasError when they cannot."""
+        return smoke(study)
+
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
         torch.set_num_threads(search.study.resources.cpu)
@@ -37,7 +44,12 @@ class InProcess:
 
     def _carry_out(self, plan: TrialPlan, search: Search) -> None:
         try:
-            run_trial(plan, search.study, search.report, self.folder / plan.name)
+            trial = Trial(plan, search.study, self.folder / plan.name)
+            while not trial.finished:
+                with raises_when_still(lambda: (trial.training.step, trial.next), search.study.resources.step_limit_s):
+                    report = trial.advance()
+                if not search.report(report):
+                    break
         except RunError:
             raise  # The run directory is unusable; no other trial would fare better.
         except Exception as error:

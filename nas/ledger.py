@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from space.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
 LEDGER = "ledger.jsonl"
 LOCK = "lock"
 
@@ -35,7 +37,7 @@ def read_events(folder: Path) -> Iterator[Event]:
     # Every whole line ends in a newline; what follows the last one was torn by a crash.
     for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
         try:
-            event: Event = json.loads(line)
+            event: Event = from_json(line)
             kind = event["event"]
         except (ValueError, KeyError, TypeError):
             raise RunError(
@@ -92,6 +94,7 @@ class Ledger:
         """Write one event, stamped with the time (UTC), and return it."""
         stamped = {**event, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         line = json.dumps(stamped, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        self._check_still_there()
         try:
             written = os.write(self._file, line)
             os.fsync(self._file)
@@ -102,6 +105,16 @@ class Ledger:
         if written != len(line):
             raise RunError(f"{self.folder / LEDGER}: the disk is full; free some space and run the same command again")
         return stamped
+
+    def _check_still_there(self) -> None:
+        """A file that was removed or moved away can be written to, but nobody would find what was written."""
+        path = self.folder / LEDGER
+        try:
+            there = os.path.samestat(os.stat(path), os.fstat(self._file))
+        except OSError:
+            there = False
+        if not there:
+            raise RunError(f"{path} was removed or moved while the run went on; put it back and run the same command again")
 
     def close(self) -> None:
         """Let other processes have the run."""

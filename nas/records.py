@@ -31,11 +31,13 @@ class TrialPlan(Frozen):
     seed: int
     milestones: tuple[int, ...]
     reported: int = 0
+    alone: bool = False
+    """Whether it is to have a whole GPU for itself, after it ran out of memory beside others."""
 
     @property
     def name(self) -> str:
         """The trial's directory: short, unique, and free of values."""
-        return trial_name(self.number, self.spec)
+        return trial_name(self.number, self.spec.digest)
 
 
 class Report(Frozen):
@@ -62,6 +64,7 @@ class Failure(Frozen):
     trial: int
     reason: str
     trace: str = ""
+    out_of_memory: bool = False
 
 
 class Rejected(Frozen):
@@ -71,6 +74,6 @@ class Rejected(Frozen):
     violations: dict[str, float] = Field(default_factory=dict)
 
 
-def trial_name(number: int, spec: ModelSpec) -> str:
+def trial_name(number: int, digest: str) -> str:
     """`0007-ab12cd34ef56`."""
-    return f"{number:04d}-{spec.digest}"
+    return f"{number:04d}-{digest}"

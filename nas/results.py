@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,21 +21,33 @@ from space.cost import Cost, cost
 from space.errors import RunError
 from space.spec import ModelSpec
 
+_ABOUT = ("event", "time", "reused")
+"""Keys of a report's event that are not the report's own."""
+
 
 @dataclass
 class TrialResult:
     """One trial as the ledger has it."""
 
     number: int
-    spec: ModelSpec
+    plain_spec: dict[str, Any]
+    """The spec as the ledger has it."""
+    digest: str
     seed: int
-    params: dict[str, Any]
+    variant: int
+    """The architecture's number; its replicates share it."""
+    params: dict[str, Any] | None
+    """The values of the space's parameters; None for an architecture that was enqueued from outside the space."""
     rejected: tuple[Rejected, ...]
     """Proposals turned down on the way to this one."""
     rungs: int
+    attrs: dict[str, Any] = field(default_factory=dict)
+    """What the sampler noted of it."""
     state: State = State.RUNNING
     reports: list[Report] = field(default_factory=list)
     """One a milestone; those beyond `rungs` are of the finish."""
+    reused: list[int] = field(default_factory=list)
+    """The rungs whose reports were taken over from another run."""
     reason: str = ""
     finish_failure: str = ""
     """Why the finish could not go on; the trial itself stays COMPLETE."""
@@ -42,7 +58,12 @@ class TrialResult:
     @property
     def name(self) -> str:
         """The trial's directory below `trials/`."""
-        return trial_name(self.number, self.spec)
+        return trial_name(self.number, self.digest)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The architecture; made when it is asked for, as a large run is read in little time then."""
+        return ModelSpec.model_validate(self.plain_spec)
 
     @property
     def cost(self) -> Cost:
@@ -59,6 +80,15 @@ class TrialResult:
         """The last loss at a rung; the final value only for a COMPLETE trial."""
         reports = self.search_reports
         return reports[-1].val_loss if reports else None
+
+
+def objective_value(trial: TrialResult, report: Report, metric: str, batch_size: int) -> float:
+    """The value of an objective's metric for a trial at a report; infinite where nothing was measured."""
+    if metric == "val_loss":
+        return report.val_loss
+    if metric == "step_seconds":
+        return batch_size / report.images_per_s if report.images_per_s else inf
+    return float(getattr(trial.cost, metric))
 
 
 class Run:
@@ -79,6 +109,7 @@ class Run:
                 if "data" in event:
                     self.data = Header.model_validate(event["data"])
                 self.study = Study.model_validate(event["study"], context={"header": self.data} if self.data else None)
+                self._extend(self.study.budget.rungs)
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
                 where = ".".join(str(part) for part in problem["loc"])
@@ -88,16 +119,25 @@ class Run:
         elif kind == "trial":
             self.trials[event["trial"]] = TrialResult(
                 number=event["trial"],
-                spec=ModelSpec.model_validate(event["spec"]),
+                plain_spec=event["spec"],
+                digest=event["digest"],
                 seed=event["seed"],
+                variant=event["variant"],
                 params=event["params"],
                 rejected=tuple(Rejected.model_validate(r) for r in event["rejected"]),
                 rungs=event["rungs"],
+                attrs=event.get("attrs", {}),
             )
         elif kind == "report":
-            report = Report.model_validate({key: value for key, value in event.items() if key not in ("event", "time")})
-            self.trials[report.trial].reports.append(report)
-            self.trials[report.trial].finish_failure = ""
+            own = dict(event)
+            for key in _ABOUT:
+                own.pop(key, None)
+            report = Report.model_validate(own)
+            trial = self.trials[report.trial]
+            if "reused" in event:
+                trial.reused.append(len(trial.reports))
+            trial.reports.append(report)
+            trial.finish_failure = ""
         elif kind == "end":
             trial = self.trials[event["trial"]]
             trial.state, trial.reason = State(event["state"]), event.get("reason", "")
@@ -105,6 +145,14 @@ class Run:
             self.trials[event["trial"]].export = event
         elif kind == "finish-failed":
             self.trials[event["trial"]].finish_failure = event["reason"]
+
+    def _extend(self, rungs: int) -> None:
+        """A larger budget adds rungs, for which no trial is complete yet."""
+        for trial in self.trials.values():
+            if rungs > trial.rungs:
+                trial.rungs = rungs
+                if trial.state is State.COMPLETE:
+                    trial.state = State.RUNNING
 
     def in_state(self, state: State) -> list[TrialResult]:
         """The trials in a state, by number."""
@@ -129,13 +177,27 @@ class Run:
         return [trial for place, trial in enumerate(best) if all(trial.cost.gflops < better.cost.gflops for better in best[:place])]
 
     def best(self, count: int = 1) -> list[TrialResult]:
-        """The complete trials with the lowest loss."""
-        return [trial for trial in self.ranking() if trial.state is State.COMPLETE][:count]
+        """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts."""
+        variants: dict[int, list[TrialResult]] = {}
+        for trial in self.in_state(State.COMPLETE):
+            variants.setdefault(trial.variant, []).append(trial)
+
+        def mean_loss(trials: list[TrialResult]) -> float:
+            return fmean(trial.val_loss for trial in trials if trial.val_loss is not None)
+
+        return [trials[0] for trials in sorted(variants.values(), key=mean_loss)][:count]
 
 
 def read_run(folder: Path) -> Run:
     """The run in a directory; raises RunError when it is none or is damaged."""
-    run = Run(read_events(folder))
+    collects = gc.isenabled()
+    # Nothing that is read here is garbage, and looking for it would take half of the time.
+    gc.disable()
+    try:
+        run = Run(read_events(folder))
+    finally:
+        if collects:
+            gc.enable()
     if run.study is None:
         raise RunError(f"{folder} holds no study; its ledger is empty")
     return run

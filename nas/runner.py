@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol, Self
@@ -11,8 +12,9 @@ from nas.ledger import LEDGER, Ledger
 from nas.records import TrialPlan
 from nas.results import Run
 from nas.search import Listener, Search
+from nas.smoke import Smoke, smoke_lines
 from nas.study import Study, check_data
-from space.errors import DataError
+from space.errors import DataError, RunError, StudyError
 
 EXPORTS = "export"
 
@@ -24,6 +26,9 @@ class Executor(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
+    def smoke(self, study: Study) -> Smoke:
+        """Let the cheapest and the dearest architecture take a step where trials will run; raises NasError when they cannot."""
+
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
 
@@ -32,12 +37,19 @@ class Executor(Protocol):
 
 
 def run_study(
-    study: Study, folder: Path, *, in_process: bool = False, address: str | None = None, listeners: tuple[Listener, ...] = ()
+    study: Study,
+    folder: Path,
+    *,
+    in_process: bool = False,
+    address: str | None = None,
+    listeners: tuple[Listener, ...] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Search, train the best on, export and sample them; returns the run as it is then.
 
     `folder` is the run directory, new or an earlier run of the same study. Trials run on Ray, or one after the other in
-    this process. Raises NasError for a study, data, directory or cluster that cannot be used, before anything is trained.
+    this process. `say` is given the lines of the smoke step, with which a new run begins. Raises NasError for a study,
+    data, directory or cluster that cannot be used, before anything is trained.
     """
     study.check_runs()
     check_data(study)
@@ -47,18 +59,26 @@ def run_study(
         if new:
             # Nothing is written unless trials can be run.
             stack.enter_context(executor)
+            for line in smoke_lines(executor.smoke(study)):
+                say(line)
         search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners)
         if not search.complete:
             if not new:
                 stack.enter_context(executor)
             executor.search(search)
-            executor.finish(search, search.finish_plans())
+            if search.gave_up is not None:
+                raise RunError(f"{folder}: {search.gave_up}; mend that, and run the same command again with more trials")
+            # Again, for what was lost with its worker.
+            while plans := search.finish_plans():
+                executor.finish(search, plans)
         _export_best(search, folder)
         return search.run
 
 
 def _executor(study: Study, folder: Path, in_process: bool, address: str | None) -> Executor:
     if in_process:
+        if study.tracking:
+            raise StudyError("tracking goes through Ray; remove --in-process, or tracking")
         from nas.in_process import InProcess
 
         return InProcess(folder / "trials")
@@ -66,8 +86,9 @@ def _executor(study: Study, folder: Path, in_process: bool, address: str | None)
         # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from nas.ray_runner import OnRay
+    from nas.tracking import callbacks
 
-    return OnRay(folder, study.resources, address)
+    return OnRay(folder, study.resources, address, callbacks=callbacks(study.tracking, study, folder))
 
 
 def _export_best(search: Search, folder: Path) -> None:

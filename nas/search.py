@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter
 from collections.abc import Callable
+from statistics import fmean
 
-from nas.ledger import SCHEMA, Event, Ledger, read_events
-from nas.records import Failure, Report, State, TrialPlan
-from nas.results import Run, TrialResult
-from nas.rungs import Rungs, Values
+from nas.continuation import continued
+from nas.earlier import Earlier
+from nas.ledger import Event, Ledger
+from nas.records import Failure, Rejected, Report, State, TrialPlan
+from nas.results import Run, TrialResult, objective_value
+from nas.rungs import Rungs, Values, Verdict
 from nas.sampler import Proposer
-from nas.study import Study, differences
-from space.errors import RunError, SpecError
+from nas.settings import BudgetSettings
+from nas.study import Study
+from space.errors import SpecError
 from space.search_space import Params
 
 FINISH_REPORTS = 6
 """Milestones of the finish, evenly spaced up to its budget."""
+
+LOSSES = 3
+"""How often in a row the worker of a trial may die before the trial is FAILED."""
+
+FAILURES = 5
+"""When the first so many trials of a process fail and none has reported, the search gives up: something else is wrong."""
 
 Listener = Callable[[Event, "Search"], None]
 
@@ -32,96 +43,109 @@ class Search:
         self.study, self.ledger, self.listeners = study, ledger, listeners
         self.space = study.search_space
         self.run = Run()
-        self._rungs = Rungs(study.budget.rungs, study.budget.reduction)
-        self._proposer = Proposer(self.space, study.search)
-        self._goes_on: dict[int, bool] = {}
+        self.gave_up: str | None = None
+        """Why nothing more is handed out although trials are left."""
+        self.proposer = Proposer(self.space, study.search, study.census.share)
+        self._earlier = Earlier(ledger.folder, study)
         self._digests: set[str] = set()
         self._space_is_spent = False
-        events = list(read_events(ledger.folder))
-        self._check_same_study(events)
+        self._running: set[int] = set()
+        self._idle: set[int] = set()
+        """Trials that may train and are on no worker."""
+        self._over: dict[int, State] = {}
+        """How trials are judged to have ended, until the ledger says so."""
+        self._alone: set[int] = set()
+        self._losses: Counter[int] = Counter()
+        self._failures, self._reported, self._finish_failed = 0, False, set[int]()
+        events = continued(study, ledger)
+        self._rungs = Rungs(_first_budget(events))
         for event in events:
             self._apply(event)
-        # Said again when the process died between a report and the end that follows from it.
-        for trial in self.run.in_state(State.RUNNING):
-            self._end_if_over(trial)
-        self._waiting = deque(self.run.in_state(State.RUNNING))
-
-    def _check_same_study(self, events: list[Event]) -> None:
-        plain = self.study.model_dump(mode="json")
-        if not events:
-            header = self.study.data.header()
-            self._record({"event": "run", "schema": SCHEMA, "study": plain, "data": header.model_dump(mode="json")})
-            return
-        begun = Run(events[:1])
-        old = begun.study
-        if old is None:
-            raise RunError(f"{self.ledger.folder}: the ledger does not begin with a study; move the directory away to start anew")
-        changed = differences(old, self.study)
-        if changed:
-            raise RunError(
-                f"{self.ledger.folder} holds another study ({'; '.join(changed)}); undo the change, or run into another "
-                f"directory with --out"
-            )
-        if begun.data is not None and begun.data.checksum != self.study.data.header().checksum:
-            raise RunError(
-                f"{self.ledger.folder} was trained on other data than {self.study.data.source} holds now; "
-                "put the old ones back, or run into another directory with --out"
-            )
-        latest = [event for event in events if event["event"] in ("run", "study")][-1]
-        if latest["study"] != plain:
-            events.append(self.ledger.append({"event": "study", "study": plain}))
+        # No worker of an earlier process has them any more.
+        self._idle = {number for number in self._running if self._rungs.may_train(number)}
+        # Said again when the process died between a report and what follows from it.
+        self._settle()
 
     # What executors call.
 
     def next_plan(self) -> TrialPlan | None:
-        """The next trial to train, unfinished ones of an earlier process first; None when all have been handed out."""
-        if self._waiting:
-            return self._plan(self._waiting.popleft())
-        if self.handed_out:
-            return None
-        number = len(self.run.trials)
-        proposed = self._proposer.propose(number, self._turned_down)
-        if proposed is None:
-            self._record({"event": "spent"})
-            return None
-        params, rejected = proposed
-        spec = self.space.spec(params)
-        self._record(
-            {
-                "event": "trial",
-                "trial": number,
-                "params": params,
-                "spec": spec.model_dump(mode="json"),
-                "digest": spec.digest,
-                "seed": self.study.training.seed,
-                "rungs": self.study.budget.rungs,
-                "rejected": [one.model_dump() for one in rejected],
-            }
-        )
-        return self._plan(self.run.trials[number])
+        """A trial to train on a free worker, unfinished ones of an earlier process first; None when there is none now."""
+        while True:
+            if self._idle:
+                trial = self.run.trials[min(self._idle)]
+                self._idle.discard(trial.number)
+                self._take_over(trial)
+                if trial.state is State.RUNNING and self._rungs.may_train(trial.number):
+                    return self._plan(trial)
+            elif len(self.run.trials) % self.study.search.replicates:
+                self._begin_replicate()
+            elif (promoted := self._rungs.promotion(self._exhausted)) is not None:
+                self._record({"event": "promote", "variant": promoted.number, "rung": promoted.allowed})
+            elif self._exhausted:
+                return None
+            else:
+                self._begin_variant()
+
+    @property
+    def may_come(self) -> bool:
+        """Whether plans may still come: a running trial can promote another, or be lost with its worker."""
+        return not self.handed_out or bool(self._running)
 
     @property
     def handed_out(self) -> bool:
-        """Whether no trial is left to be handed out."""
-        enough = len(self.run.trials) >= self.study.search.trials
-        return not self._waiting and (enough or self._space_is_spent)
+        """Whether no new trial is left to be handed out, and none waits for a worker."""
+        return self._exhausted and not self._idle
+
+    @property
+    def waiting(self) -> int:
+        """How many trials wait at a rung for others, or for a worker."""
+        return sum(number in self._idle or not self._rungs.may_train(number) for number in self._running)
 
     def report(self, report: Report) -> bool:
-        """Take in a trial's report and tell whether the trial goes on."""
-        self._record({"event": "report", **report.model_dump(mode="json")})
+        """Take in a trial's report and tell whether the trial goes on with the worker it has."""
         trial = self.run.trials[report.trial]
+        if not all(map(math.isfinite, self._values(trial, report))):
+            self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
+            return False
+        self._record({"event": "report", **report.model_dump(mode="json")})
         if trial.state is State.COMPLETE:
             return self.study.finish is not None and report.macs < self.study.finish.budget
-        self._end_if_over(trial)
-        return trial.state is State.RUNNING
+        self._settle()
+        variant = self._rungs.variant_of(trial.number)
+        if variant.waits and self._rungs.promotion(self._exhausted) is variant:
+            self._record({"event": "promote", "variant": variant.number, "rung": variant.allowed})
+        if len(variant.reported) == 1:
+            # It keeps its worker; replicates are handed out in their order, as they would be after a restart.
+            self._idle.discard(trial.number)
+        return trial.state is State.RUNNING and self._rungs.may_train(trial.number) and trial.number not in self._idle
 
     def fail(self, failure: Failure) -> None:
-        """Take in that a trial cannot go on; a finish that fails leaves the trial complete."""
+        """Take in that a trial cannot go on; a finish that fails leaves the trial complete.
+
+        One that ran out of memory is handed out once more, with a GPU for itself.
+        """
         trial = self.run.trials[failure.trial]
-        if trial.state is State.RUNNING:
-            self._record({"event": "end", "state": State.FAILED.value, **failure.model_dump()})
+        if failure.out_of_memory and trial.number not in self._alone:
+            self._record({"event": "again", "trial": trial.number, "reason": failure.reason, "alone": True, "lost": False})
+            return
+        facts = failure.model_dump(exclude={"out_of_memory"})
+        if trial.state is not State.RUNNING:
+            self._finish_failed.add(trial.number)
+            self._record({"event": "finish-failed", **facts})
+            return
+        self._record({"event": "end", "state": State.FAILED.value, **facts})
+        self._failures += 1
+        if self._failures >= FAILURES and not self._reported:
+            self.gave_up = f"the first {self._failures} trials all failed, the last one with: {failure.reason}"
+        self._settle()
+
+    def lost(self, number: int, reason: str) -> None:
+        """Take in that a trial's worker died without a word: it is handed out again, from its last checkpoint, twice at most."""
+        if self._losses[number] + 1 < LOSSES:
+            again = {"event": "again", "trial": number, "reason": reason, "alone": number in self._alone, "lost": True}
+            self._record(again)
         else:
-            self._record({"event": "finish-failed", **failure.model_dump()})
+            self.fail(Failure(trial=number, reason=f"its worker died {LOSSES} times in a row: {reason}"))
 
     def finish_plans(self) -> list[TrialPlan]:
         """Plans that train the best trials on to the finish budget, from where they stand; empty when that is done."""
@@ -133,13 +157,14 @@ class Search:
         plans = [
             self._plan(trial, tuple(macs for macs in milestones if macs > trial.reports[-1].macs))
             for trial in self.run.best(finish.best)
+            if trial.number not in self._finish_failed
         ]
         return [plan for plan in plans if plan.milestones]
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to train, the finish included."""
-        return self.handed_out and not self.run.in_state(State.RUNNING) and not self.finish_plans()
+        return not self.may_come and not self.finish_plans()
 
     def export_due(self, trial: TrialResult) -> bool:
         """Whether a trial has trained on, or is to be sampled otherwise, since it was exported."""
@@ -154,42 +179,64 @@ class Search:
         how = self.study.evaluation.model_dump(mode="json")
         return {"macs": trial.reports[-1].macs, "samples": how["samples"], "fid": how["fid"]}
 
-    # How events become state.
+    # New trials.
 
-    def _record(self, event: Event) -> None:
-        self._apply(self.ledger.append(event), live=True)
+    @property
+    def _exhausted(self) -> bool:
+        """Whether no new architecture will be tried."""
+        return len(self.run.trials) >= self.study.search.trials or self._space_is_spent or self.gave_up is not None
 
-    def _apply(self, event: Event, live: bool = False) -> None:
-        self.run.apply(event)
-        kind, number = event["event"], event.get("trial")
-        trial = self.run.trials[number] if number is not None else None
-        if kind == "trial" and trial is not None:
-            self._digests.add(trial.spec.digest)
-            if not live:
-                self._proposer.replay(trial.number, trial.params, trial.rejected)
-        elif kind == "report" and trial is not None and len(trial.reports) <= trial.rungs:
-            report = trial.reports[-1]
-            values = self._to_minimise(self._values(trial, report.val_loss))
-            self._goes_on[trial.number] = self._rungs.judge(trial.number, report.rung, values)
-        elif kind == "spent":
-            self._space_is_spent = True
-        elif kind == "end" and trial is not None:
-            losses = [report.val_loss for report in trial.search_reports]
-            values = self._values(trial, losses[-1]) if trial.state is State.COMPLETE else ()
-            self._proposer.end(trial.number, trial.state, values, losses)
-        if live:
-            for listener in self.listeners:
-                listener(event, self)
+    def _begin_variant(self) -> None:
+        """A new architecture: the next of those enqueued, or what the sampler proposes; or the note that there is none."""
+        number = len(self.run.trials)
+        enqueued = next((spec for spec in self.study.enqueued if spec.digest not in self._digests), None)
+        if enqueued is not None:
+            params = self.space.params_of(enqueued)
+            self._begin(number, params, [], {}, enqueued.model_dump(mode="json"), enqueued.digest)
+            return
+        proposed = self.proposer.propose(number // self.study.search.replicates, self._turned_down)
+        if proposed is None:
+            self._record({"event": "spent"})
+            return
+        params, rejected, attrs = proposed
+        spec = self.space.spec(params)
+        self._begin(number, params, rejected, attrs, spec.model_dump(mode="json"), spec.digest)
 
-    def _end_if_over(self, trial: TrialResult) -> None:
-        if trial.reports and not self._goes_on[trial.number]:
-            complete = len(trial.reports) == trial.rungs
-            self._record({"event": "end", "trial": trial.number, "state": (State.COMPLETE if complete else State.PRUNED).value})
+    def _begin_replicate(self) -> None:
+        """The architecture of the last trial with the next seed."""
+        last = self.run.trials[len(self.run.trials) - 1]
+        self._begin(last.number + 1, last.params, [], {}, last.plain_spec, last.digest)
 
-    def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
-        """The plan for the milestones that are left: by default the rungs that a trial has not reported at."""
-        left = self.study.budget.milestones[len(trial.reports) :] if left is None else left
-        return TrialPlan(number=trial.number, spec=trial.spec, seed=trial.seed, milestones=left, reported=len(trial.reports))
+    def _begin(self, number: int, params: Params | None, rejected: list[Rejected], attrs: Event, spec: Event, digest: str) -> None:
+        variant, replicate = divmod(number, self.study.search.replicates)
+        self._record(
+            {
+                "event": "trial",
+                "trial": number,
+                "variant": variant,
+                "params": params,
+                "spec": spec,
+                "digest": digest,
+                "seed": self.study.training.seed + replicate,
+                "rungs": self.study.budget.rungs,
+                "rejected": [one.model_dump() for one in rejected],
+                **({"attrs": attrs} if attrs else {}),
+            }
+        )
+
+    def _take_over(self, trial: TrialResult) -> None:
+        """Take over what another run has trained of the same architecture with the same seed, as far as the trial goes on."""
+        step_macs = trial.cost.step_macs(self.study.training.batch_size)
+        found = self._earlier.find(trial.spec, trial.seed, [-(-macs // step_macs) for macs in self.study.budget.milestones])
+        if found is None or len(found[1]) <= len(trial.reports):
+            return
+        known, reports = found
+        known.copy_checkpoint(reports[-1].step, self.ledger.folder / "trials" / trial.name)
+        for rung in range(len(trial.reports), len(reports)):
+            if trial.state is State.RUNNING and self._rungs.may_train(trial.number):
+                own = reports[rung].model_copy(update={"trial": trial.number, "rung": rung})
+                self._record({"event": "report", **own.model_dump(mode="json"), "reused": known.run})
+                self._settle()
 
     def _turned_down(self, params: Params) -> dict[str, float] | None:
         try:
@@ -201,12 +248,128 @@ class Search:
             return violations
         return {} if spec.digest in self._digests else None
 
-    def _values(self, trial: TrialResult, val_loss: float) -> Values:
-        """The objectives' values of a trial at a loss, as the study states them."""
-        metrics = [objective.metric for objective in self.study.search.objectives]
-        return tuple(val_loss if metric == "val_loss" else float(getattr(trial.cost, metric)) for metric in metrics)
+    def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
+        """The plan for the milestones that are left: by default the rungs that a trial has not reported at."""
+        left = self.study.budget.milestones[len(trial.reports) :] if left is None else left
+        return TrialPlan(
+            number=trial.number,
+            spec=trial.spec,
+            seed=trial.seed,
+            milestones=left,
+            reported=len(trial.reports),
+            alone=trial.number in self._alone,
+        )
+
+    # How events become state.
+
+    def _record(self, event: Event) -> None:
+        self._apply(self.ledger.append(event), live=True)
+
+    def _apply(self, event: Event, live: bool = False) -> None:
+        self.run.apply(event)
+        kind, number = event["event"], event.get("trial")
+        trial = self.run.trials[number] if number is not None else None
+        if kind == "study":
+            self._take_budget()
+        elif kind == "promote":
+            self._follow(self._rungs.promote(event["variant"]))
+            if event["variant"] in self.proposer:
+                self.proposer.go_on(event["variant"])
+        elif kind == "spent":
+            self._space_is_spent = True
+        elif trial is not None:
+            self._apply_to_trial(kind, trial, event, live)
+        if live:
+            for listener in self.listeners:
+                listener(event, self)
+
+    def _apply_to_trial(self, kind: str, trial: TrialResult, event: Event, live: bool) -> None:
+        number, replicates = trial.number, self.study.search.replicates
+        if kind == "trial":
+            self._digests.add(trial.digest)
+            if number % replicates == 0:
+                self._rungs.begin(trial.variant, range(number, number + replicates))
+                if trial.params is not None and trial.variant not in self.proposer:
+                    self.proposer.replay(trial.variant, trial.params, trial.rejected, trial.attrs)
+            self._running.add(number)
+            self._idle.add(number)
+        elif kind == "report" and len(trial.reports) > trial.rungs:
+            self._losses[number] = 0
+        elif kind == "report":
+            self._losses[number] = 0
+            self._reported = self._reported or (live and "reused" not in event)
+            report = trial.reports[-1]
+            self._follow(self._rungs.report(number, report.rung, self._to_minimise(self._values(trial, report))))
+            if len(trial.reports) == trial.rungs:
+                self._over[number] = State.COMPLETE
+            variant = self._rungs.variant_of(number)
+            if variant.waits and trial.variant in self.proposer:
+                self.proposer.wait(trial.variant, [mean[0] for mean in variant.means])
+        elif kind == "again":
+            self._losses[number] += event["lost"]
+            if event["alone"]:
+                self._alone.add(number)
+            if trial.state is State.RUNNING:
+                self._idle.add(number)
+        elif kind == "end":
+            self._idle.discard(number)
+            self._running.discard(number)
+            self._over.pop(number, None)
+            if trial.state is State.FAILED:
+                self._follow(self._rungs.leave(number))
+            elif trial.state is State.PRUNED:
+                self._rungs.end(number)
+            self._tell_end(trial)
+
+    def _take_budget(self) -> None:
+        """Go on to a larger budget, for which what was complete is not."""
+        assert self.run.study is not None
+        budget = self.run.study.budget
+        if budget.rungs > self._rungs.count:
+            over = [variant.number for variant in self._rungs.variants.values() if len(variant.means) == self._rungs.count]
+            self._running |= {trial.number for trial in self.run.in_state(State.RUNNING)}
+            self._follow(self._rungs.extend(budget))
+            for number in over:
+                if number in self.proposer:
+                    self.proposer.go_on(number)
+
+    def _follow(self, verdict: Verdict) -> None:
+        self._idle |= {trial for trial in verdict.released if trial in self._running}
+        self._over |= dict.fromkeys(verdict.stopped, State.PRUNED)
+
+    def _settle(self) -> None:
+        """Write down the ends that follow from what was reported."""
+        self._follow(self._rungs.hopeless(self._exhausted))
+        for number, state in sorted(self._over.items()):
+            self._record({"event": "end", "trial": number, "state": state.value})
+
+    def _tell_end(self, trial: TrialResult) -> None:
+        """Tell the sampler when the last replicate of an architecture has ended, of their means."""
+        first = trial.variant * self.study.search.replicates
+        trials = [self.run.trials.get(first + replicate) for replicate in range(self.study.search.replicates)]
+        if trial.variant not in self.proposer or any(one is None or one.state is State.RUNNING for one in trials):
+            return
+        ended = [one for one in trials if one is not None]
+        complete = [one for one in ended if one.state is State.COMPLETE]
+        pruned = any(one.state is State.PRUNED for one in ended)
+        state = State.COMPLETE if complete else State.PRUNED if pruned else State.FAILED
+        values = tuple(fmean(found) for found in zip(*(self._values(one, one.search_reports[-1]) for one in complete), strict=True))
+        means = self._rungs.variant_of(trial.number).means
+        self.proposer.end(trial.variant, state, values, [mean[0] for mean in means])
+
+    def _values(self, trial: TrialResult, report: Report) -> Values:
+        """The objectives' values of a trial at a report, as the study states them."""
+        search, batch_size = self.study.search, self.study.training.batch_size
+        return tuple(objective_value(trial, report, objective.metric, batch_size) for objective in search.objectives)
 
     def _to_minimise(self, values: Values) -> Values:
         """The same, with the sign of what is maximised turned."""
         directions = [objective.direction for objective in self.study.search.objectives]
         return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))
+
+
+def _first_budget(events: list[Event]) -> BudgetSettings:
+    """The budget that a run began with."""
+    study = Run(events[:1]).study
+    assert study is not None, "a ledger that goes on begins with a study"
+    return study.budget

@@ -86,27 +86,43 @@ class ModelSettings(Frozen):
 
 
 class Objective(Frozen):
-    """A metric to optimise."""
+    """A metric to optimise: a cost, or what a trial measures (`val_loss`, `step_seconds` of a training step)."""
 
-    metric: Literal["val_loss", "gflops", "train_gflops", "params_m"]
+    metric: Literal["val_loss", "gflops", "train_gflops", "params_m", "step_seconds"]
     direction: Literal["minimize", "maximize"] = "minimize"
 
 
 class SamplerSettings(Frozen):
-    """Which Optuna sampler proposes, and its seed."""
+    """Which Optuna sampler proposes, and its seed; `population` is how many complete trials make a generation of nsga2."""
 
-    kind: Literal["random", "tpe"] = "tpe"
+    kind: Literal["random", "tpe", "nsga2", "gp"] = "tpe"
     seed: int = 0
+    population: Annotated[int, Field(ge=2)] = 20
 
 
 class SearchSettings(Frozen):
-    """What is searched, within which hard constraints, for what, and how many trials."""
+    """What is searched, within which hard constraints, for what, and how many trials.
+
+    Each architecture is trained with `replicates` seeds, so `trials` holds trials / replicates architectures; replicates are judged
+    together, by their means. `enqueue` lists architectures to try first, each as dotted paths that differ from the study's model
+    (`{}` is that model itself); they keep to the constraints, but may lie outside the space.
+    """
 
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     constraints: dict[str, Range] = Field(default_factory=dict)
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(metric="val_loss"),)
     sampler: SamplerSettings = SamplerSettings()
     trials: Annotated[int, Field(ge=1)]
+    replicates: Annotated[int, Field(ge=1)] = 1
+    enqueue: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _divides(self) -> SearchSettings:
+        if self.trials % self.replicates:
+            raise StudyError(
+                f"trials {self.trials} is no multiple of replicates {self.replicates}; every architecture takes that many"
+            )
+        return self
 
 
 class ObjectiveSettings(Frozen):
@@ -161,14 +177,33 @@ class TrainingSettings(Frozen):
 class BudgetSettings(Frozen):
     """Training compute of a full trial, and the rungs at which trials are compared.
 
-    The last rung is `max`; each one before it is the next divided by `reduction`. With `decay`, the learning rate falls linearly to
-    0 over the last share of `max`, which must lie between the last two rungs: up to any other rung, the rate is the same for all.
+    The last rung is `max`; each one before it is the next divided by `reduction`. In mode `stop` a trial is judged as soon as it
+    reports (ASHA as Ray's); in `promote` it waits and the best of a rung are resumed, whatever their order of arrival; in `none`
+    all go on to `max`. Nothing is judged at the first `grace` rungs. With `brackets`, trials are dealt out in turn and each bracket
+    is judged by itself, its first judgement one rung later than the bracket's before. With `decay`, the learning rate falls
+    linearly to 0 over the last share of `max`, which must lie between the last two rungs: up to any other rung, the rate is the
+    same for all.
     """
 
     max: Macs
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
     reduction: Annotated[int, Field(ge=2)] = 2
+    mode: Literal["stop", "promote", "none"] = "stop"
+    grace: Annotated[int, Field(ge=0)] = 0
+    brackets: Annotated[int, Field(ge=1)] = 1
     decay: Share = 0.0
+
+    @model_validator(mode="after")
+    def _judges(self) -> BudgetSettings:
+        judged = self.rungs - 1
+        if self.mode == "none" and (self.grace or self.brackets > 1):
+            raise StudyError("mode none judges nowhere, so grace and brackets do not apply; remove them")
+        if (self.grace or self.brackets > 1) and self.grace + self.brackets > judged:
+            raise StudyError(
+                f"grace {self.grace} and brackets {self.brackets} leave the last bracket without a rung to be judged at; "
+                f"{self.rungs} rungs have {judged}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _decays_after_the_rungs(self) -> BudgetSettings:
@@ -237,8 +272,26 @@ class EvaluationSettings(Frozen):
 
 
 class ResourceSettings(Frozen):
-    """What one trial occupies: CPU cores (its threads), GPUs (`auto`: one when the cluster has any), and how many run at once."""
+    """What one trial occupies, and for how long at most.
+
+    CPU cores, which are its threads; GPUs (`auto`: the share that its predicted memory needs, where the cluster has any); how many
+    run at once; and the seconds that a training step, a validation or the writing of a checkpoint may take before the trial counts
+    as hanging.
+    """
 
     cpu: Annotated[int, Field(ge=1)] = 1
     gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     concurrent: Annotated[int, Field(ge=1)] | None = None
+    step_limit_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class TrackingSettings(Frozen):
+    """A tracker that trials are logged to as well, and the options of Ray's callback for it; a bare name stands for the kind."""
+
+    kind: Literal["tensorboard", "wandb", "mlflow"]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given

@@ -19,15 +19,17 @@ from nas.settings import (
     ModelSettings,
     ResourceSettings,
     SearchSettings,
+    TrackingSettings,
     TrainingSettings,
 )
 from space.census import Census
 from space.census import census as take_census
+from space.cost import cost
 from space.document import Document, parse
 from space.errors import DataError, NasError, StudyError
 from space.paths import changed
 from space.presets import preset
-from space.search_space import SearchSpace
+from space.search_space import FIXED_BY_DATA, SearchSpace
 from space.spec import Frozen, ModelSpec
 
 CENSUS_DRAWS = 100_000
@@ -46,6 +48,7 @@ class Study(Frozen):
     finish: FinishSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()
+    tracking: tuple[TrackingSettings, ...] = ()
 
     @cached_property
     def base(self) -> ModelSpec:
@@ -70,6 +73,24 @@ class Study(Frozen):
         return SearchSpace(self.base, self.search.space, self.search.constraints)
 
     @cached_property
+    def enqueued(self) -> tuple[ModelSpec, ...]:
+        """The specs to try first; raises SpecError for one that cannot be built, StudyError for one outside the constraints."""
+        specs = []
+        for place, changes in enumerate(self.search.enqueue):
+            spec = changed(self.base, changes)
+            fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
+            if fixed:
+                raise StudyError(f"enqueue.{place} sets {fixed[0]}, which the data decide; remove it")
+            broken = self.search_space.violations(spec)
+            if broken:
+                reached = ", ".join(f"{metric} {getattr(cost(spec), metric):.4g}" for metric in broken)
+                raise StudyError(
+                    f"enqueue.{place} has {reached}, outside the constraints, in which everything is trained; mend one"
+                )
+            specs.append(spec)
+        return tuple(specs)
+
+    @cached_property
     def census(self) -> Census:
         """What random points of the space are; the same for the same study."""
         return take_census(self.search_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
@@ -79,6 +100,7 @@ class Study(Frozen):
         _within("data", self.data.header)
         _within("model", lambda: self.base)
         _within("search", lambda: self.search_space)
+        _within("search", lambda: self.enqueued)
         metrics = [objective.metric for objective in self.search.objectives]
         if len(set(metrics)) < len(metrics):
             raise StudyError(f"search.objectives names {metrics[0]} twice")
@@ -178,7 +200,16 @@ def _below(data: Any, *keys: str) -> Any:
     return data
 
 
-FREE_TO_CHANGE = ("question", "search.trials", "finish", "evaluation.samples", "evaluation.fid", "resources")
+FREE_TO_CHANGE = (
+    "question",
+    "search.trials",
+    "search.enqueue",
+    "finish",
+    "evaluation.samples",
+    "evaluation.fid",
+    "resources",
+    "tracking",
+)
 """What may differ when a run goes on: none of it changes what a finished trial means."""
 
 
@@ -187,12 +218,20 @@ def differences(old: Study, new: Study) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     # A rate that has fallen to 0 cannot go on from there.
     free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
+    if budget_grows(old, new):
+        free_keys += ["budget.max", "budget.rungs"]
     changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [
         f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
         for key in changed_keys
         if not any(key == free or key.startswith(f"{free}.") for free in free_keys)
     ]
+
+
+def budget_grows(old: Study, new: Study) -> bool:
+    """Whether a budget has the other's rungs and more above them, so that trials can train on."""
+    before, after = old.budget.milestones, new.budget.milestones
+    return len(after) > len(before) and after[: len(before)] == before and not old.budget.decay
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

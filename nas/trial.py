@@ -15,14 +15,13 @@ import torch
 
 from nas.checkpoint import read_checkpoint, write_checkpoint
 from nas.data.feed import Feed
+from nas.earlier import CHECKPOINT, LAST_RUNG, keep
 from nas.evaluation.validation import ValidationGrid
 from nas.records import Failure, Report, TrialPlan
 from nas.settings import DataSettings
 from nas.study import Study
 from nas.training import Decay, DivergedError, Training
 from space.cost import cost
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @lru_cache(maxsize=1)
@@ -71,13 +70,13 @@ class Trial:
 
     def advance(self) -> Report:
         """Train to the next milestone, validate, write the checkpoint, and report."""
-        rung = self.next
+        rung, wanted = self.next, self._step_at(self.next)
         self.next += 1
-        if rung in self._kept:
-            # Trained before a crash that came between the checkpoint and the ledger.
-            return self._kept[rung]
+        if wanted in self._kept:
+            # Trained before a crash that came between the checkpoint and the ledger, or by another run.
+            return self._kept[wanted].model_copy(update={"trial": self.plan.number, "rung": rung})
         before, start = self.training.step, time.perf_counter()
-        train_loss = self.training.train_to(-(-self.plan.milestones[rung - self.plan.reported] // self.step_macs))
+        train_loss = self.training.train_to(wanted)
         seconds = time.perf_counter() - start
         # What was trained, even where a checkpoint was ahead of the plan.
         step = self.training.step
@@ -97,23 +96,37 @@ class Trial:
             images_per_s=(step - before) * self.study.training.batch_size / seconds,
             peak_memory_mib=_peak_memory_mib(self.device),
         )
-        self._kept[rung] = report
+        self._kept[step] = report
         self._save()
         return report
+
+    def _step_at(self, rung: int) -> int:
+        """The first step that reaches a milestone of the plan."""
+        return -(-self.plan.milestones[rung - self.plan.reported] // self.step_macs)
 
     def _save(self) -> None:
         if self.folder is not None:
             kept = [report.model_dump(mode="json") for report in self._kept.values()]
-            facts = {"digest": self.plan.spec.digest, "step": self.training.step, "reports": kept}
-            write_checkpoint(self.folder / CHECKPOINT, self.training.tensors(), facts)
+            facts = {"digest": self.plan.spec.digest, "seed": self.plan.seed, "step": self.training.step, "reports": kept}
+            path, rungs = self.folder / CHECKPOINT, self.study.budget.rungs
+            if self.plan.reported == rungs == self.next - 1 and path.exists():
+                # Where the search ended: other runs can go on from there.
+                keep(path, self.folder / LAST_RUNG)
+            write_checkpoint(path, self.training.tensors(), facts)
 
     def _continue(self) -> None:
         found = read_checkpoint(self.folder / CHECKPOINT) if self.folder is not None else None
         # Without a usable checkpoint the trial trains from the start: the streams make it the same trial again.
-        if found and found[1]["digest"] == self.plan.spec.digest:
-            tensors, facts = found
-            self.training.load(tensors, facts["step"])
-            self._kept = {kept["rung"]: Report.model_validate(kept) for kept in facts["reports"]}
+        if not found or found[1]["digest"] != self.plan.spec.digest or not self.plan.milestones:
+            return
+        tensors, facts = found
+        kept = {report.step: report for report in map(Report.model_validate, facts["reports"])}
+        ahead = facts["step"] > self._step_at(self.plan.reported) and self._step_at(self.plan.reported) not in kept
+        if ahead and self.plan.reported < self.study.budget.rungs:
+            # Past a rung that it has no report of, as after the budget's rungs were changed.
+            return
+        self.training.load(tensors, facts["step"])
+        self._kept = kept
 
 
 def run_trial(plan: TrialPlan, study: Study, report: Callable[[Report], bool], folder: Path | None = None) -> None:
@@ -128,7 +141,8 @@ def as_failure(number: int, error: BaseException) -> Failure:
     out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
     first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
     reason = f"out of memory: {first_line}" if out_of_memory else first_line
-    return Failure(trial=number, reason=reason, trace="".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    return Failure(trial=number, reason=reason, trace=trace, out_of_memory=out_of_memory)
 
 
 def _device(study: Study) -> torch.device:

@@ -67,6 +67,19 @@ class Domain(Frozen):
             return (self.int_[1] - self.int_[0]) // self.step + 1
         return None
 
+    def __contains__(self, value: Value) -> bool:
+        """Whether a value is one of the domain's."""
+        if self.choice is not None:
+            # Of one type, for 1 and True are equal in Python.
+            return any(type(one) is type(value) and one == value for one in self.choice)
+        if isinstance(value, (bool, str, list)) or value is None:
+            return False
+        if self.int_ is not None:
+            low, high = self.int_
+            return bool(value == int(value) and low <= value <= high and (value - low) % self.step == 0)
+        assert self.float_ is not None, "`each` is resolved to one domain a stage"
+        return bool(self.float_[0] <= value <= self.float_[1])
+
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[Any]:
         """Values, uniform (in the logarithm with `log`); of a choice, their places in it."""
         if self.choice is not None:

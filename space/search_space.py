@@ -134,6 +134,17 @@ class SearchSpace:
         """The spec of chosen values; raises SpecError when no such architecture can be built."""
         return changed(self.base, params)
 
+    def params_of(self, spec: ModelSpec) -> Params | None:
+        """The values whose spec this is; None for a spec outside the space."""
+        params: Params = {}
+        for parameter in self.parameters:
+            if self.active(parameter, params):
+                value = _value_at(spec, parameter.name)
+                if value not in parameter.domain:
+                    return None
+                params[parameter.name] = value
+        return params if self.spec_or_none(params) == spec else None
+
     def violations(self, spec: ModelSpec) -> dict[str, float]:
         """For every constraint that the spec breaks, by how much relative to the bound; empty for a feasible spec."""
         amounts = {metric: float(wanted.violation(getattr(cost(spec), metric))) for metric, wanted in self.constraints.items()}
@@ -170,18 +181,23 @@ class SearchSpace:
 
     def sample_params(self, rng: np.random.Generator, tries: int = TRIES) -> Params:
         """The values behind `sample`."""
-        drawn, chunk = 0, FIRST_CHUNK
+        return next(self.feasible(rng, tries))
+
+    def feasible(self, rng: np.random.Generator, tries: int = TRIES) -> Iterator[Params]:
+        """The feasible of `tries` independent draws, as they come; raises SpecError when there are none."""
+        drawn, chunk, found = 0, FIRST_CHUNK, False
         nearest: tuple[float, Params] = np.inf, {}
         while drawn < tries:
             points = self.points(rng, min(chunk, tries - drawn))
             violation = self.violation(CostTable(points))
+            for row in np.flatnonzero(violation == 0):
+                found = True
+                yield points.params(int(row))
             best = int(np.argmin(violation))
-            if violation[best] == 0:
-                # The first feasible of independent draws is uniform among the feasible.
-                return points.params(best)
-            nearest = min(nearest, (float(violation[best]), points.params(best)), key=lambda found: found[0])
+            nearest = min(nearest, (float(violation[best]), points.params(best)), key=lambda one: one[0])
             drawn, chunk = drawn + len(violation), min(4 * chunk, LARGEST_CHUNK)
-        raise SpecError(self.problem(drawn, self.spec(nearest[1]) if nearest[0] < np.inf else None))
+        if not found:
+            raise SpecError(self.problem(drawn, self.spec(nearest[1]) if nearest[0] < np.inf else None))
 
     def problem(self, draws: int, nearest: ModelSpec | None) -> str:
         """The sentence for a space in which nothing feasible was found."""
@@ -210,6 +226,16 @@ def _check_value(path: str, value: Value, one_stage: bool) -> None:
     except ValidationError as error:
         problem = error.errors(include_url=False)[-1]
         raise StudyError(f"the space gives '{path}' the value {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+
+
+def _value_at(spec: ModelSpec, name: str) -> Value:
+    """The value at a path, or at a path and a stage's index, in the form in which domains hold values."""
+    path, _, stage = name.rpartition(".")
+    if not stage.isdecimal():
+        value = spec.value_at(name)
+        return list(value) if isinstance(value, tuple) else value
+    whole = spec.value_at(path)
+    return whole[int(stage)] if isinstance(whole, (tuple, list)) else whole
 
 
 def _as_tuple(value: Value) -> Value:

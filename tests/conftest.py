@@ -1,5 +1,6 @@
 """What several tests need: a study that trains in a few seconds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 import yaml
 
 from nas.study import Study, load_study
+
+# Read when Ray is imported: clusters that tests start listen on loopback alone.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 # The models of the tests are small: a second thread costs more than it brings, and much more when another process runs.
 torch.set_num_threads(1)

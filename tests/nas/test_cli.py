@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from nas.cli import main
+from nas.training import DivergedError
+from nas.trial import Trial
 
 
 def nas(*arguments):
@@ -39,7 +41,8 @@ def test_status_and_table(finished):
     folder, _ = finished
     status = nas("status", folder / "run").output
     assert "4 of 4 trials" in status
-    assert "rung 1, 5e-05 training TFLOPs: 4 trials" in status
+    (rung,) = [line.split() for line in status.splitlines() if line.split()[:1] == ["1"]]
+    assert rung[1:3] == ["5e-05", "4"], "training TFLOPs, and how many reported"
     table = nas("table", folder / "run").output.splitlines()
     assert table[0].startswith("| trial | state | val_loss |")
     assert len(table) == 6
@@ -89,13 +92,36 @@ def test_another_study_in_the_directory_changes_nothing(finished):
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
 
 
-def test_a_run_with_failed_trials_exits_with_1(tiny_file, tmp_path):
-    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "training.learning_rate=1.0e+30")
+def test_a_run_with_failed_trials_exits_with_1(tiny_file, tmp_path, monkeypatch):
+    def diverge(self):
+        raise DivergedError("diverged: the training loss is nan by step 50")
+
+    monkeypatch.setattr(Trial, "advance", diverge)
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process")
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1
     assert "FAILED: diverged: the training loss is" in result.output
     assert "run directory" in result.output
     assert "4 failed" in nas("status", tmp_path / "run").output
+
+
+def test_a_study_that_cannot_train_at_all_stops_at_the_smoke_step(tiny_file, tmp_path):
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "training.learning_rate=1.0e+30")
+    assert result.exit_code == 2
+    assert "smoke step: the cheapest architecture" in result.output
+    assert "lower training.learning_rate" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_which_all_fail_gives_up_and_says_why(tiny_file, tmp_path, monkeypatch):
+    def break_(self):
+        raise OSError("the data are gone")
+
+    monkeypatch.setattr(Trial, "advance", break_)
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "search.trials=8")
+    assert result.exit_code == 2
+    assert "the first 5 trials all failed, the last one with: the data are gone; mend that" in result.output
+    assert "5 failed" in nas("status", tmp_path / "run").output
 
 
 def test_dry_run_prints_the_bill_and_writes_nothing(tiny_file, tmp_path):

@@ -44,7 +44,7 @@ def test_another_schema_is_refused(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.append({"event": "run", "schema": 99})
     ledger.close()
-    with pytest.raises(NasError, match="has schema 99, but this version reads 1"):
+    with pytest.raises(NasError, match="has schema 99, but this version reads 2"):
         list(read_events(tmp_path))
 
 
@@ -67,3 +67,15 @@ def test_a_directory_that_cannot_be_written(tmp_path, below):
 def test_not_a_run_directory(tmp_path):
     with pytest.raises(NasError, match="is not a run directory"):
         list(read_events(tmp_path))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_directory_that_vanishes_is_told_at_once(tmp_path, replaced):
+    ledger = Ledger(tmp_path / "run")
+    ledger.append({"event": "trial", "number": 0})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    if replaced:
+        written(tmp_path / "run")
+    with pytest.raises(NasError, match="was removed or moved while the run went on"):
+        ledger.append({"event": "trial", "number": 1})
+    assert len(list(read_events(tmp_path / "moved"))) == 1

@@ -1,17 +1,15 @@
 """The search's decisions, driven by scripted losses: no model is trained here."""
 
-from collections import deque
-
-import numpy as np
 import pytest
 
-from nas.ledger import LEDGER, Ledger, read_events
-from nas.records import Failure, Report, State
+from nas.ledger import LEDGER, Ledger
+from nas.records import State
 from nas.results import read_run
 from nas.sampler import Proposer
 from nas.search import Search
 from nas.study import load_study
 from space import NasError
+from tests.nas.scripted import carry_out, facts, loss_of, report, searched
 
 VARIED = [
     "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv], feed_forward.ratio: {float: [1, 4]}}",
@@ -20,64 +18,9 @@ VARIED = [
 ]
 
 
-def loss_of(plan, rung):
-    """A loss that falls with the rung and depends on the architecture alone."""
-    rng = np.random.default_rng(int(plan.spec.digest, 16) % 2**32)
-    return float(rng.uniform(0.1, 1.0) + 1 / (rung + 1))
-
-
-def report(plan, rung, loss=None):
-    index = rung - plan.reported
-    return Report(
-        trial=plan.number,
-        rung=rung,
-        step=rung + 1,
-        images=rung + 1,
-        macs=plan.milestones[index],
-        val_loss=loss_of(plan, rung) if loss is None else loss,
-        val_loss_bins=(0.0,),
-        train_loss=0.0,
-        seconds=1.0,
-        images_per_s=1.0,
-        peak_memory_mib=1.0,
-    )
-
-
-def carry_out(search, workers=1, stop_after=None, failing=()):
-    """Run plans round-robin on some workers; stop dead after a number of reports, as a killed process would."""
-    busy, reports = deque(), 0
-    while True:
-        while len(busy) < workers and (plan := search.next_plan()) is not None:
-            busy.append((plan, plan.reported))
-        if not busy:
-            return
-        plan, rung = busy.popleft()
-        if plan.number in failing:
-            search.fail(Failure(trial=plan.number, reason="broken"))
-            continue
-        if stop_after is not None and reports == stop_after:
-            return
-        reports += 1
-        if search.report(report(plan, rung)):
-            busy.append((plan, rung + 1))
-
-
-def facts(folder):
-    """The ledger without times."""
-    return [{key: value for key, value in event.items() if key != "time"} for event in read_events(folder)]
-
-
 @pytest.fixture
 def study(tiny_file):
     return load_study(tiny_file, VARIED)
-
-
-def searched(study, folder, **how):
-    ledger = Ledger(folder)
-    search = Search(study, ledger)
-    carry_out(search, **how)
-    ledger.close()
-    return search
 
 
 @pytest.mark.parametrize("objectives", ["[{metric: val_loss}]", "[{metric: val_loss}, {metric: gflops}]"])

@@ -1,5 +1,7 @@
 """Many specs at once: equal to one by one, and what is built on it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -7,6 +9,7 @@ from scipy.stats import chisquare
 from space import Domain, ModelSpec, NasError, Range, SearchSpace, cost, cost_table, match_cost, preset
 from space.census import census
 from space.paths import changed
+from space.search_space import LARGEST_CHUNK, TRIES
 
 WIDE = {
     "channels": [7, 8, 12, 16, 24],
@@ -107,6 +110,62 @@ def test_marginals_tell_what_the_constraints_leave():
     assert kinds["mlp"].drawn == pytest.approx(0.5, abs=0.05)
     table = cost_table(searched, 5000)
     assert found.costs["gflops"] == (table.gflops.min(), table.gflops[table.gflops <= 0.1].max())
+
+
+def test_a_census_goes_on_until_something_feasible_is_found():
+    """One architecture in 100,000: the first 1,000 points hold none, and one more chunk does not always either."""
+    searched = space(NARROW, base="u-dit-b", gflops={"max": 0.065})
+    found = census(searched, np.random.default_rng(0), 1000, batch_size=8)
+    assert found.feasible >= 1
+    assert 1000 < found.draws <= TRIES
+    assert 0 < found.share < 1e-4
+    assert cost(found.cheapest).gflops <= 0.065
+    assert cost(found.cheapest).step_macs(8) <= cost(found.dearest).step_macs(8) == found.dearest_step_macs
+    assert found.nearest is not None
+    assert census(searched, np.random.default_rng(0), 1000, batch_size=8) == found, "the same every time"
+
+
+def test_the_cheapest_and_the_dearest_are_those_of_the_drawn_points():
+    searched = space(WIDE, gflops={"max": 0.1})
+    # More than a chunk, so that what is kept of the chunks is merged.
+    draws = LARGEST_CHUNK + 500
+    found, rng = census(searched, np.random.default_rng(3), draws, batch_size=8), np.random.default_rng(3)
+    tables = [cost_table(searched, count, rng) for count in (LARGEST_CHUNK, 500)]
+    steps = np.concatenate([table.step_macs(8)[searched.violation(table) == 0] for table in tables])
+    assert (found.draws, found.feasible) == (draws, len(steps))
+    assert cost(found.cheapest).step_macs(8) == steps.min()
+    assert cost(found.dearest).step_macs(8) == steps.max() == found.dearest_step_macs
+    assert all(not searched.violations(spec) for spec in (found.cheapest, found.dearest, found.nearest))
+    assert found.costs["gflops"][1] == max(table.gflops[searched.violation(table) == 0].max() for table in tables)
+    kernels = {part.value: part for part in found.marginals["attention.kernel"]}
+    entries = np.concatenate([table.points.columns["attention.kernel"].entries for table in tables])
+    assert kernels[7].drawn == (entries == 3).mean()
+
+
+def test_what_can_never_be_feasible_is_told_without_end():
+    drawn = []
+    searched = space({"channels": [8, 16], "heads": [1, 2]}, gflops={"max": 1e-9})
+    original = searched.points
+    searched.points = lambda rng, count: drawn.append(count) or original(rng, count)
+    found = census(searched, np.random.default_rng(0), 100)
+    assert (found.feasible, found.cheapest, found.dearest, found.dearest_step_macs) == (0, None, None, 0)
+    # Four points: each has been drawn many times over long before TRIES.
+    assert sum(drawn) == found.draws < TRIES
+    assert found.draws >= 50 * 4
+    assert found.nearest is not None
+    several = space({"channels": {"int": [8, 4096], "log": True}}, gflops={"max": 1e-9})
+    assert census(several, np.random.default_rng(0), 100).draws == TRIES
+
+
+def test_the_memory_of_a_census_does_not_grow_with_its_draws():
+    searched = space({"channels": {"int": [8, 64], "step": 8}, "heads": [1, 2]})
+    peaks = []
+    for chunks in (1, 4):
+        tracemalloc.start()
+        census(searched, np.random.default_rng(0), chunks * LARGEST_CHUNK)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_a_census_needs_draws():

@@ -1,0 +1,49 @@
+"""The order of several objectives: non-dominated fronts, and crowding within a front (NSGA-II, Deb et al. 2002)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def by_front(values: Array) -> list[int]:
+    """Indices of (N, 2) values to be minimised, best first: by front, then from sparse to crowded, then by the first value."""
+    order: list[int] = []
+    for front in fronts(values):
+        crowding = _crowding(values[front])
+        order += [front[k] for k in sorted(range(len(front)), key=lambda k: (-crowding[k], values[front[k]][0], front[k]))]
+    return order
+
+
+def fronts(values: Array) -> list[list[int]]:
+    """Indices of (N, 2) values in fronts: nothing in a front is dominated but by members of those before it."""
+    # Equal points do not dominate one another, so they stay together.
+    distinct, places = np.unique(values, axis=0, return_inverse=True)
+    of: list[int] = []
+    # The lowest second value of every front so far, rising from front to front. In the order of first values a point is dominated
+    # by a front exactly when that is not above its own second value.
+    lowest: list[float] = []
+    for second in distinct[:, 1].tolist():
+        front = bisect_right(lowest, second)
+        lowest[front : front + 1] = [second]
+        of.append(front)
+    found: list[list[int]] = [[] for _ in lowest]
+    for index, place in enumerate(places.reshape(-1).tolist()):
+        found[of[place]].append(index)
+    return found
+
+
+def _crowding(values: Array) -> Array:
+    """The crowding distance of every row of a front: the extent of the gap around it, infinite at the ends."""
+    distance = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        extent = column[order[-1]] - column[order[0]]
+        distance[order[[0, -1]]] = np.inf
+        if extent > 0:
+            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / extent
+    return distance

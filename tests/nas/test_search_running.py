@@ -1,0 +1,292 @@
+"""What a search does when workers are lost, memory runs out, everything fails, and when other runs have the results already."""
+
+from datetime import datetime, timedelta
+
+import pytest
+import torch
+
+from nas.checkpoint import write_checkpoint
+from nas.earlier import CHECKPOINT
+from nas.ledger import Ledger
+from nas.live import status_lines
+from nas.records import Failure, State
+from nas.search import FAILURES, LOSSES, Search
+from nas.study import load_study
+from space import NasError
+from tests.nas.scripted import carry_out, facts, loss_of, report, searched
+
+VARIED = [
+    "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",
+    "search.constraints={gflops: {max: 0.02}}",
+    "search.trials=8",
+]
+
+
+@pytest.fixture
+def study(tiny_file):
+    return load_study(tiny_file, VARIED)
+
+
+@pytest.fixture
+def checkpoints():
+    """Writes the checkpoint that every trial of a scripted run would have left."""
+
+    def write(search, folder):
+        for trial in search.run.trials.values():
+            if trial.reports:
+                held = {"digest": trial.spec.digest, "step": trial.reports[-1].step, "reports": []}
+                write_checkpoint(folder / "trials" / trial.name / CHECKPOINT, {"x": torch.zeros(1)}, held)
+
+    return write
+
+
+def fresh(study, folder):
+    return Search(study, Ledger(folder))
+
+
+def test_a_lost_trial_is_handed_out_again_from_where_it_stood(study, tmp_path):
+    search = fresh(study, tmp_path / "run")
+    plan = search.next_plan()
+    search.report(report(plan, 0))
+    search.lost(plan.number, "node gone")
+    again = search.next_plan()
+    assert (again.number, again.reported, again.milestones) == (plan.number, 1, plan.milestones[1:])
+    assert search.run.trials[0].state is State.RUNNING
+
+
+def test_a_trial_whose_worker_dies_again_and_again_is_failed(study, tmp_path):
+    search = fresh(study, tmp_path / "run")
+    for _ in range(LOSSES - 1):
+        plan = search.next_plan()
+        search.lost(plan.number, "node gone")
+    assert search.next_plan().number == 0
+    search.lost(0, "node gone")
+    assert search.run.trials[0].state is State.FAILED
+    assert "died 3 times in a row: node gone" in search.run.trials[0].reason
+
+
+def test_a_report_makes_up_for_lost_workers(study, tmp_path):
+    search = fresh(study, tmp_path / "run")
+    plan = search.next_plan()
+    for rung in range(3):
+        for _ in range(LOSSES - 1):
+            search.lost(0, "node gone")
+            assert search.next_plan().number == 0
+        search.report(report(plan, rung))
+    assert search.run.trials[0].state is State.COMPLETE
+
+
+def test_losses_are_counted_across_restarts(study, tmp_path):
+    for _ in range(LOSSES):
+        ledger = Ledger(tmp_path / "run")
+        search = Search(study, ledger)
+        search.lost(search.next_plan().number, "node gone")
+        ledger.close()
+    assert search.run.trials[0].state is State.FAILED
+
+
+def test_out_of_memory_is_tried_once_more_alone(study, tmp_path):
+    search = fresh(study, tmp_path / "run")
+    plan = search.next_plan()
+    assert not plan.alone
+    full = Failure(trial=plan.number, reason="out of memory", out_of_memory=True)
+    search.fail(full)
+    again = search.next_plan()
+    assert (again.number, again.alone) == (plan.number, True)
+    search.fail(full)
+    assert search.run.trials[0].state is State.FAILED
+
+
+def test_an_objective_that_is_not_finite_fails_its_trial(tiny_file, tmp_path):
+    objectives = "search.objectives=[{metric: val_loss}, {metric: step_seconds}]"
+    search = fresh(load_study(tiny_file, [*VARIED, objectives]), tmp_path / "run")
+    plan = search.next_plan()
+    assert not search.report(report(plan, 0).model_copy(update={"images_per_s": 0.0}))
+    assert search.run.trials[0].state is State.FAILED
+    assert search.run.trials[0].reason == "an objective is not finite at step 1"
+    with pytest.raises(ValueError, match="finite"):
+        report(plan, 0, float("nan"))
+
+
+def test_a_search_gives_up_when_all_of_the_first_trials_fail(study, tmp_path):
+    searched(study, tmp_path / "run", failing=range(100))
+    search = fresh(study, tmp_path / "run2")
+    carry_out(search, failing=range(100))
+    assert len(search.run.trials) == FAILURES
+    assert search.gave_up == "the first 5 trials all failed, the last one with: broken"
+    assert not search.may_come
+    ledger = Ledger(tmp_path / "run")
+    again = Search(study, ledger)
+    carry_out(again)
+    assert len(again.run.trials) == 8, "once the cause is mended, the rest is trained"
+
+
+def test_some_failures_are_no_reason_to_give_up(study, tmp_path):
+    search = searched(study, tmp_path / "run", failing=[1, 2, 3, 4, 5, 6])
+    assert search.gave_up is None
+    assert len(search.run.trials) == 8
+
+
+def test_what_another_run_has_trained_is_taken_over(study, tiny_file, tmp_path, checkpoints):
+    first = searched(study, tmp_path / "first")
+    checkpoints(first, tmp_path / "first")
+    search = fresh(load_study(tiny_file, [*VARIED, "name=second", "search.sampler.kind=random"]), tmp_path / "second")
+    known = {trial.spec.digest: trial for trial in first.run.trials.values()}
+    trained = []
+    carry_out(search, loss=lambda plan, rung: trained.append((plan.spec.digest, rung)) or loss_of(plan, rung))
+    taken = [trial for trial in search.run.trials.values() if trial.reused]
+    assert len(taken) >= 4, "both draw from sixteen architectures"
+    for trial in taken:
+        before = known[trial.spec.digest]
+        assert [r.val_loss for r in trial.reports][: len(before.reports)] == [r.val_loss for r in before.reports][
+            : len(trial.reports)
+        ]
+        assert not {(trial.spec.digest, rung) for rung in trial.reused} & set(trained)
+        assert (tmp_path / "second" / "trials" / trial.name / CHECKPOINT).exists()
+    # A restart knows it from the ledger.
+    before = facts(tmp_path / "second")
+    search.ledger.close()
+    searched(search.study, tmp_path / "second")
+    assert facts(tmp_path / "second") == before
+
+
+@pytest.mark.parametrize(
+    "change", ["training.learning_rate=0.5", "training.seed=1", "evaluation.val_loss.images=24", "data.held_out=0.2"]
+)
+def test_what_was_trained_otherwise_is_not_taken_over(study, tiny_file, tmp_path, checkpoints, change):
+    checkpoints(searched(study, tmp_path / "first"), tmp_path / "first")
+    search = searched(load_study(tiny_file, [*VARIED, change]), tmp_path / "second")
+    assert not any(trial.reused for trial in search.run.trials.values())
+
+
+def test_without_a_checkpoint_nothing_is_taken_over(study, tmp_path):
+    searched(study, tmp_path / "first")
+    search = searched(study, tmp_path / "second")
+    assert not any(trial.reused for trial in search.run.trials.values())
+
+
+def test_a_damaged_neighbour_is_passed_over(study, tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "ledger.jsonl").write_text("damaged\n" * 3)
+    assert len(searched(study, tmp_path / "second").run.trials) == 8
+
+
+def test_the_enqueued_are_tried_first_also_from_outside_the_space(tiny_file, tmp_path):
+    changes = [*VARIED, "search.enqueue=[{}, {feed_forward.ratio: 1}, {channels: 24, heads: 2}, {}]"]
+    study = load_study(tiny_file, changes)
+    trials = searched(study, tmp_path / "run").run.trials
+    assert trials[0].spec == study.base
+    assert trials[1].spec.feed_forward.ratio == 1
+    assert trials[1].params is None, "no ratio is searched, so the space does not hold it"
+    assert trials[2].params == {"channels": 24, "heads": 2, "feed_forward.kind": study.base.feed_forward.kind}
+    assert len({trial.spec.digest for trial in trials.values()}) == 8
+    assert trials[3].params is not None
+
+
+def test_more_can_be_enqueued_when_a_run_goes_on(study, tiny_file, tmp_path):
+    searched(study, tmp_path / "run")
+    more = load_study(tiny_file, [*VARIED, "search.trials=10", "search.enqueue=[{feed_forward.ratio: 1}]"])
+    trials = searched(more, tmp_path / "run").run.trials
+    assert trials[8].spec.feed_forward.ratio == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{channels: 400}", "search: enqueue.0 has gflops .*, outside the constraints"),
+        ("{channels: 7}", "search: .*"),
+        ("{num_classes: 3}", "search: enqueue.0 sets num_classes, which the data decide"),
+        ("{chanels: 8}", "no spec has 'chanels'"),
+    ],
+)
+def test_an_impossible_entry_is_refused(tiny_file, entry, message):
+    with pytest.raises(NasError, match=message):
+        load_study(tiny_file, [*VARIED, f"search.enqueue=[{entry}]"])
+
+
+def test_replicates_share_an_architecture_and_differ_in_seed(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "search.replicates=2", "training.seed=7"])
+    search = searched(study, tmp_path / "run", workers=3)
+    trials = search.run.trials
+    assert len(trials) == 8
+    for number, trial in trials.items():
+        assert trial.variant == number // 2
+        assert trial.seed == 7 + number % 2
+        assert trial.spec == trials[number - number % 2].spec
+    for variant in range(4):
+        assert len({trials[2 * variant + r].state for r in range(2)}) == 1, "judged together"
+    (best,) = search.run.best()
+    assert best.number % 2 == 0
+    with pytest.raises(NasError, match="no multiple of replicates"):
+        load_study(tiny_file, [*VARIED, "search.replicates=3"])
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_replicates_survive_a_restart(tiny_file, tmp_path, mode, stop_after):
+    study = load_study(tiny_file, [*VARIED, "search.replicates=2", f"budget.mode={mode}"])
+    searched(study, tmp_path / "whole")
+    searched(study, tmp_path / "parts", stop_after=stop_after)
+    searched(study, tmp_path / "parts")
+    assert facts(tmp_path / "parts") == facts(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote", "none"])
+def test_a_raised_budget_trains_on_what_was_complete(tiny_file, tmp_path, mode):
+    changes = [*VARIED, f"budget.mode={mode}", "finish=null"]
+    before = searched(load_study(tiny_file, changes), tmp_path / "run").run
+    complete = before.in_state(State.COMPLETE)
+    raised = load_study(tiny_file, [*changes, "budget={max: 400 MFLOPs, rungs: 4}", f"budget.mode={mode}"])
+    first = facts(tmp_path / "run")
+    after = searched(raised, tmp_path / "run").run
+    events = facts(tmp_path / "run")[len(first) :]
+    assert {event["trial"] for event in events if event["event"] == "report"} <= {trial.number for trial in complete}
+    assert all(event["rung"] == 3 for event in events if event["event"] == "report")
+    share = len(complete) if mode == "none" else max(1, len(complete) // 2)
+    assert len(after.in_state(State.COMPLETE)) == share
+    assert not after.in_state(State.RUNNING)
+    again = facts(tmp_path / "run")
+    searched(raised, tmp_path / "run")
+    assert facts(tmp_path / "run") == again
+
+
+def test_a_budget_with_other_rungs_is_refused(study, tiny_file, tmp_path):
+    searched(study, tmp_path / "run")
+    with pytest.raises(NasError, match=r"holds another study \(budget.max"):
+        fresh(load_study(tiny_file, [*VARIED, "budget.max=240 MFLOPs"]), tmp_path / "run")
+
+
+def test_a_budget_is_not_raised_past_a_finish(tiny, tiny_file, tmp_path):
+    search = searched(tiny, tmp_path / "run")
+    ledger = Ledger(tmp_path / "run")
+    search = Search(tiny, ledger)
+    (plan,) = search.finish_plans()
+    search.report(report(plan, 3))
+    ledger.close()
+    with pytest.raises(NasError, match="budget cannot be raised after trial"):
+        fresh(load_study(tiny_file, ["budget={max: 400 MFLOPs, rungs: 4}", "finish.budget=800 MFLOPs"]), tmp_path / "run")
+
+
+def test_seconds_a_step_can_be_an_objective(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "search.objectives=[{metric: val_loss}, {metric: step_seconds}]"])
+    search = searched(study, tmp_path / "run")
+    complete = search.run.in_state(State.COMPLETE)
+    assert complete
+    (values,) = {t.values[1] for t in search.proposer.study().get_trials() if t.values}
+    assert values == study.training.batch_size, "scripted reports train one image a second"
+
+
+def test_a_clock_that_jumps_changes_nothing(study, tmp_path, monkeypatch):
+    searched(study, tmp_path / "steady" / "run")
+    hours = iter([5, -9000, 3, 0, -1, 8000] * 1000)
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 1, 1, tzinfo=tz) + timedelta(hours=next(hours))
+
+    monkeypatch.setattr("nas.ledger.datetime", Jumping)
+    searched(study, tmp_path / "jumping" / "run", stop_after=5)
+    searched(study, tmp_path / "jumping" / "run")
+    assert facts(tmp_path / "jumping" / "run") == facts(tmp_path / "steady" / "run")
+    assert status_lines(tmp_path / "jumping" / "run") == status_lines(tmp_path / "steady" / "run")
