@@ -160,9 +160,7 @@ def ledger():
         reports = sum(len(trial.reports) for trial in found.trials.values())
         size = (run / "ledger.jsonl").stat().st_size / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            f"ledger: {reports} reports of {len(found.trials)} trials ({size:.0f} MiB) in {seconds:.2f} s, peak {peak:.0f} MiB"
-        )
+        print(f"ledger: {reports} reports of {len(found.trials)} trials ({size:.0f} MiB) in {seconds:.2f} s, peak {peak:.0f} MiB")
 
 
 def renumbered(line, key, offset):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from nas import cli_data, cli_evaluate, cli_models
+from nas import cli_data, cli_evaluate, cli_models, cli_replay
 from nas.cli_command import SOME_FAILED, Group
 from space.errors import NasError
 
@@ -26,17 +26,28 @@ _changes = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key of the study; may be repeated."
 )
 _study = click.argument("study", type=click.Path(path_type=Path))
-_run = click.argument("run", type=click.Path(path_type=Path))
+_run = click.argument("run")
+
+
+def _here(run: str) -> Path:
+    """A run directory on this machine: the path itself, or the mirror of a URI, brought up to date."""
+    from nas.remote import is_uri
+
+    if not is_uri(run):
+        return Path(run)
+    from nas.mirror import fetch
+
+    return fetch(run)
 
 
 @main.command()
 @_study
-@click.option("--out", type=click.Path(path_type=Path), help="The run directory; runs/NAME by default.")
+@click.option("--out", help="The run directory, a path or a URI such as s3://BUCKET/runs/NAME; runs/NAME by default.")
 @click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster; one is started on this machine by default.")
 @_changes
 @click.option("--dry-run", is_flag=True, help="Print what the study would cost and stop.")
 @click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
-def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool) -> None:
+def run(study: Path, out: str | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool) -> None:
     """Run a study; the same command again goes on or tops up."""
     from nas.study import load_study
 
@@ -52,18 +63,24 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
 
     from analysis.runs import frames
     from nas.live import progress_view
+    from nas.remote import place, reached
     from nas.runner import run_study
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    folder = out or Path("runs") / loaded.name
+    where = place(out or f"runs/{loaded.name}")
+    folder = where.folder
     console = Console()
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with progress_view(console) as view:
-        finished = run_study(loaded, folder, in_process=in_process, address=address, listeners=(view,), say=say)
-    _conclude(console, frames(finished), folder)
+        finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
+    figures = _conclude(console, frames(finished), folder)
+    if where.uri:
+        for figure in figures:
+            reached(where.uri).put(figure, figure.name)
+        console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
         console.print(f"exported winner  {folder / trial.export['folder']}", highlight=False, soft_wrap=True)
@@ -81,8 +98,8 @@ def run(study: Path, out: Path | None, address: str | None, changes: tuple[str, 
         sys.exit(SOME_FAILED)
 
 
-def _conclude(console: Any, found: Any, folder: Path) -> None:
-    """Print ranking, front and what was written; draw the figures."""
+def _conclude(console: Any, found: Any, folder: Path) -> list[Path]:
+    """Print ranking, front and what was written; draw the figures, and return their files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -100,6 +117,7 @@ def _conclude(console: Any, found: Any, folder: Path) -> None:
     front = front_info(found).points
     _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
     console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
+    written = []
     for name, plot in {"front": plot_front, "curves": plot_curves}.items():
         path = folder / f"{name}.png"
         figure = plot(found).get_figure(root=True)
@@ -107,6 +125,8 @@ def _conclude(console: Any, found: Any, folder: Path) -> None:
         figure.savefig(path, dpi=150)
         plt.close(figure)
         console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
+        written.append(path)
+    return written
 
 
 def _print_frame(console: Any, frame: Any, title: str) -> None:
@@ -139,33 +159,33 @@ def validate(studies: tuple[Path, ...]) -> None:
 
 @main.command()
 @_run
-def status(run: Path) -> None:
+def status(run: str) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
     from nas.live import status_lines
 
-    click.echo("\n".join(status_lines(run)))
+    click.echo("\n".join(status_lines(_here(run))))
 
 
 @main.command()
 @_run
 @click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
-def table(run: Path, form: str) -> None:
+def table(run: str, form: str) -> None:
     """Print the table of a run."""
     from analysis.runs import load_run
     from analysis.tables import ranking_table, render
 
-    click.echo(render(ranking_table(load_run(run)), form), nl=False)
+    click.echo(render(ranking_table(load_run(_here(run))), form), nl=False)
 
 
 @main.command("optuna-export")
 @_run
 @click.argument("storage")
 @click.option("--name", help="The study's name there; the run's study's by default.")
-def optuna_export(run: Path, storage: str, name: str | None) -> None:
+def optuna_export(run: str, storage: str, name: str | None) -> None:
     """Write a run to an Optuna STORAGE, such as sqlite:///run.db or run.log, for optuna-dashboard."""
     from nas.optuna_export import export_run
 
-    click.echo(f"{export_run(run, storage, name)} trials exported")
+    click.echo(f"{export_run(_here(run), storage, name)} trials exported")
 
 
 @main.command()
@@ -173,17 +193,23 @@ def optuna_export(run: Path, storage: str, name: str | None) -> None:
 @click.option("--select", "which", default="best", show_default=True, metavar="best|pareto:K|TRIAL", help="Which trials.")
 @click.option("--ema", type=float, help="Which of the study's averaged weights, by their decay; the first by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
-def export(run: Path, which: str, ema: float | None, out: Path | None) -> None:
+def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
     from nas.export import export as export_trial
     from nas.export import select
+    from nas.remote import fetch_checkpoint, is_uri, reached, run_identity
     from nas.results import read_run
 
-    found = read_run(run)
+    here = _here(run)
+    found = read_run(here)
     assert found.study is not None
     for trial in select(found, which):
-        folder = (out or run / "export") / trial.name
-        export_trial(found.study, trial, run, folder, ema)
+        if is_uri(run):
+            fetch_checkpoint(run, trial.name, here / "trials" / trial.name, run_identity(here))
+        folder = (out or here / "export") / trial.name
+        export_trial(found.study, trial, here, folder, ema)
+        if is_uri(run) and out is None:
+            reached(run).put_folder(folder, f"export/{trial.name}")
         click.echo(str(folder))
 
 
@@ -221,3 +247,4 @@ main.add_command(cli_models.presets)
 main.add_command(cli_models.import_official)
 main.add_command(cli_data.data)
 main.add_command(cli_evaluate.evaluate)
+main.add_command(cli_replay.replay)

@@ -58,6 +58,10 @@ def evaluate(
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise DataError(f"{out} cannot be written: name a file in a folder that exists")
+    if "://" in what:
+        from nas.remote import fetch_folder
+
+        what = str(fetch_folder(what))
     is_model = what not in CONTROLS and not what.endswith(".npz")
     if keep_samples is not None and not is_model:
         raise NasError("--keep-samples keeps what a model draws; leave it out")

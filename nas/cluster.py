@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas.remote import Remote
 from space.errors import NasError, RunError
 
 ANSWER_LIMIT_S = 120.0
@@ -41,12 +42,16 @@ def living_nodes() -> list[Node]:
     ]
 
 
-def check_nodes(folder: Path, nodes: list[Node]) -> None:
+def check_nodes(folder: Path, nodes: list[Node], uri: str | None = None) -> None:
     """See from every node whether it shares the run directory and has the same nas package.
 
     A worker of each node reads what this process wrote into the directory, and writes an answer that is read here. Raises RunError
-    when the directory cannot be written here, NasError that names the first node which fails; nothing is left behind.
+    when the directory cannot be written here, NasError that names the first node which fails; nothing is left behind. `uri` is
+    what `folder` mirrors, if it does: then the nodes meet there.
     """
+    if uri is not None:
+        _check_at(uri, nodes)
+        return
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     meeting = folder / f".check-{secrets.token_hex(4)}"
     try:
@@ -63,10 +68,27 @@ def check_nodes(folder: Path, nodes: list[Node]) -> None:
                 path.rmdir()
 
 
-def _check(folder: Path, meeting: Path, nodes: list[Node]) -> None:
-    look, token = _looker(), (meeting / TOKEN).read_text()
-    here = look(str(meeting), "driver")["package"]
-    for node, found in zip(nodes, _on_each(nodes, look, str(meeting)), strict=True):
+def _check_at(uri: str, nodes: list[Node]) -> None:
+    remote, meeting = Remote(uri), f".check-{secrets.token_hex(4)}"
+    token = secrets.token_hex(16)
+    try:
+        remote.write(f"{meeting}/{TOKEN}", token.encode())
+        mend = "give it the same access to the store as this machine has"
+        for node, found in _alike(nodes, uri, meeting):
+            if found["write"] or found["token"] != token:
+                reason = found["write"] or "it finds another content"
+                raise NasError(f"node {node.address} cannot use {remote.uri} ({reason}); {mend}")
+            if remote.read(f"{meeting}/{node.id}") != node.id.encode():
+                raise NasError(f"what node {node.address} writes to {remote.uri} is not seen on this machine; {mend}")
+    finally:
+        remote.delete_folder(meeting)
+
+
+def _alike(nodes: list[Node], place: str, meeting: str) -> Iterator[tuple[Node, dict[str, str]]]:
+    """What is found from every node; raises NasError for one with another package than this machine has."""
+    look = _looker()
+    here = look(place, meeting, "driver")["package"]
+    for node, found in zip(nodes, _on_each(nodes, look, place, meeting), strict=True):
         if found["import"]:
             raise NasError(
                 f"node {node.address} cannot import the nas package ({found['import']}); install it there as it is on this machine"
@@ -75,6 +97,12 @@ def _check(folder: Path, meeting: Path, nodes: list[Node]) -> None:
             raise NasError(
                 f"node {node.address} has another nas package ({found['package']}) than this machine ({here}); install this there"
             )
+        yield node, found
+
+
+def _check(folder: Path, meeting: Path, nodes: list[Node]) -> None:
+    token = (meeting / TOKEN).read_text()
+    for node, found in _alike(nodes, str(folder), meeting.name):
         share = "put it on a file system that all nodes mount at the same path, with --out"
         if found["token"] != token:
             raise NasError(f"node {node.address} does not see the run directory {folder}; {share}")
@@ -117,10 +145,10 @@ def _on_each(nodes: list[Node], function: Callable[..., Any], *arguments: str) -
     return found
 
 
-def _looker() -> Callable[[str, str], dict[str, str]]:
+def _looker() -> Callable[[str, str, str], dict[str, str]]:
     """The look from a node; a function inside a function, which Ray sends as code to nodes that may lack this module."""
 
-    def look(meeting: str, node: str) -> dict[str, str]:
+    def look(place: str, meeting: str, node: str) -> dict[str, str]:
         import hashlib
         from importlib import metadata
         from pathlib import Path
@@ -144,10 +172,19 @@ def _looker() -> Callable[[str, str], dict[str, str]]:
         except Exception as error:
             found["import"] = (str(error) or type(error).__name__).splitlines()[0]
         try:
-            found["token"] = (Path(meeting) / "token").read_text()
-            (Path(meeting) / node).write_text(node)
+            if "://" in place:
+                from nas.remote import Remote
+
+                remote = Remote(place)
+                found["token"] = (remote.read(f"{meeting}/token") or b"").decode()
+                remote.write(f"{meeting}/{node}", node.encode())
+            else:
+                found["token"] = (Path(place) / meeting / "token").read_text()
+                (Path(place) / meeting / node).write_text(node)
         except OSError as error:
             found["write"] = str(error.strerror)
+        except Exception as error:
+            found["write"] = str(error)
         return found
 
     return look

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from nas.records import TrialPlan
+from nas.remote import fetch_checkpoint, run_identity, upload_checkpoint
 from nas.search import Search
 from nas.smoke import Smoke, smoke
 from nas.study import Study
@@ -18,8 +19,8 @@ from space.errors import RunError
 class InProcess:
     """Carries out plans one at a time, so that the same study gives the same proposals and losses."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        self.folder, self.uri = folder, uri
 
     def __enter__(self) -> InProcess:
         return self
@@ -43,11 +44,16 @@ class InProcess:
             self._carry_out(plan, search)
 
     def _carry_out(self, plan: TrialPlan, search: Search) -> None:
+        folder = self.folder / plan.name
         try:
-            trial = Trial(plan, search.study, self.folder / plan.name)
+            if self.uri is not None:
+                fetch_checkpoint(self.uri, plan.name, folder, run_identity(search.ledger.folder))
+            trial = Trial(plan, search.study, folder)
             while not trial.finished:
                 with raises_when_still(lambda: (trial.training.step, trial.next), search.study.resources.step_limit_s):
                     report = trial.advance()
+                if self.uri is not None:
+                    upload_checkpoint(self.uri, plan.name, folder)
                 if not search.report(report):
                     break
         except RunError:

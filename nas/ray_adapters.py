@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from nas.packing import awaited_bytes, training_bytes
 from nas.records import Failure, Report, TrialPlan
+from nas.remote import fetch_checkpoint, place, reached, upload_checkpoint
 from nas.study import Study
 from nas.watch import START_LIMIT_S, end_worker, ends_worker, take_reason, wait_for_memory
 from space.errors import RunError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 PLAN, STUDY, FOLDER, CPU, GPU = "plan", "study", "folder", "cpu", "gpu"
 """Keys of a Ray trial's configuration: a plan as JSON, the file of its study, the folder of all trials, and what it occupies."""
+
+URI, RUN = "uri", "run"
+"""Two more when the run directory is at a URI: where, and the run's identity. The study is a file there then."""
 
 REPORT, FAILURE, BROKEN = "report_json", "failure_json", "broken"
 """Keys of a step's result, one of which is there: a report, a failure, or why the run directory cannot be used."""
@@ -94,7 +98,7 @@ class RungScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A worker or its node died, as when the system kills it for memory: the trial is handed out again, unless it hung."""
         plan = _plan(trial)
-        hung = take_reason(Path(trial.config[FOLDER]) / plan.name)
+        hung = take_reason(_folder(trial.config, plan))
         try:
             if hung:
                 self.search.fail(Failure(trial=plan.number, reason=hung))
@@ -110,11 +114,13 @@ class RungScheduler(FIFOScheduler):
 class PlanSearcher(Searcher):
     """Hands the scheduler's plans to Ray, each as a new trial with its share of a node."""
 
-    def __init__(self, scheduler: RungScheduler, study: Path, folder: Path, share: Callable[[TrialPlan], Share]) -> None:
+    def __init__(
+        self, scheduler: RungScheduler, study: Path, folder: Path, share: Callable[[TrialPlan], Share], **elsewhere: str
+    ) -> None:
         super().__init__()
         self._scheduler, self._share = scheduler, share
         # Ray keeps several copies of every trial's configuration, so it is kept small.
-        self._common = {STUDY: str(study), FOLDER: str(folder)}
+        self._common = {STUDY: str(study), FOLDER: str(folder), **elsewhere}
         self._running: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
@@ -172,8 +178,10 @@ class PlanTrainable(tune.Trainable):
         """Take the first plan."""
         self._config = config
         self._trial: Trial | None = None
+        self._holds = False
+        """Whether something of a trial may still be in memory."""
         self._plan = TrialPlan.model_validate_json(config[PLAN])
-        self._folder = Path(config[FOLDER]) / self._plan.name
+        self._folder = _folder(config, self._plan)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another plan in place of the one before, which was let go."""
@@ -196,16 +204,22 @@ class PlanTrainable(tune.Trainable):
         return {FAILURE: failure.model_dump_json()}
 
     def _advance(self) -> Report:
-        study = _study(Path(self._config[STUDY]).read_text(encoding="utf-8"))
+        uri = self._config.get(URI)
+        study = _study(_text_at(uri, self._config[STUDY]) if uri else Path(self._config[STUDY]).read_text(encoding="utf-8"))
         limit = study.resources.step_limit_s
         if self._trial is None:
             # A note of an earlier process's worker says nothing about this one.
             take_reason(self._folder)
+            self._holds = True
             with ends_worker(lambda: None, max(limit, START_LIMIT_S), self._folder, "loading data and building the model"):
+                if uri:
+                    fetch_checkpoint(uri, self._plan.name, self._folder, self._config[RUN])
                 self._trial = self._begin(study)
         trial = self._trial
         with ends_worker(lambda: (trial.training.step, trial.next), limit, self._folder):
             report = trial.advance()
+            if uri:
+                upload_checkpoint(uri, self._plan.name, self._folder)
         if trial.finished:
             self._drop()
         return report
@@ -225,9 +239,11 @@ class PlanTrainable(tune.Trainable):
 
     def _drop(self) -> None:
         """Give the model's memory back to whoever else uses the device."""
+        if not self._holds:
+            return
         import torch
 
-        self._trial = None
+        self._trial, self._holds = None, False
         gc.collect()
         if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             try:
@@ -264,6 +280,22 @@ def data_bytes(study: Study) -> int:
     header = study.data.header()
     itemsize = {"uint8": 1, "float16": 2, "float32": 4}[header.dtype]
     return round(math.prod(header.rows_shape) * itemsize * (1 - study.data.held_out))
+
+
+def _folder(config: dict[str, Any], plan: TrialPlan) -> Path:
+    """Where a trial is trained on this machine."""
+    # Of a URI every machine has a mirror of its own.
+    root = place(config[URI]).folder / "trials" if URI in config else Path(config[FOLDER])
+    return root / plan.name
+
+
+@lru_cache(maxsize=1)
+def _text_at(uri: str, name: str) -> str:
+    """A file at a URI, read once a process."""
+    content = reached(uri).read(name)
+    if content is None:
+        raise RunError(f"{reached(uri).uri} has lost its {name}; run the same command again")
+    return content.decode()
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,9 @@ from ray import tune
 
 from nas.cluster import Node, check_nodes, living_nodes, smallest_gpu
 from nas.packing import share_of_gpu, training_bytes
-from nas.ray_adapters import CPU, GPU, PlanSearcher, PlanTrainable, RungScheduler, Share, ShortMemory, data_bytes
+from nas.ray_adapters import CPU, GPU, RUN, URI, PlanSearcher, PlanTrainable, RungScheduler, Share, ShortMemory, data_bytes
 from nas.records import TrialPlan
+from nas.remote import reached, run_identity
 from nas.search import Search
 from nas.settings import ResourceSettings
 from nas.smoke import Smoke, read_smoke, smoke_step
@@ -24,6 +25,9 @@ from space.errors import NasError, RunError
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange a few numbers; Ray's default share of memory is left to training."""
+
+STUDY_FILE = "study.json"
+"""Beside the ledger at a URI, for workers that see nothing of the driver's machine."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,6 +45,8 @@ _QUIET = {
 class OnRay:
     """Carries out plans on Ray; a context manager that stops what it started.
 
+    `uri` is what `folder` mirrors, if it does.
+
     `address` is a running cluster's; None starts one on this machine that listens on loopback only. `callbacks` are Ray Tune's,
     told of every report's numbers (`nas.ray_adapters.step_result`). `trainable` may be put in place of the worker that trains, and
     `gpu_bytes` in place of the memory that is read from the cluster's smallest GPU. Raises NasError when the cluster cannot be
@@ -53,12 +59,13 @@ class OnRay:
         resources: ResourceSettings,
         address: str | None = None,
         *,
+        uri: str | None = None,
         callbacks: Sequence[tune.Callback] = (),
         trainable: type[tune.Trainable] = PlanTrainable,
         gpu_bytes: int | None = None,
     ) -> None:
         # Workers run in directories of their own.
-        self.folder, self.resources, self.address = folder.resolve(), resources, address
+        self.folder, self.resources, self.address, self.uri = folder.resolve(), resources, address, uri
         self.callbacks, self.trainable, self.gpu_bytes = callbacks, trainable, gpu_bytes
 
     def __enter__(self) -> OnRay:
@@ -87,7 +94,7 @@ class OnRay:
         """Raises NasError when a trial cannot run on some node; learns the memory of the GPUs."""
         _check_share(self._usual(self.resources.cpu, nodes), nodes)
         if self.address:
-            check_nodes(self.folder, nodes)
+            check_nodes(self.folder, nodes, self.uri)
         if self.gpu_bytes is None and self.resources.gpu == "auto" and any(node.gpu for node in nodes):
             self.gpu_bytes = smallest_gpu(nodes)
 
@@ -150,10 +157,14 @@ class OnRay:
     def _fit(self, search: Search, plans: list[TrialPlan] | None, cpu: int, concurrent: int | None) -> None:
         scheduler, study = RungScheduler(search, plans), self._state / "study.json"
         _write(study, search.study.model_dump_json())
+        elsewhere: dict[str, str] = {}
+        if self.uri is not None:
+            reached(self.uri).put(study, STUDY_FILE)
+            study, elsewhere = Path(STUDY_FILE), {URI: self.uri, RUN: run_identity(search.ledger.folder)}
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, _request),
             tune_config=tune.TuneConfig(
-                search_alg=PlanSearcher(scheduler, study, self.folder / "trials", self._shares(search, cpu)),
+                search_alg=PlanSearcher(scheduler, study, self.folder / "trials", self._shares(search, cpu), **elsewhere),
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrent,

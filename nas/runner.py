@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from nas.ledger import LEDGER, Ledger
+from nas.mirror import Mirror
 from nas.records import TrialPlan
+from nas.remote import Place, place
 from nas.results import Run
 from nas.search import Listener, Search
 from nas.smoke import Smoke, smoke_lines
@@ -38,7 +40,7 @@ class Executor(Protocol):
 
 def run_study(
     study: Study,
-    folder: Path,
+    out: Path | str,
     *,
     in_process: bool = False,
     address: str | None = None,
@@ -47,14 +49,20 @@ def run_study(
 ) -> Run:
     """Search, train the best on, export and sample them; returns the run as it is then.
 
-    `folder` is the run directory, new or an earlier run of the same study. Trials run on Ray, or one after the other in
+    `out` is the run directory, a path or a URI, new or an
+    earlier run of the same study. Trials run on Ray, or one after the other in
     this process. `say` is given the lines of the smoke step, with which a new run begins. Raises NasError for a study,
     data, directory or cluster that cannot be used, before anything is trained.
     """
     study.check_runs()
     check_data(study)
-    executor = _executor(study, folder, in_process, address)
+    where = place(out) if isinstance(out, str) else Place(out)
+    folder, mirror = where.folder, Mirror(where) if where.uri else None
+    executor = _executor(study, where, in_process, address)
     with ExitStack() as stack:
+        if mirror is not None:
+            stack.enter_context(mirror)
+            listeners = (*listeners, mirror)
         new = not (folder / LEDGER).exists()
         if new:
             # Nothing is written unless trials can be run.
@@ -67,38 +75,42 @@ def run_study(
                 stack.enter_context(executor)
             executor.search(search)
             if search.gave_up is not None:
-                raise RunError(f"{folder}: {search.gave_up}; mend that, and run the same command again with more trials")
+                raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again with more trials")
             # Again, for what was lost with its worker.
             while plans := search.finish_plans():
                 executor.finish(search, plans)
-        _export_best(search, folder)
+        _export_best(search, folder, mirror)
         return search.run
 
 
-def _executor(study: Study, folder: Path, in_process: bool, address: str | None) -> Executor:
+def _executor(study: Study, where: Place, in_process: bool, address: str | None) -> Executor:
     if in_process:
         if study.tracking:
             raise StudyError("tracking goes through Ray; remove --in-process, or tracking")
         from nas.in_process import InProcess
 
-        return InProcess(folder / "trials")
+        return InProcess(where.folder / "trials", where.uri)
     if address is None:
         # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from nas.ray_runner import OnRay
     from nas.tracking import callbacks
 
-    return OnRay(folder, study.resources, address, callbacks=callbacks(study.tracking, study, folder))
+    return OnRay(where.folder, study.resources, address, uri=where.uri, callbacks=callbacks(study.tracking, study, where.folder))
 
 
-def _export_best(search: Search, folder: Path) -> None:
+def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
     from nas.export import EVALUATION, SAMPLES, export, write_evaluation, write_samples
     from space.weights import facts_of
 
     for trial in search.run.best(search.study.finish.best if search.study.finish else 1):
         out = folder / EXPORTS / trial.name
+        if mirror is not None:
+            mirror.fetch_folder(f"{EXPORTS}/{trial.name}")
         wanted = [SAMPLES] if search.study.evaluation.fid is None else [SAMPLES, EVALUATION]
         if search.export_due(trial) or not all((out / name).exists() for name in wanted):
+            if mirror is not None:
+                mirror.fetch_checkpoint(trial.name)
             model = export(search.study, trial, folder, out)
             reason = None
             try:

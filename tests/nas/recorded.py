@@ -19,7 +19,7 @@ TWO = ["search.objectives=[{metric: val_loss}, {metric: gflops}]"]
 
 def seeded_loss(plan, rung):
     """Losses whose order changes from rung to rung and from seed to seed."""
-    return loss_of(plan, rung) + 0.05 * plan.seed * (rung + 1) * (int(plan.spec.digest, 16) % 3 - 1)
+    return loss_of(plan, rung) + 0.05 * (plan.seed + 1) * (rung + 1) * (int(plan.spec.digest, 16) % 3 - 1)
 
 
 def of_losses(study, losses, seconds=None, seed=0):

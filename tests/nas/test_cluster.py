@@ -299,29 +299,26 @@ def test_a_killed_node_costs_what_came_after_the_last_rung(cluster, tiny_file, f
     pids = {}
     for _ in range(2):
         before = raylets()
-        node = cluster.add_node(node_ip_address=LOOPBACK, num_cpus=3)
+        # Larger than the head, on which no trial fits then.
+        node = cluster.add_node(node_ip_address=LOOPBACK, num_cpus=7)
         (pids[node.node_id],) = raylets() - before
-    study = load_study(tiny_file, [*LONGER, "search.trials=5", "resources.cpu=3"])
+    study = load_study(tiny_file, [*LONGER, "search.trials=5", "resources.cpu=7"])
     killed = []
 
     def kill(event, search):
-        """Kill the node of a trial that has reported and is training now."""
-        if event["event"] != "report" or killed:
-            return
-        where = {int(line[0]): line[3] for line in notes(folder)}
-        for number, node in where.items():
-            trial = search.run.trials[number]
-            if node in pids and number != event["trial"] and trial.reports and trial.state is State.RUNNING:
-                os.kill(pids[node], signal.SIGKILL)
-                killed.append((number, node, len(trial.reports)))
-                return
+        """Kill the node of a trial that has just reported for the second time and goes on."""
+        if event["event"] == "report" and event["rung"] == 1 and not killed:
+            (node,) = {line[3] for line in notes(folder) if int(line[0]) == event["trial"]}
+            os.kill(pids[node], signal.SIGKILL)
+            killed.append((event["trial"], node, 2))
 
     with OnRay(folder, study.resources, cluster.address, trainable=Logged) as executor:
         carry_out(executor, study, folder, kill)
-    assert killed, "no node had a trial to lose"
     run = check_all_ended(folder)
     again = [event for event in read_events(folder) if event["event"] == "again"]
-    assert [event["trial"] for event in again] == [killed[0][0]]
+    # With its node it was lost, and at most the other that ran there.
+    assert killed[0][0] in [event["trial"] for event in again]
+    assert len(again) <= 2
     number, node, reported = killed[0]
     begun = [(number, reported) for number, reported, _ in check_lost_little(run, folder)]
     assert begun.count((number, reported)) == 1, "it went on from its last rung"

@@ -8,12 +8,12 @@ from nas import curves
 from nas.curves import recorded
 from nas.ledger import Ledger
 from nas.records import State
-from nas.results import read_run
+from nas.results import Run, read_run
 from nas.search import Search
 from nas.study import load_study
 from space import NasError
 from tests.nas.recorded import ALL_FULLY, VARIED, of_losses, seeded_loss
-from tests.nas.scripted import carry_out, report, searched
+from tests.nas.scripted import carry_out, facts, report, searched
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +76,10 @@ def test_trials_without_a_full_curve_are_left_out_and_counted(tiny_file, tmp_pat
 
 def test_an_architecture_counts_when_all_its_replicates_were_begun(tiny_file, tmp_path):
     searched(load_study(tiny_file, [*ALL_FULLY, "search.replicates=2"]), tmp_path / "run", stop_after=5 * 17)
-    run = read_run(tmp_path / "run")
-    assert sum(len(trial.reports) == 5 for trial in run.trials.values()) == 17
+    *events, last = facts(tmp_path / "run")
+    assert (last["event"], last["trial"]) == ("trial", 17)
+    run = Run(events)
+    assert [len(trial.reports) for trial in run.trials.values()] == [5] * 17
     assert len(recorded(run).curves) == 8
 
 
