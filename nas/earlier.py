@@ -15,7 +15,7 @@ from nas.ledger import LEDGER
 from nas.records import Report
 from nas.results import Run, TrialResult, read_run
 from nas.study import Study
-from space.errors import NasError
+from space.errors import NasError, RunError
 from space.spec import ModelSpec
 
 CHECKPOINT, LAST_RUNG = "checkpoint.safetensors", "last-rung.safetensors"
@@ -28,11 +28,13 @@ class Known:
 
     run: str
     trial: TrialResult
+    usable: list[Report]
+    """Its reports, without those of a finish whose rate falls."""
     folder: Path
 
     def reports(self, steps: list[int]) -> list[Report]:
         """The reports at the first of these steps, as far as they go without a gap and a checkpoint stands where they end."""
-        at = {report.step: report for report in self.trial.reports}
+        at = {report.step: report for report in self.usable}
         found: list[Report] = []
         for step in steps:
             if step not in at:
@@ -52,9 +54,16 @@ class Known:
         path = self.checkpoint(step)
         if path is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        keep(path, folder / CHECKPOINT)
+        copied = folder / f"{CHECKPOINT}.{os.getpid()}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            copied.unlink(missing_ok=True)
+            keep(path, copied)
+            copied.replace(folder / CHECKPOINT)
+        except OSError as error:
+            raise RunError(
+                f"{copied} cannot be written: {error.strerror}; free some space and run the same command again"
+            ) from None
 
 
 def keep(path: Path, target: Path) -> None:
@@ -84,8 +93,10 @@ class Earlier:
             with suppress(NasError, OSError, ValueError, KeyError):
                 run = read_run(ledger.parent)
                 if run.study is not None and run.data is not None and run.data.checksum == checksum and _alike(run, study):
+                    finish = run.study.finish
                     for trial in run.trials.values():
-                        known = Known(ledger.parent.name, trial, ledger.parent / "trials" / trial.name)
+                        usable = trial.search_reports if finish and finish.decay else trial.reports
+                        known = Known(ledger.parent.name, trial, usable, ledger.parent / "trials" / trial.name)
                         self._known.setdefault((trial.digest, trial.seed), []).append(known)
 
     def find(self, spec: ModelSpec, seed: int, steps: list[int]) -> tuple[Known, list[Report]] | None:

@@ -7,7 +7,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,8 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._failed = ""
+        """Why nothing can be appended any more."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -95,15 +99,21 @@ class Ledger:
         stamped = {**event, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         line = json.dumps(stamped, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         self._check_still_there()
+        if self._failed:
+            raise RunError(self._failed)
+        size = os.fstat(self._file).st_size
         try:
-            written = os.write(self._file, line)
+            if os.write(self._file, line) < len(line):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
             os.fsync(self._file)
         except OSError as error:
-            raise RunError(
+            # Nothing may come behind a part of a line.
+            self._failed = (
                 f"{self.folder / LEDGER} cannot be written: {error.strerror}; free some space and run the same command again"
-            ) from None
-        if written != len(line):
-            raise RunError(f"{self.folder / LEDGER}: the disk is full; free some space and run the same command again")
+            )
+            with suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise RunError(self._failed) from None
         return stamped
 
     def _check_still_there(self) -> None:

@@ -212,7 +212,7 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
 
 
 def _best(progress: Progress) -> str:
-    loss, number = progress.complete[0]
+    _, loss, number = progress.complete[0]
     mean = ", mean of its replicates" if progress.study.search.replicates > 1 else ""
     return f"best val_loss {loss:.4f} (trial {number}{mean})"
 

@@ -40,8 +40,8 @@ class _Variant:
     bracket: int
     allowed: int
     trials: list[_Seen] = field(default_factory=list)
-    ranked: tuple[float, int] | None = None
-    """Its place among the complete: the mean loss of its complete trials, and the first one's number."""
+    ranked: tuple[int, float, int] | None = None
+    """Its place among the complete: how many of its trials are (negative), their mean loss, and the first one's number."""
 
 
 class Progress:
@@ -55,8 +55,8 @@ class Progress:
         self.study, self.budget, self._rungs = study, study.budget, study.budget.rungs
         self.trials: dict[int, _Seen] = {}
         self.ended = dict.fromkeys((State.COMPLETE, State.PRUNED, State.FAILED), 0)
-        self.complete: list[tuple[float, int]] = []
-        """For every architecture with complete trials, their mean loss at the last rung and the first one's number; best first."""
+        self.complete: list[tuple[int, float, int]] = []
+        """The places of all architectures with complete trials, best first, as `Run.best` has them."""
         self.spent_macs = self.reports = 0
         """What was trained for this run, without the reports taken over from another; and how many reports it gave."""
         brackets, rungs = self.budget.brackets, self.budget.rungs
@@ -124,7 +124,7 @@ class Progress:
         finish = self.study.finish
         if finish is None:
             return 0.0
-        chosen = [self.trials[number] for _, number in self.complete[: finish.best]]
+        chosen = [self.trials[number] for *_, number in self.complete[: finish.best]]
         left = sum(max(0, finish.budget - trial.macs) for trial in chosen if not trial.gave_up)
         return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.max)
 
@@ -136,7 +136,8 @@ class Progress:
         elif kind == "report":
             self._report(self.trials[event["trial"]], event)
         elif kind == "promote":
-            self._let_on(self._variants[event["variant"]])
+            promoted = self._variants[event["variant"]]
+            self._let_on(promoted, promoted.allowed + 1)
         elif kind == "end":
             self._end(self.trials[event["trial"]], State(event["state"]))
         elif kind == "finish-failed":
@@ -159,8 +160,11 @@ class Progress:
         self.complete.clear()
         for variant in {id(trial.variant): trial.variant for trial in revived}.values():
             variant.ranked = None
-            if self.budget.mode != "promote":
-                self._let_on(variant)
+            if self.budget.mode == "stop":
+                self._judge(variant)
+        if self.budget.mode == "none":
+            for variant in self._variants.values():
+                self._let_on(variant, rungs)
 
     def _begin(self, number: int, variant_number: int) -> None:
         bracket = variant_number % self.budget.brackets
@@ -202,11 +206,11 @@ class Progress:
         left = [trial for trial in variant.trials if trial.state is State.RUNNING]
         all_there = len(variant.trials) == self.study.search.replicates and all(trial.waits for trial in left)
         if left and all_there and variant.allowed < self._rungs:
-            self._let_on(variant)
+            self._let_on(variant, variant.allowed + 1)
 
-    def _let_on(self, variant: _Variant) -> None:
+    def _let_on(self, variant: _Variant, allowed: int) -> None:
         standing = [trial for trial in variant.trials if trial.waits]
-        variant.allowed += 1
+        variant.allowed = allowed
         for trial in standing:
             self._waiting[variant.bracket][trial.reports - 1] -= 1
             self._go_on(trial)
@@ -230,5 +234,5 @@ class Progress:
         if variant.ranked is not None:
             del self.complete[bisect_left(self.complete, variant.ranked)]
         complete = [trial for trial in variant.trials if trial.state is State.COMPLETE]
-        variant.ranked = fmean(trial.val_loss for trial in complete), complete[0].number
+        variant.ranked = -len(complete), fmean(trial.val_loss for trial in complete), complete[0].number
         insort(self.complete, variant.ranked)

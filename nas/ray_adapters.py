@@ -97,6 +97,8 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A worker or its node died, as when the system kills it for memory: the trial is handed out again, unless it hung."""
+        if self.broken is not None:
+            return
         plan = _plan(trial)
         hung = take_reason(_folder(trial.config, plan))
         try:

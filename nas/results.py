@@ -177,15 +177,18 @@ class Run:
         return [trial for place, trial in enumerate(best) if all(trial.cost.gflops < better.cost.gflops for better in best[:place])]
 
     def best(self, count: int = 1) -> list[TrialResult]:
-        """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts."""
+        """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts.
+
+        One of whose replicates some failed comes after all that are whole: fewer seeds are no fair comparison.
+        """
         variants: dict[int, list[TrialResult]] = {}
         for trial in self.in_state(State.COMPLETE):
             variants.setdefault(trial.variant, []).append(trial)
 
-        def mean_loss(trials: list[TrialResult]) -> float:
-            return fmean(trial.val_loss for trial in trials if trial.val_loss is not None)
+        def rank(trials: list[TrialResult]) -> tuple[int, float]:
+            return -len(trials), fmean(trial.val_loss for trial in trials if trial.val_loss is not None)
 
-        return [trials[0] for trials in sorted(variants.values(), key=mean_loss)][:count]
+        return [trials[0] for trials in sorted(variants.values(), key=rank)][:count]
 
 
 def read_run(folder: Path) -> Run:

@@ -138,12 +138,12 @@ class Rungs:
         return self._let_on(variant)
 
     def hopeless(self, exhausted: bool) -> Verdict:
-        """Stop what waits at a rung that nothing more can come to and is not among its best."""
+        """Stop what waits at a rung that nothing more can come to, once its best have all reached the next or failed on the way."""
         stopped: list[int] = []
         if self.budget.mode == "promote" and exhausted:
             for bracket in range(self.budget.brackets):
-                for rung, closed, _ in self._candidates(bracket, exhausted):
-                    if closed:
+                for rung, closed, candidate in self._candidates(bracket, exhausted):
+                    if closed and candidate is None and not self._coming[bracket, rung + 1]:
                         order = self._order(bracket, rung)
                         for number in order[self._best_count(order) :]:
                             variant = self.variants[number]
@@ -160,15 +160,17 @@ class Rungs:
             orders += [[] for _ in range(added)]
         self._coming = np.pad(self._coming, ((0, 0), (0, added)))
         verdict = Verdict()
-        for bracket_number, rungs in enumerate(self._standing):
-            order = self._order(bracket_number, last)
+        for bracket, rungs in enumerate(self._standing):
+            order = self._order(bracket, last)
             for number in rungs[last]:
                 variant = self.variants[number]
                 variant.over = False
-                if budget.mode == "none" or (budget.mode == "stop" and number in order[: self._best_count(order)]):
+                if budget.mode == "stop":
+                    verdict += self._let_on(variant) if number in order[: self._best_count(order)] else self._stop(variant)
+        if budget.mode == "none":
+            for variant in self.variants.values():
+                while not variant.over and variant.allowed < self.count:
                     verdict += self._let_on(variant)
-                elif budget.mode == "stop":
-                    verdict += self._stop(variant)
         return verdict
 
     def _bracket(self, number: int) -> int:

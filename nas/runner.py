@@ -75,7 +75,10 @@ def run_study(
                 stack.enter_context(executor)
             executor.search(search)
             if search.gave_up is not None:
-                raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again with more trials")
+                raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again")
+            if search.may_come:
+                # Ray Tune returns early when it is told to stop (SIGUSR1).
+                raise RunError(f"{folder}: interrupted; the same command goes on from the last rungs")
             # Again, for what was lost with its worker.
             while plans := search.finish_plans():
                 executor.finish(search, plans)

@@ -127,6 +127,10 @@ class Proposer:
     def end(self, number: int, state: State, values: Sequence[float], intermediate: Sequence[float]) -> None:
         """Tell how a trial ended: `values` of the objectives when COMPLETE, the first objective at every rung reached."""
         told = self._of[number]
+        waited = told.handle is None and told.state is TrialState.PRUNED and list(told.intermediate) == list(intermediate)
+        if waited and state is State.PRUNED:
+            # It was told so when it began to wait at the rung.
+            return
         told.state, told.values = _STATES[state], list(values) if state is State.COMPLETE else None
         # Optuna has no intermediate values for several objectives.
         told.intermediate = list(intermediate) if len(self.settings.objectives) == 1 else []
@@ -146,6 +150,12 @@ class Proposer:
         """A trial that waited, or was complete for a smaller budget, trains on."""
         told = self._of[number]
         told.state, told.values, told.intermediate = TrialState.RUNNING, None, []
+        self._current = None
+
+    def forget_notes(self) -> None:
+        """A larger budget begins: generations of what was complete for the smaller one mean nothing any more."""
+        for told in self._list:
+            told.attrs = {}
         self._current = None
 
     def __contains__(self, number: int) -> bool:

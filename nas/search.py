@@ -18,6 +18,7 @@ from nas.settings import BudgetSettings
 from nas.study import Study
 from space.errors import SpecError
 from space.search_space import Params
+from space.spec import ModelSpec
 
 FINISH_REPORTS = 6
 """Milestones of the finish, evenly spaced up to its budget."""
@@ -26,7 +27,7 @@ LOSSES = 3
 """How often in a row the worker of a trial may die before the trial is FAILED."""
 
 FAILURES = 5
-"""When the first so many trials of a process fail and none has reported, the search gives up: something else is wrong."""
+"""When so many trials of a process fail and none has reported, the search gives up: something else than they is wrong."""
 
 Listener = Callable[[Event, "Search"], None]
 
@@ -70,11 +71,13 @@ class Search:
 
     def next_plan(self) -> TrialPlan | None:
         """A trial to train on a free worker, unfinished ones of an earlier process first; None when there is none now."""
-        while True:
+        while self.gave_up is None:
             if self._idle:
                 trial = self.run.trials[min(self._idle)]
                 self._idle.discard(trial.number)
                 self._take_over(trial)
+                # What was taken over may have let it on, which counts as idle.
+                self._idle.discard(trial.number)
                 if trial.state is State.RUNNING and self._rungs.may_train(trial.number):
                     return self._plan(trial)
             elif len(self.run.trials) % self.study.search.replicates:
@@ -85,11 +88,12 @@ class Search:
                 return None
             else:
                 self._begin_variant()
+        return None
 
     @property
     def may_come(self) -> bool:
         """Whether plans may still come: a running trial can promote another, or be lost with its worker."""
-        return not self.handed_out or bool(self._running)
+        return self.gave_up is None and (not self.handed_out or bool(self._running))
 
     @property
     def handed_out(self) -> bool:
@@ -104,6 +108,9 @@ class Search:
     def report(self, report: Report) -> bool:
         """Take in a trial's report and tell whether the trial goes on with the worker it has."""
         trial = self.run.trials[report.trial]
+        if report.rung != len(trial.reports):
+            # Of a worker that was given up for lost, and came back after another had gone on.
+            return False
         if not all(map(math.isfinite, self._values(trial, report))):
             self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
             return False
@@ -136,7 +143,7 @@ class Search:
         self._record({"event": "end", "state": State.FAILED.value, **facts})
         self._failures += 1
         if self._failures >= FAILURES and not self._reported:
-            self.gave_up = f"the first {self._failures} trials all failed, the last one with: {failure.reason}"
+            self.gave_up = f"{self._failures} trials have failed and none has reported, the last one with: {failure.reason}"
         self._settle()
 
     def lost(self, number: int, reason: str) -> None:
@@ -184,12 +191,16 @@ class Search:
     @property
     def _exhausted(self) -> bool:
         """Whether no new architecture will be tried."""
-        return len(self.run.trials) >= self.study.search.trials or self._space_is_spent or self.gave_up is not None
+        return len(self.run.trials) >= self.study.search.trials or (self._space_is_spent and self._enqueued() is None)
+
+    def _enqueued(self) -> ModelSpec | None:
+        """The next of the architectures to try first."""
+        return next((spec for spec in self.study.enqueued if spec.digest not in self._digests), None)
 
     def _begin_variant(self) -> None:
         """A new architecture: the next of those enqueued, or what the sampler proposes; or the note that there is none."""
         number = len(self.run.trials)
-        enqueued = next((spec for spec in self.study.enqueued if spec.digest not in self._digests), None)
+        enqueued = self._enqueued()
         if enqueued is not None:
             params = self.space.params_of(enqueued)
             self._begin(number, params, [], {}, enqueued.model_dump(mode="json"), enqueued.digest)
@@ -197,6 +208,7 @@ class Search:
         proposed = self.proposer.propose(number // self.study.search.replicates, self._turned_down)
         if proposed is None:
             self._record({"event": "spent"})
+            self._settle()
             return
         params, rejected, attrs = proposed
         spec = self.space.spec(params)
@@ -226,6 +238,9 @@ class Search:
 
     def _take_over(self, trial: TrialResult) -> None:
         """Take over what another run has trained of the same architecture with the same seed, as far as the trial goes on."""
+        if any(objective.metric == "step_seconds" for objective in self.study.search.objectives):
+            # Times of another run are of other hardware, or of other neighbours.
+            return
         step_macs = trial.cost.step_macs(self.study.training.batch_size)
         found = self._earlier.find(trial.spec, trial.seed, [-(-macs // step_macs) for macs in self.study.budget.milestones])
         if found is None or len(found[1]) <= len(trial.reports):
@@ -302,9 +317,7 @@ class Search:
             self._follow(self._rungs.report(number, report.rung, self._to_minimise(self._values(trial, report))))
             if len(trial.reports) == trial.rungs:
                 self._over[number] = State.COMPLETE
-            variant = self._rungs.variant_of(number)
-            if variant.waits and trial.variant in self.proposer:
-                self.proposer.wait(trial.variant, [mean[0] for mean in variant.means])
+            self._tell_waiting(trial.variant)
         elif kind == "again":
             self._losses[number] += event["lost"]
             if event["alone"]:
@@ -317,6 +330,7 @@ class Search:
             self._over.pop(number, None)
             if trial.state is State.FAILED:
                 self._follow(self._rungs.leave(number))
+                self._tell_waiting(trial.variant)
             elif trial.state is State.PRUNED:
                 self._rungs.end(number)
             self._tell_end(trial)
@@ -328,10 +342,14 @@ class Search:
         if budget.rungs > self._rungs.count:
             over = [variant.number for variant in self._rungs.variants.values() if len(variant.means) == self._rungs.count]
             self._running |= {trial.number for trial in self.run.in_state(State.RUNNING)}
+            # A crash may have come between the last report of a trial and the note of its end.
+            self._over = {number: state for number, state in self._over.items() if state is not State.COMPLETE}
             self._follow(self._rungs.extend(budget))
+            self.proposer.forget_notes()
             for number in over:
                 if number in self.proposer:
                     self.proposer.go_on(number)
+                    self._tell_waiting(number)
 
     def _follow(self, verdict: Verdict) -> None:
         self._idle |= {trial for trial in verdict.released if trial in self._running}
@@ -343,16 +361,22 @@ class Search:
         for number, state in sorted(self._over.items()):
             self._record({"event": "end", "trial": number, "state": state.value})
 
+    def _tell_waiting(self, number: int) -> None:
+        """Tell the sampler of an architecture that waits at a rung."""
+        variant = self._rungs.variants[number]
+        if variant.waits and number in self.proposer:
+            self.proposer.wait(number, [mean[0] for mean in variant.means])
+
     def _tell_end(self, trial: TrialResult) -> None:
-        """Tell the sampler when the last replicate of an architecture has ended, of their means."""
+        """Tell the sampler when the last replicate of an architecture has ended: COMPLETE, with their means, when all are."""
         first = trial.variant * self.study.search.replicates
         trials = [self.run.trials.get(first + replicate) for replicate in range(self.study.search.replicates)]
         if trial.variant not in self.proposer or any(one is None or one.state is State.RUNNING for one in trials):
             return
         ended = [one for one in trials if one is not None]
         complete = [one for one in ended if one.state is State.COMPLETE]
-        pruned = any(one.state is State.PRUNED for one in ended)
-        state = State.COMPLETE if complete else State.PRUNED if pruned else State.FAILED
+        states = {one.state for one in ended}
+        state = State.COMPLETE if states == {State.COMPLETE} else State.PRUNED if State.PRUNED in states else State.FAILED
         values = tuple(fmean(found) for found in zip(*(self._values(one, one.search_reports[-1]) for one in complete), strict=True))
         means = self._rungs.variant_of(trial.number).means
         self.proposer.end(trial.variant, state, values, [mean[0] for mean in means])

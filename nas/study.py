@@ -128,7 +128,8 @@ class Study(Frozen):
         census = self.census
         if not census.feasible:
             raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
-        dearest = census.dearest_step_macs
+        enqueued = [cost(spec).step_macs(self.training.batch_size) for spec in self.enqueued]
+        dearest = max([census.dearest_step_macs, *enqueued])
         first = self.budget.milestones[0]
         if first < dearest:
             raise StudyError(

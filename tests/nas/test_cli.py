@@ -120,7 +120,7 @@ def test_a_run_in_which_all_fail_gives_up_and_says_why(tiny_file, tmp_path, monk
     monkeypatch.setattr(Trial, "advance", break_)
     result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "search.trials=8")
     assert result.exit_code == 2
-    assert "the first 5 trials all failed, the last one with: the data are gone; mend that" in result.output
+    assert "5 trials have failed and none has reported, the last one with: the data are gone; mend that" in result.output
     assert "5 failed" in nas("status", tmp_path / "run").output
 
 

@@ -79,3 +79,18 @@ def test_a_directory_that_vanishes_is_told_at_once(tmp_path, replaced):
     with pytest.raises(NasError, match="was removed or moved while the run went on"):
         ledger.append({"event": "trial", "number": 1})
     assert len(list(read_events(tmp_path / "moved"))) == 1
+
+
+def test_nothing_comes_behind_a_part_of_a_line(tmp_path, monkeypatch):
+    """A disk that fills up takes the first bytes of a line; what would come after it must not make it a damaged one."""
+    ledger = Ledger(tmp_path)
+    ledger.append({"event": "trial", "number": 0})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:5]))
+    with pytest.raises(NasError, match="No space left on device; free some space"):
+        ledger.append({"event": "trial", "number": 1})
+    monkeypatch.undo()
+    with pytest.raises(NasError, match="No space left on device; free some space"):
+        ledger.append({"event": "trial", "number": 2})
+    ledger.close()
+    assert [event["number"] for event in read_events(tmp_path)] == [0]

@@ -79,7 +79,7 @@ def told(progress):
         "losses": progress.losses,
         "went on": [progress.went_on(rung) for rung in range(progress.budget.rungs)],
         "spent": progress.spent_macs,
-        "best": progress.complete[0][1] if progress.complete else None,
+        "best": progress.complete[0][-1] if progress.complete else None,
     }
 
 
@@ -237,7 +237,7 @@ def test_a_live_table_fits_a_terminal_and_shows_what_is_going_on(tiny_file, tmp_
     progress = view._progress
     assert f"{len(progress.trials)} of 2000 trials: {progress.running} running, {progress.waiting} waiting" in text
     assert "1 failed" in text
-    assert f"best val_loss {progress.complete[0][0]:.4f}" in text
+    assert f"best val_loss {progress.complete[0][1]:.4f}" in text
     assert "spent, about" in text
     assert "ends in about" in text
     rungs = [line.split() for line in lines if line.startswith("   ") and "e-05" in line]

@@ -161,6 +161,15 @@ def test_a_trial_that_hangs_is_failed_and_the_study_goes_on(tiny_file, tmp_path,
     assert len(run.trials) == 4
 
 
+def test_an_executor_that_returns_early_is_no_finished_search(tiny, tmp_path, monkeypatch):
+    """As Ray Tune does on SIGUSR1, the usual warning of a batch system."""
+    monkeypatch.setattr("nas.in_process.InProcess.search", lambda self, search: search.next_plan())
+    with pytest.raises(NasError, match="interrupted; the same command goes on"):
+        run_study(tiny, tmp_path / "run", in_process=True)
+    monkeypatch.undo()
+    assert not run_study(tiny, tmp_path / "run", in_process=True).in_state(State.RUNNING)
+
+
 def test_a_trial_that_cannot_go_on_is_failed_and_the_study_goes_on(tiny, tmp_path, monkeypatch):
     original = Trial.advance
 

@@ -3,17 +3,15 @@
 from datetime import datetime, timedelta
 
 import pytest
-import torch
+from optuna.trial import TrialState
 
-from nas.checkpoint import write_checkpoint
-from nas.earlier import CHECKPOINT
 from nas.ledger import Ledger
 from nas.live import status_lines
 from nas.records import Failure, State
 from nas.search import FAILURES, LOSSES, Search
 from nas.study import load_study
 from space import NasError
-from tests.nas.scripted import carry_out, facts, loss_of, report, searched
+from tests.nas.scripted import carry_out, facts, report, searched
 
 VARIED = [
     "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",
@@ -25,19 +23,6 @@ VARIED = [
 @pytest.fixture
 def study(tiny_file):
     return load_study(tiny_file, VARIED)
-
-
-@pytest.fixture
-def checkpoints():
-    """Writes the checkpoint that every trial of a scripted run would have left."""
-
-    def write(search, folder):
-        for trial in search.run.trials.values():
-            if trial.reports:
-                held = {"digest": trial.spec.digest, "step": trial.reports[-1].step, "reports": []}
-                write_checkpoint(folder / "trials" / trial.name / CHECKPOINT, {"x": torch.zeros(1)}, held)
-
-    return write
 
 
 def fresh(study, folder):
@@ -113,7 +98,7 @@ def test_a_search_gives_up_when_all_of_the_first_trials_fail(study, tmp_path):
     search = fresh(study, tmp_path / "run2")
     carry_out(search, failing=range(100))
     assert len(search.run.trials) == FAILURES
-    assert search.gave_up == "the first 5 trials all failed, the last one with: broken"
+    assert search.gave_up == "5 trials have failed and none has reported, the last one with: broken"
     assert not search.may_come
     ledger = Ledger(tmp_path / "run")
     again = Search(study, ledger)
@@ -125,50 +110,6 @@ def test_some_failures_are_no_reason_to_give_up(study, tmp_path):
     search = searched(study, tmp_path / "run", failing=[1, 2, 3, 4, 5, 6])
     assert search.gave_up is None
     assert len(search.run.trials) == 8
-
-
-def test_what_another_run_has_trained_is_taken_over(study, tiny_file, tmp_path, checkpoints):
-    first = searched(study, tmp_path / "first")
-    checkpoints(first, tmp_path / "first")
-    search = fresh(load_study(tiny_file, [*VARIED, "name=second", "search.sampler.kind=random"]), tmp_path / "second")
-    known = {trial.spec.digest: trial for trial in first.run.trials.values()}
-    trained = []
-    carry_out(search, loss=lambda plan, rung: trained.append((plan.spec.digest, rung)) or loss_of(plan, rung))
-    taken = [trial for trial in search.run.trials.values() if trial.reused]
-    assert len(taken) >= 4, "both draw from sixteen architectures"
-    for trial in taken:
-        before = known[trial.spec.digest]
-        assert [r.val_loss for r in trial.reports][: len(before.reports)] == [r.val_loss for r in before.reports][
-            : len(trial.reports)
-        ]
-        assert not {(trial.spec.digest, rung) for rung in trial.reused} & set(trained)
-        assert (tmp_path / "second" / "trials" / trial.name / CHECKPOINT).exists()
-    # A restart knows it from the ledger.
-    before = facts(tmp_path / "second")
-    search.ledger.close()
-    searched(search.study, tmp_path / "second")
-    assert facts(tmp_path / "second") == before
-
-
-@pytest.mark.parametrize(
-    "change", ["training.learning_rate=0.5", "training.seed=1", "evaluation.val_loss.images=24", "data.held_out=0.2"]
-)
-def test_what_was_trained_otherwise_is_not_taken_over(study, tiny_file, tmp_path, checkpoints, change):
-    checkpoints(searched(study, tmp_path / "first"), tmp_path / "first")
-    search = searched(load_study(tiny_file, [*VARIED, change]), tmp_path / "second")
-    assert not any(trial.reused for trial in search.run.trials.values())
-
-
-def test_without_a_checkpoint_nothing_is_taken_over(study, tmp_path):
-    searched(study, tmp_path / "first")
-    search = searched(study, tmp_path / "second")
-    assert not any(trial.reused for trial in search.run.trials.values())
-
-
-def test_a_damaged_neighbour_is_passed_over(study, tmp_path):
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "ledger.jsonl").write_text("damaged\n" * 3)
-    assert len(searched(study, tmp_path / "second").run.trials) == 8
 
 
 def test_the_enqueued_are_tried_first_also_from_outside_the_space(tiny_file, tmp_path):
@@ -290,3 +231,94 @@ def test_a_clock_that_jumps_changes_nothing(study, tmp_path, monkeypatch):
     searched(study, tmp_path / "jumping" / "run")
     assert facts(tmp_path / "jumping" / "run") == facts(tmp_path / "steady" / "run")
     assert status_lines(tmp_path / "jumping" / "run") == status_lines(tmp_path / "steady" / "run")
+
+
+def test_a_search_that_gave_up_decides_nothing(tiny_file, tmp_path):
+    """What waits at a rung is not stopped because a machine is broken."""
+    study = load_study(tiny_file, [*VARIED, "budget.mode=promote", "search.trials=16"])
+    searched(study, tmp_path / "run", workers=4, stop_after=6)
+    before = facts(tmp_path / "run")
+    ledger = Ledger(tmp_path / "run")
+    broken = Search(study, ledger)
+    carry_out(broken, failing=range(100))
+    ledger.close()
+    assert broken.gave_up
+    assert not broken.may_come
+    assert {event["event"] for event in facts(tmp_path / "run")[len(before) :]} <= {"trial", "promote", "end"}
+    assert not broken.run.in_state(State.PRUNED)
+    mended = searched(study, tmp_path / "run")
+    assert len(mended.run.trials) == 16
+    assert mended.run.in_state(State.COMPLETE)
+
+
+def test_a_spent_space_ends_a_promoting_search_and_can_be_added_to(tiny_file, tmp_path):
+    changes = ["search.trials=50", "budget.mode=promote"]
+    search = searched(load_study(tiny_file, changes), tmp_path / "run")
+    assert len(search.run.trials) == 8
+    assert not search.run.in_state(State.RUNNING)
+    more = searched(load_study(tiny_file, [*changes, "search.enqueue=[{feed_forward.ratio: 1}]"]), tmp_path / "run")
+    assert len(more.run.trials) == 9
+    assert not more.may_come
+
+
+def test_the_rest_of_a_rung_is_stopped_only_when_the_best_have_got_further(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "search.trials=4", "budget.mode=promote", "budget.rungs=2"])
+    search = fresh(study, tmp_path / "run")
+    plans = [search.next_plan() for _ in range(4)]
+    for plan, value in zip(plans, [1.0, 2.0, 3.0, 4.0], strict=True):
+        goes_on = search.report(report(plan, 0, value))
+    assert not goes_on
+    first, second = search.next_plan(), search.next_plan()
+    assert {first.number, second.number} == {0, 1}
+    assert not search.run.in_state(State.PRUNED), "the first two may still fail"
+    search.fail(Failure(trial=0, reason="broken"))
+    search.fail(Failure(trial=1, reason="broken"))
+    assert search.next_plan().number == 2
+    search.report(report(plans[2], 1, 3.0))
+    assert [search.run.trials[number].state for number in (2, 3)] == [State.COMPLETE, State.PRUNED]
+
+
+def test_fewer_replicates_are_no_winner(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "search.replicates=2", "budget.mode=none", "finish=null"])
+    search = fresh(study, tmp_path / "run")
+    carry_out(search, failing=[1], loss=lambda plan, rung: 0.001 if plan.number == 0 else 1.0)
+    assert search.run.trials[0].state is State.COMPLETE
+    assert search.run.best()[0].variant != 0, "the lucky seed of an architecture whose other one diverged"
+    told = [trial.state for trial in search.proposer.study().get_trials() if trial.state.is_finished()]
+    assert told.count(TrialState.FAIL) >= 1
+
+
+def test_nsga2_goes_on_after_a_raised_budget(tiny_file, tmp_path):
+    sampler = "search.sampler={kind: nsga2, population: 3}"
+    changes = [*VARIED, "search.trials=12", sampler, "finish=null"]
+    searched(load_study(tiny_file, changes), tmp_path / "run")
+    raised = load_study(tiny_file, [*changes, "search.trials=16", "budget={max: 400 MFLOPs, rungs: 4}"])
+    assert len(searched(raised, tmp_path / "run").run.trials) == 16
+
+
+def test_a_crash_before_an_end_does_not_mix_budgets(tiny_file, tmp_path):
+    changes = [*VARIED, "budget.mode=none", "search.trials=1", "finish=null"]
+    searched(load_study(tiny_file, changes), tmp_path / "run")
+    lines = (tmp_path / "run" / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    assert b"COMPLETE" in lines[-1]
+    (tmp_path / "run" / "ledger.jsonl").write_bytes(b"".join(lines[:-1]))
+    raised = load_study(tiny_file, [*changes, "budget={max: 400 MFLOPs, rungs: 4, mode: none}"])
+    (trial,) = searched(raised, tmp_path / "run").run.trials.values()
+    assert (trial.state, len(trial.reports)) == (State.COMPLETE, 4)
+
+
+def test_a_first_rung_under_one_step_of_an_enqueued_architecture_is_refused(tiny_file):
+    study = load_study(tiny_file, ["search.enqueue=[{channels: 32}]", "search.constraints={}", "budget.max=100 MFLOPs"])
+    with pytest.raises(NasError, match="the first rung, .* is less than one step of the dearest"):
+        study.check_runs()
+
+
+def test_a_report_that_is_not_the_next_is_left_out(study, tmp_path):
+    """A worker on a node that was cut off comes back after its trial was handed out again."""
+    search = fresh(study, tmp_path / "run")
+    plan = search.next_plan()
+    search.report(report(plan, 0))
+    before = facts(tmp_path / "run")
+    assert not search.report(report(plan, 0))
+    assert not search.report(report(plan, 2))
+    assert facts(tmp_path / "run") == before

@@ -16,18 +16,6 @@ from tests.nas.recorded import ALL_FULLY, VARIED, of_losses, seeded_loss
 from tests.nas.scripted import carry_out, facts, report, searched
 
 
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    """Intervals take a second, which only the test about them needs; and no test here asks what share of a space is feasible."""
-    monkeypatch.setattr(curves, "RESAMPLES", 20)
-    monkeypatch.setattr("nas.study.CENSUS_DRAWS", 2000)
-
-
-@pytest.fixture
-def study(tiny_file):
-    return load_study(tiny_file, ALL_FULLY)
-
-
 def test_agreement_is_kendalls_tau_with_an_interval(study, monkeypatch):
     monkeypatch.setattr(curves, "RESAMPLES", 1000)
     rng = np.random.default_rng(5)

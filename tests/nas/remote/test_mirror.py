@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,41 +24,10 @@ from nas.search import Search
 from nas.study import load_study
 from space import NasError
 from space.errors import RunError
+from tests.nas.remote.stores import ledger_at, store
 from tests.nas.scripted import carry_out, facts, searched
 
 VARIED = ["search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}", "search.trials=6"]
-
-
-@pytest.fixture(autouse=True)
-def first_machine(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine-1"))
-
-
-@pytest.fixture
-def another_machine(tmp_path, monkeypatch):
-    """Called, makes this process work in mirrors of its own, which are empty."""
-    return lambda: monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine-{secrets.token_hex(2)}"))
-
-
-@pytest.fixture
-def uri(tmp_path):
-    return f"file://{tmp_path}/store/runs/x"
-
-
-@pytest.fixture(params=["file", "fsspec+memory"])
-def anywhere(request, tmp_path):
-    """A place on the disk, and one in memory."""
-    return f"file://{tmp_path}/store/runs/x" if request.param == "file" else f"fsspec+memory://{secrets.token_hex(4)}/runs/x"
-
-
-def store(uri):
-    """The folder that a file:// URI is."""
-    return Path(uri.removeprefix("file://"))
-
-
-def ledger_at(uri):
-    remote = Remote(uri)
-    return b"".join(remote.read(name) for name in remote.names() if name.startswith("ledger-"))
 
 
 def searched_at(uri, study, **how):

@@ -6,7 +6,6 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from nas import curves
 from nas.cli_replay import replay as command
 from nas.curves import recorded
 from nas.records import State
@@ -15,18 +14,6 @@ from nas.results import Run, read_run
 from nas.study import load_study
 from tests.nas.recorded import ALL_FULLY, VARIED, noisy
 from tests.nas.scripted import facts, searched
-
-
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    """Intervals take a second, which only the test about them needs; and no test here asks what share of a space is feasible."""
-    monkeypatch.setattr(curves, "RESAMPLES", 20)
-    monkeypatch.setattr("nas.study.CENSUS_DRAWS", 2000)
-
-
-@pytest.fixture
-def study(tiny_file):
-    return load_study(tiny_file, ALL_FULLY)
 
 
 def test_thousands_of_trials_take_seconds(tiny_file):

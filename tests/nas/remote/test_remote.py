@@ -1,6 +1,5 @@
 """Run directories at URIs: real file systems of pyarrow, on this machine alone."""
 
-import secrets
 import signal
 import subprocess
 import sys
@@ -20,41 +19,10 @@ from nas.study import load_study
 from nas.training import Training
 from nas.trial import run_trial
 from space import NasError
+from tests.nas.remote.stores import ledger_at, store
 from tests.nas.scripted import facts
 
 MEASURED = ("seconds", "images_per_s", "peak_memory_mib")
-
-
-@pytest.fixture(autouse=True)
-def first_machine(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine-1"))
-
-
-@pytest.fixture
-def another_machine(tmp_path, monkeypatch):
-    """Called, makes this process work in mirrors of its own, which are empty."""
-    return lambda: monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine-{secrets.token_hex(2)}"))
-
-
-@pytest.fixture
-def uri(tmp_path):
-    return f"file://{tmp_path}/store/runs/x"
-
-
-@pytest.fixture(params=["file", "fsspec+memory"])
-def anywhere(request, tmp_path):
-    """A place on the disk, and one in memory."""
-    return f"file://{tmp_path}/store/runs/x" if request.param == "file" else f"fsspec+memory://{secrets.token_hex(4)}/runs/x"
-
-
-def store(uri):
-    """The folder that a file:// URI is."""
-    return Path(uri.removeprefix("file://"))
-
-
-def ledger_at(uri):
-    remote = Remote(uri)
-    return b"".join(remote.read(name) for name in remote.names() if name.startswith("ledger-"))
 
 
 # Places.
@@ -232,7 +200,7 @@ from pathlib import Path
 import torch
 from nas import remote
 from nas.study import load_study
-from tests.nas.test_remote import run_at
+from tests.nas.remote.test_remote import run_at
 torch.set_num_threads(1)
 put, left = remote.Remote.put, [4]
 def put_then_die(self, path, name):
@@ -276,7 +244,7 @@ def test_a_study_killed_on_one_machine_goes_on_on_another(tiny_file, tmp_path, a
     whole, parts = f"file://{tmp_path}/whole/run", f"file://{tmp_path}/parts/run"
     study = load_study(tiny_file, SHORT)
     run_at(study, whole)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     died = subprocess.run([sys.executable, "-c", KILLED, str(tiny_file), parts, *SHORT], check=False, cwd=root)
     assert died.returncode == -signal.SIGKILL
     another_machine()

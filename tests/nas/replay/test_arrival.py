@@ -6,24 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nas import arrival, curves
+from nas import arrival
 from nas import replay as replays
 from nas.curves import Recorded
 from nas.replay import Arrival, Rules, replay
 from nas.study import load_study
 from tests.nas.recorded import ALL_FULLY, TWO, noisy, of_losses
-
-
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    """Intervals take a second, which only the test about them needs; and no test here asks what share of a space is feasible."""
-    monkeypatch.setattr(curves, "RESAMPLES", 20)
-    monkeypatch.setattr("nas.study.CENSUS_DRAWS", 2000)
-
-
-@pytest.fixture
-def study(tiny_file):
-    return load_study(tiny_file, ALL_FULLY)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from nas import curves
 from nas.arrival import Order
 from nas.curves import recorded
 from nas.records import State
@@ -31,18 +30,6 @@ SEARCHES = {
     "promote, two objectives": (Rules("promote"), TWO),
     "promote, one maximised, replicates": (Rules("promote"), [*MAXIMISED, "search.replicates=2"]),
 }
-
-
-@pytest.fixture(autouse=True)
-def _few_draws(monkeypatch):
-    """Intervals take a second, which only the test about them needs; and no test here asks what share of a space is feasible."""
-    monkeypatch.setattr(curves, "RESAMPLES", 20)
-    monkeypatch.setattr("nas.study.CENSUS_DRAWS", 2000)
-
-
-@pytest.fixture
-def study(tiny_file):
-    return load_study(tiny_file, ALL_FULLY)
 
 
 def heard(monkeypatch, kind):
