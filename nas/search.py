@@ -29,6 +29,9 @@ LOSSES = 3
 FAILURES = 5
 """When so many trials of a process fail and none has reported, the search gives up: something else than they is wrong."""
 
+OVER = (State.PRUNED, State.FAILED)
+"""States that nothing follows."""
+
 Listener = Callable[[Event, "Search"], None]
 
 
@@ -100,15 +103,10 @@ class Search:
         """Whether no new trial is left to be handed out, and none waits for a worker."""
         return self._exhausted and not self._idle
 
-    @property
-    def waiting(self) -> int:
-        """How many trials wait at a rung for others, or for a worker."""
-        return sum(number in self._idle or not self._rungs.may_train(number) for number in self._running)
-
     def report(self, report: Report) -> bool:
         """Take in a trial's report and tell whether the trial goes on with the worker it has."""
         trial = self.run.trials[report.trial]
-        if report.rung != len(trial.reports):
+        if trial.state in OVER or report.rung != len(trial.reports):
             # Of a worker that was given up for lost, and came back after another had gone on.
             return False
         if not all(map(math.isfinite, self._values(trial, report))):
@@ -132,6 +130,8 @@ class Search:
         One that ran out of memory is handed out once more, with a GPU for itself.
         """
         trial = self.run.trials[failure.trial]
+        if trial.state in OVER:
+            return
         if failure.out_of_memory and trial.number not in self._alone:
             self._record({"event": "again", "trial": trial.number, "reason": failure.reason, "alone": True, "lost": False})
             return
@@ -148,6 +148,8 @@ class Search:
 
     def lost(self, number: int, reason: str) -> None:
         """Take in that a trial's worker died without a word: it is handed out again, from its last checkpoint, twice at most."""
+        if self.run.trials[number].state in OVER:
+            return
         if self._losses[number] + 1 < LOSSES:
             again = {"event": "again", "trial": number, "reason": reason, "alone": number in self._alone, "lost": True}
             self._record(again)

@@ -322,3 +322,9 @@ def test_a_report_that_is_not_the_next_is_left_out(study, tmp_path):
     assert not search.report(report(plan, 0))
     assert not search.report(report(plan, 2))
     assert facts(tmp_path / "run") == before
+    search.fail(Failure(trial=0, reason="broken"))
+    before = facts(tmp_path / "run")
+    assert not search.report(report(plan, 1))
+    search.fail(Failure(trial=0, reason="broken again"))
+    search.lost(0, "node gone")
+    assert facts(tmp_path / "run") == before
