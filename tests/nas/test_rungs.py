@@ -165,6 +165,9 @@ def test_promotion_waits_until_enough_stand_at_a_rung_then_takes_the_best():
     assert rungs.promotion(exhausted=True).number == 2
     assert rungs.hopeless(exhausted=False).stopped == ()
     rungs.promote(2)
+    for trial in (1, 2, 3):
+        assert rungs.hopeless(exhausted=True).stopped == (), "those ahead may still fail"
+        rungs.report(trial, 1, (float(trial),))
     assert rungs.hopeless(exhausted=True).stopped == (0,)
 
 
@@ -212,4 +215,5 @@ def test_a_larger_budget_promotes_the_best_of_the_last_rung():
     rungs.extend(BudgetSettings(max=20, rungs=2, mode="promote"))
     assert rungs.promotion(exhausted=True).number == 1
     rungs.promote(1)
+    rungs.report(1, 1, (0.5,))
     assert rungs.hopeless(exhausted=True).stopped == (0,)
