@@ -28,6 +28,7 @@ from nas.results import read_run
 from nas.search import Search
 from nas.study import Study
 
+MODES = ("stop", "promote", "none")
 EMPTY, PLAIN = 60, 20
 """Trials of ours and of plain Ray Tune: its own take over a second each."""
 
@@ -128,7 +129,7 @@ def empty():
 
 
 def many():
-    for mode in ("stop", "promote", "none"):
+    for mode in MODES:
         with tempfile.TemporaryDirectory() as folder:
             search, seconds, grown = searched(study(2000, 5, mode), Path(folder) / "run")
             reports = sum(len(trial.reports) for trial in search.run.trials.values())

@@ -164,11 +164,14 @@ class Proposer:
     def study(self) -> optuna.Study:
         """What was told, as an Optuna study."""
         if self._current is None:
-            self._current = optuna.create_study(directions=[objective.direction for objective in self.settings.objectives])
+            self._current = self._empty()
             for told in self._list:
                 told.handle = None
             self._current.add_trials([self._frozen(told) for told in self._list])
         return self._current
+
+    def _empty(self) -> optuna.Study:
+        return optuna.create_study(directions=[objective.direction for objective in self.settings.objectives])
 
     def _frozen(self, told: _Told) -> FrozenTrial:
         return create_trial(
@@ -183,7 +186,9 @@ class Proposer:
 
     def _ask(self, params: Params | None = None) -> _Told:
         """A new running trial: what the sampler proposes, or known values."""
-        study = self.study()
+        # A random sampler does not look at what was told, so the study need not be made again for it.
+        random = self.settings.sampler.kind == "random"
+        study = self._empty() if random else self.study()
         if params is not None:
             study.enqueue_trial({name: encoded(value) for name, value in params.items()})
         study.sampler = self._sampler(len(self._list))
@@ -193,7 +198,7 @@ class Proposer:
             suggested = self._suggest(asked)
         noted = study.get_trials(deepcopy=False)[asked.number].system_attrs
         attrs = {name: value for name, value in noted.items() if name.endswith(GENERATION)}
-        return _Told(suggested, attrs=attrs, handle=asked)
+        return _Told(suggested, attrs=attrs, handle=None if random else asked)
 
     def _again(self, params: Params) -> _Told:
         told = self._ask(params)
@@ -215,7 +220,9 @@ class Proposer:
     def _reject(self, told: _Told, violations: Mapping[str, float]) -> None:
         # A pruned trial with a broken constraint is what a sampler takes for infeasible; a repetition teaches nothing.
         told.state, told.violations = TrialState.PRUNED if violations else TrialState.FAIL, violations
-        assert told.handle is not None, "it was asked in this study"
+        if told.handle is None:
+            self._current = None
+            return
         for name, amount in violations.items():
             told.handle.set_constraint(name, amount)
         self.study().tell(told.handle, state=told.state)
