@@ -29,4 +29,4 @@ lint: venv
 	$(BIN)/nas validate studies/*.yaml
 
 bench: venv
-	@for name in gather depthwise cost_table training_memory training_speed; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in gather engine depthwise cost_table training_memory training_speed; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
