@@ -5,6 +5,7 @@ from __future__ import annotations
 from nas.data.store import Header
 from nas.ledger import SCHEMA, Event, Ledger, read_events
 from nas.results import Run
+from nas.settings import BudgetSettings
 from nas.study import Study, budget_grows, differences
 from space.errors import RunError
 
@@ -41,6 +42,13 @@ def continued(study: Study, ledger: Ledger) -> list[Event]:
     if old.model_dump(mode="json") != plain:
         events.append(ledger.append({"event": "study", "study": plain}))
     return events
+
+
+def first_budget(events: list[Event]) -> BudgetSettings:
+    """The budget that a run began with."""
+    study = Run(events[:1]).study
+    assert study is not None, "a ledger that goes on begins with a study"
+    return study.budget
 
 
 def _latest(events: list[Event]) -> tuple[Study | None, Header | None]:

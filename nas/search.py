@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import fmean
 
-from nas.continuation import continued
+from nas.continuation import continued, first_budget
 from nas.earlier import Earlier
 from nas.ledger import Event, Ledger
 from nas.records import Failure, Rejected, Report, State, TrialPlan
 from nas.results import Run, TrialResult, objective_value
 from nas.rungs import Rungs, Values, Verdict
 from nas.sampler import Proposer
-from nas.settings import BudgetSettings
 from nas.study import Study
 from space.errors import SpecError
 from space.search_space import Params
@@ -62,7 +61,7 @@ class Search:
         self._losses: Counter[int] = Counter()
         self._failures, self._reported, self._finish_failed = 0, False, set[int]()
         events = continued(study, ledger)
-        self._rungs = Rungs(_first_budget(events))
+        self._rungs = Rungs(first_budget(events))
         for event in events:
             self._apply(event)
         # No worker of an earlier process has them any more.
@@ -392,10 +391,3 @@ class Search:
         """The same, with the sign of what is maximised turned."""
         directions = [objective.direction for objective in self.study.search.objectives]
         return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))
-
-
-def _first_budget(events: list[Event]) -> BudgetSettings:
-    """The budget that a run began with."""
-    study = Run(events[:1]).study
-    assert study is not None, "a ledger that goes on begins with a study"
-    return study.budget
