@@ -180,9 +180,6 @@ class Rungs:
         last = self.count - 1
         return last if self.budget.mode == "none" else min(self.budget.grace + self._bracket(number), last)
 
-    def _standing_at(self, variant: Variant, rung: int) -> dict[int, Values]:
-        return self._standing[self._bracket(variant.number)][rung]
-
     def _arrive(self, variant: Variant) -> Verdict:
         """Note the rungs that all trials of a variant have reached, and judge it when it stands at the last one allowed."""
         reached = min(variant.reported.values())
@@ -193,7 +190,7 @@ class Rungs:
         if not variant.waits:
             self._stand(variant)
             return Verdict()
-        others = list(self._standing_at(variant, variant.allowed - 1).values())
+        others = list(self._standing[self._bracket(variant.number)][variant.allowed - 1].values())
         self._stand(variant)
         if variant.allowed == self.count:
             self._close(variant)
