@@ -26,7 +26,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/nas validate studies/*.yaml
+	$(BIN)/nas validate studies/*.yaml studies/*/*.yaml
 
 bench: venv
 	@for name in gather engine depthwise cost_table training_memory training_speed; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -31,7 +31,7 @@ class RunFrames:
     trials: pd.DataFrame
     reports: pd.DataFrame
     rungs_tflops: tuple[float, ...]
-    """Training compute of every rung."""
+    """Training compute of every rung; none where the budget is in steps, which cost every architecture something else."""
 
 
 def load_run(folder: str | Path) -> RunFrames:
@@ -42,10 +42,12 @@ def load_run(folder: str | Path) -> RunFrames:
 def frames(run: Run) -> RunFrames:
     """The frames of a run in memory."""
     assert run.study is not None, "a run begins with its study"
+    budget = run.study.budget
     trials = pd.DataFrame([_trial_row(trial) for trial in run.trials.values()], columns=None if run.trials else _TRIAL_COLUMNS)
     rows = [_report_row(trial, report) for trial in run.trials.values() for report in trial.reports]
     reports = pd.DataFrame(rows, columns=None if rows else ["trial", "rung", "phase", "val_loss"])
-    return RunFrames(run.study.name, trials, reports, tuple(macs / 1e12 for macs in run.study.budget.milestones))
+    rungs = tuple(macs / 1e12 for macs in budget.milestones) if budget.max is not None else ()
+    return RunFrames(run.study.name, trials, reports, rungs)
 
 
 _TRIAL_COLUMNS = [

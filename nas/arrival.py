@@ -50,7 +50,7 @@ class Proposed(Order):
         # Optuna takes a while to import, and listed orders do without it.
         from nas.sampler import Proposer
 
-        search = record.study.search
+        search = record.search
         sampler = search.sampler.model_copy(update={"kind": kind, "seed": seed})
         inside = [place for place, curve in enumerate(record.curves) if curve.params is not None]
         self._outside = [place for place, curve in enumerate(record.curves) if curve.params is None]
@@ -86,6 +86,7 @@ class RecordedSpace(SearchSpace):
     """A search space that has no points but the recorded ones that were not tried yet."""
 
     def __init__(self, study: Study, params: Mapping[int, Params]) -> None:
+        assert study.search is not None, "only searches are replayed"
         super().__init__(study.base, study.search.space, study.search.constraints)
         columns = {parameter.name: _column(parameter, list(params.values())) for parameter in self.parameters}
         self._all = Points(self.base, columns, len(params))

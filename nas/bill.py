@@ -16,11 +16,12 @@ RARE = 0.01
 COLUMNS, LABEL = 100, 13
 """Width of the bill, and of the labels to its left."""
 
-_UNITS = {
+UNITS = {
     "gflops": "(inference, folded form, one image)",
     "train_gflops": "(one training sample, forward and backward)",
     "params_m": "million parameters (folded form)",
 }
+"""What the costs in a bill are."""
 
 
 def bill(study: Study, rate: Rate | None = None) -> str:
@@ -31,20 +32,21 @@ def bill(study: Study, rate: Rate | None = None) -> str:
     """
     study.check_runs()
     census, search, training = study.census, study.search, study.training
+    assert search is not None, "an ablation has a bill of its own"
     facts = [("study", f"{study.name}: {study.question}" if study.question else study.name), ("trials", _trials(study))]
     given = f", after {len(search.enqueue)} given first (enqueue)" if search.enqueue else ""
     facts.append(("sampler", f"{search.sampler.kind}, seed {search.sampler.seed}{given}"))
     facts.append(("feasible", _feasible(census)))
-    facts += [(metric, f"{low:.4g} to {high:.4g} {_UNITS[metric]}") for metric, (low, high) in census.costs.items()]
+    facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
     milestones = ", ".join(f"{macs / 1e12:.4g}" for macs in study.budget.milestones)
     facts.append(("rungs", f"{milestones} training TFLOPs a trial; {_judged(study.budget)}"))
     facts.append(("training", _compute(study)))
     if study.finish:
-        best, more = study.finish.best, study.finish.budget - study.budget.max
+        best, more = study.finish.best, study.finish.budget - study.budget.full
         facts.append(("finish", f"{best} best, each {more / 1e12:.4g} TFLOPs more (contained above)"))
     facts.append(("hours", _hours(study, rate)))
     facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {training.batch_size} samples"))
-    return "\n".join(_line(label, text) for label, text in facts)
+    return "\n".join(line(label, text) for label, text in facts)
 
 
 def share_that_goes_on(budget: BudgetSettings, rung: int, bracket: int = 0) -> float:
@@ -63,8 +65,8 @@ def rung_macs(budget: BudgetSettings) -> tuple[int, ...]:
 
 def in_bracket(study: Study, bracket: int) -> int:
     """How many trials a bracket has: architectures, with all their replicates, are dealt out in turn."""
-    architectures, brackets = study.search.trials // study.search.replicates, study.budget.brackets
-    return study.search.replicates * ((architectures - bracket + brackets - 1) // brackets)
+    architectures, brackets = study.most_trials // study.replicates, study.budget.brackets
+    return study.replicates * ((architectures - bracket + brackets - 1) // brackets)
 
 
 def expected_search_macs(study: Study) -> float:
@@ -80,7 +82,7 @@ def expected_search_macs(study: Study) -> float:
 
 def finish_macs(study: Study) -> int:
     """What the finish adds."""
-    return study.finish.best * (study.finish.budget - study.budget.max) if study.finish else 0
+    return study.finish.best * (study.finish.budget - study.budget.full) if study.finish else 0
 
 
 def duration(seconds: float) -> str:
@@ -93,11 +95,10 @@ def duration(seconds: float) -> str:
 
 
 def _trials(study: Study) -> str:
-    search, seed = study.search, study.training.seed
-    if search.replicates == 1:
-        return f"{search.trials}, seed {seed}"
-    architectures = search.trials // search.replicates
-    return f"{search.trials}: {architectures} architectures × {search.replicates} seeds, the first of them {seed}"
+    trials, replicates, seed = study.most_trials, study.replicates, study.training.seed
+    if replicates == 1:
+        return f"{trials}, seed {seed}"
+    return f"{trials}: {trials // replicates} architectures × {replicates} seeds, the first of them {seed}"
 
 
 def _feasible(census: Census) -> str:
@@ -132,7 +133,7 @@ def _judged(budget: BudgetSettings) -> str:
 
 def _compute(study: Study) -> str:
     budget, finish = study.budget, finish_macs(study)
-    most = (budget.max * study.search.trials + finish) / 1e15
+    most = (budget.full * study.most_trials + finish) / 1e15
     if budget.rungs == 1 or budget.mode == "none":
         return f"at most {most:.4g} PFLOPs, as every trial trains to the last rung"
     likely = (expected_search_macs(study) + finish) / 1e15
@@ -141,21 +142,27 @@ def _compute(study: Study) -> str:
 
 
 def _hours(study: Study, rate: Rate | None) -> str:
+    if rate is None or not study.finish:
+        return hours(expected_search_macs(study), study.most_trials, rate)
+    # One after the other where there are more than run at once; a trial of the finish is taken to be no faster.
+    turns = -(-study.finish.best // rate.at_once)
+    finish = turns * (study.finish.budget - study.budget.full) / rate.macs_per_s
+    return hours(expected_search_macs(study), study.most_trials, rate, finish)
+
+
+def hours(macs: float, trials: int, rate: Rate | None, more_s: float = 0.0) -> str:
+    """How long so many trials with so many multiply-accumulates in all take at a rate, and some seconds more."""
     if rate is None:
         return "unknown until a step is timed here: it takes a trial's multiply-accumulates a second, and how many run at once"
-    search = expected_search_macs(study) / (rate.macs_per_s * min(rate.at_once, study.search.trials))
-    finish = 0.0
-    if study.finish:
-        # One after the other where there are more than run at once; a trial of the finish is taken to be no faster.
-        turns = -(-study.finish.best // rate.at_once)
-        finish = turns * (study.finish.budget - study.budget.max) / rate.macs_per_s
+    seconds = macs / (rate.macs_per_s * min(rate.at_once, trials)) + more_s
     return (
-        f"about {duration(search + finish)} of training at {rate.macs_per_s / 1e9:.3g} GFLOPs a second and trial, "
+        f"about {duration(seconds)} of training at {rate.macs_per_s / 1e9:.3g} GFLOPs a second and trial, "
         f"{rate.at_once} at once ({rate.source}); validation, checkpoints and samples come on top"
     )
 
 
-def _line(label: str, text: str) -> str:
+def line(label: str, text: str) -> str:
+    """A fact of the bill under its label, wrapped."""
     # A long word, such as a path in the question, is left whole.
     return textwrap.fill(
         text,

@@ -53,9 +53,11 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
 
     loaded = load_study(study, list(changes))
     if dry_run:
+        from nas.ablation_bill import ablation_bill
         from nas.bill import bill
 
-        click.echo(bill(loaded))
+        root = Path(out).parent if out and "://" not in out else Path("runs")
+        click.echo(ablation_bill(loaded, root) if loaded.ablation else bill(loaded))
         return
     import warnings
 
@@ -69,14 +71,15 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     where = place(out or f"runs/{loaded.name}")
     folder = where.folder
-    console = Console()
+    # Nobody reads a file in columns of eighty characters.
+    console = Console(width=None if sys.stdout.isatty() else 160)
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with progress_view(console) as view:
         finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
-    figures = _conclude(console, frames(finished), folder)
+    figures = _conclude_ablation(console, finished, folder) if loaded.ablation else _conclude(console, frames(finished), folder)
     if where.uri:
         for figure in figures:
             reached(where.uri).put(figure, figure.name)
@@ -129,18 +132,61 @@ def _conclude(console: Any, found: Any, folder: Path) -> list[Path]:
     return written
 
 
-def _print_frame(console: Any, frame: Any, title: str) -> None:
-    from rich.table import Table
+def _conclude_ablation(console: Any, finished: Any, folder: Path) -> list[Path]:
+    """Print an ablation's comparisons and what was written; draw a forest plot of each, and return their files."""
+    import matplotlib as mpl
 
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from analysis.ablation import ablation_frames
+    from analysis.ablation_tables import ablation_tables
+    from analysis.ablation_text import narrow, parts
+    from analysis.comparison_plots import plot_compare
+
+    found = ablation_frames(finished)
+    written: list[Path] = []
+    notes: dict[str, None] = {}
+    for number, table in enumerate(ablation_tables(found) if found.has_results else [], start=1):
+        for place, text in enumerate(narrow(parts(table.frame)[:1])):
+            few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
+            _print_text(console, text[few], "" if place else table.title)
+        notes |= dict.fromkeys(table.notes)
+        if table.compared is not None and table.compared["difference"].notna().any():
+            path = folder / f"comparison-{number}.png"
+            figure = plot_compare(table.compared, metric=found.metric).get_figure(root=True)
+            assert figure is not None
+            figure.suptitle(table.title, fontsize=10)
+            figure.savefig(path, dpi=150)
+            plt.close(figure)
+            written.append(path)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
+    console.print(f"whole tables     nas table {folder} --format md|latex|csv", highlight=False, soft_wrap=True)
+    return written
+
+
+def _print_frame(console: Any, frame: Any, title: str) -> None:
     from analysis.tables import cells
 
-    console.print(f"\n{title}", style="bold", highlight=False, soft_wrap=True)
+    _print_text(console, cells(frame), title)
+
+
+def _print_text(console: Any, text: Any, title: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"\n{title}" if title else "", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)
-    text = cells(frame)
+    widths = {name: max([len(str(name)), *(len(cell) for cell in text[name])]) for name in text.columns}
+    fits = sum(widths.values()) + 2 * len(widths) <= console.width
     for column in text.columns:
-        table.add_column(column, overflow="fold", no_wrap=column != "reason")
+        table.add_column(column, overflow="fold", no_wrap=fits and column != "reason")
     for row in text.itertuples(index=False):
-        table.add_row(*row)
+        table.add_row(*(escape(cell) for cell in row))
     console.print(table)
 
 
@@ -153,8 +199,11 @@ def validate(studies: tuple[Path, ...]) -> None:
     for path in studies:
         study = load_study(path)
         study.check_runs()
-        check_data(study)
-        click.echo(f"{path}: fine; {study.census.share:.1%} of the space is feasible")
+        if not study.data.expected or not study.data.is_missing:
+            check_data(study)
+        what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
+        absent = f"; its data, {study.data.source}, are not here" if study.data.is_missing else ""
+        click.echo(f"{path}: fine; {what}{absent}")
 
 
 @main.command()
@@ -169,12 +218,23 @@ def status(run: str) -> None:
 @main.command()
 @_run
 @click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
-def table(run: str, form: str) -> None:
-    """Print the table of a run."""
-    from analysis.runs import load_run
+@click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
+def table(run: str, form: str, metric: str | None) -> None:
+    """Print the table of a run: a search's ranking, or an ablation's comparisons."""
+    from analysis.ablation import ablation_frames
+    from analysis.ablation_tables import ablation_tables
+    from analysis.ablation_text import render_tables
+    from analysis.runs import frames
     from analysis.tables import ranking_table, render
+    from nas.results import read_run
 
-    click.echo(render(ranking_table(load_run(_here(run))), form), nl=False)
+    found = read_run(_here(run))
+    if found.study is not None and found.study.ablation:
+        click.echo(render_tables(ablation_tables(ablation_frames(found), metric), form), nl=False)
+    elif metric:
+        raise NasError("--metric is for ablations; a search ranks by its objectives")
+    else:
+        click.echo(render(ranking_table(frames(found)), form), nl=False)
 
 
 @main.command("optuna-export")

@@ -98,7 +98,7 @@ def _facts(what: str) -> dict[str, Any]:
 
 def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
     """The real data: named on the command line, or those of the model; None when neither says."""
-    from nas.settings import DataSettings
+    from nas.data.settings import DataSettings
     from space.document import parse
 
     if source is not None:

@@ -97,7 +97,7 @@ def as_data(record: Recorded, arrival: Arrival, found: Sequence[Replay]) -> dict
         shown.append({**budget, **facts, "repeats": len(one.outcomes)})
     return {
         "study": record.study.name,
-        "recorded": len(record.curves) * record.study.search.replicates,
+        "recorded": len(record.curves) * record.study.replicates,
         "left_out": record.left_out,
         "pruned": record.pruned,
         "best": record.best,
@@ -109,7 +109,7 @@ def as_data(record: Recorded, arrival: Arrival, found: Sequence[Replay]) -> dict
 
 def about(record: Recorded, arrival: Arrival, one: Replay) -> list[str]:
     """What is replayed, and how it arrives."""
-    replicates, own = record.study.search.replicates, record.study.budget
+    replicates, own = record.study.replicates, record.study.budget
     each = f", {replicates} replicates each" if replicates > 1 else ""
     lines = [
         f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(own.rungs, 'rung')} of reduction "

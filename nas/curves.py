@@ -14,6 +14,7 @@ from scipy.stats import kendalltau
 from nas.records import State
 from nas.results import Run, TrialResult, objective_value
 from nas.rungs import Values
+from nas.settings import SearchSettings
 from nas.study import Study
 from space.errors import RunError
 from space.points import Array
@@ -46,7 +47,8 @@ class Curve:
 class Agreement:
     """How a rung's order of the recorded architectures agrees with the last rung's: Kendall's τ-b of their val_losses.
 
-    `low` and `high` are the 2.5 % and 97.5 % quantiles over resampled architectures. All are None where losses are all equal.
+    `low` and `high` are the interval over resampled architectures, by default the 2.5 % and 97.5 % quantiles. All are None where
+    losses are all equal.
     """
 
     tau: float | None
@@ -67,6 +69,12 @@ class Recorded:
     pruned: int = 0
 
     @property
+    def search(self) -> SearchSettings:
+        """What was searched."""
+        assert self.study.search is not None, "only searches are replayed"
+        return self.study.search
+
+    @property
     def best(self) -> float:
         """The lowest final val_loss."""
         return min(curve.losses[-1] for curve in self.curves)
@@ -80,8 +88,8 @@ class Recorded:
     def agreements(self) -> tuple[Agreement, ...]:
         """One a recorded rung; the same every time."""
         losses = np.array([curve.losses for curve in self.curves])
-        drawn = np.random.default_rng(0).integers(len(losses), size=(RESAMPLES, len(losses)))
-        return tuple(_agreement(losses[:, rung], losses[:, -1], drawn) for rung in range(losses.shape[1]))
+        drawn = resampled(len(losses))
+        return tuple(agreement(losses[:, rung], losses[:, -1], drawn) for rung in range(losses.shape[1]))
 
     def top_regret(self, rung: int, top: int) -> float:
         """By how much the last val_loss of the best among a rung's `top` lies above the best recorded."""
@@ -96,13 +104,15 @@ def recorded(run: Run) -> Recorded:
     """
     study = run.study
     assert study is not None, "read_run refuses a ledger without a study"
+    if study.search is None:
+        raise RunError(f"run {study.name} is an ablation, which prunes nothing; a replay is of a search")
     variants: dict[int, list[TrialResult]] = {}
     for trial in run.trials.values():
         variants.setdefault(trial.variant, []).append(trial)
     full = [
         trials
         for trials in variants.values()
-        if len(trials) == study.search.replicates and all(len(trial.search_reports) == study.budget.rungs for trial in trials)
+        if len(trials) == study.replicates and all(len(trial.search_reports) == study.budget.rungs for trial in trials)
     ]
     if len(full) < LEAST:
         raise RunError(
@@ -117,7 +127,7 @@ def recorded(run: Run) -> Recorded:
 
 def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
     reports = [trial.search_reports for trial in trials]
-    metrics = [objective.metric for objective in study.search.objectives]
+    metrics = [objective.metric for objective in study.objectives]
     size = study.training.batch_size
     return Curve(
         params=trials[0].params,
@@ -128,9 +138,15 @@ def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
     )
 
 
-def _agreement(losses: Array, last: Array, drawn: Array) -> Agreement:
+def resampled(count: int) -> Array:
+    """The rows of so many architectures, drawn `RESAMPLES` times with replacement; the same every time."""
+    return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+
+
+def agreement(losses: Array, last: Array, drawn: Array, level: float = 0.95) -> Agreement:
+    """How the order of some architectures' losses agrees with that of their last ones; every row of `drawn` is one resampling."""
     taus = [float(kendalltau(losses[rows], last[rows], method="asymptotic").statistic) for rows in [np.arange(len(last)), *drawn]]
     if math.isnan(taus[0]):
         return Agreement(None, None, None)
-    low, high = np.nanpercentile(taus[1:], [2.5, 97.5]).tolist()
+    low, high = np.nanpercentile(taus[1:], [50 - 50 * level, 50 + 50 * level]).tolist()
     return Agreement(taus[0], low, high)

@@ -115,9 +115,16 @@ def _alike(run: Run, study: Study) -> bool:
         and other.training.model_dump(exclude={"seed"}) == study.training.model_dump(exclude={"seed"})
         and other.evaluation.val_loss == study.evaluation.val_loss
     )
-    # A rate that falls with the budget makes every stretch depend on it.
+    # A rate that falls with the budget makes every stretch depend on it, and scores are measured at some rungs alone.
+    scored = study.ablation is not None and study.evaluation.fid is not None
+    if scored and (other.ablation is None or other.evaluation.fid != study.evaluation.fid):
+        return False
     falls = other.budget.decay or study.budget.decay
-    return same and (not falls or (other.budget.decay, other.budget.max) == (study.budget.decay, study.budget.max))
+    return same and (not (falls or scored) or _whole(other) == _whole(study))
+
+
+def _whole(study: Study) -> tuple[float, bool, tuple[int, ...]]:
+    return study.budget.decay, study.budget.max is None, study.budget.milestones
 
 
 def _step_of(path: Path, digest: str) -> int | None:

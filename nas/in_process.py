@@ -50,7 +50,7 @@ class InProcess:
                 fetch_checkpoint(self.uri, plan.name, folder, run_identity(search.ledger.folder))
             trial = Trial(plan, search.study, folder)
             while not trial.finished:
-                with raises_when_still(lambda: (trial.training.step, trial.next), search.study.resources.step_limit_s):
+                with raises_when_still(lambda: trial.progress, search.study.resources.step_limit_s):
                     report = trial.advance()
                 if self.uri is not None:
                     upload_checkpoint(self.uri, plan.name, folder)

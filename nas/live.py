@@ -32,7 +32,7 @@ SUMMARY_S = 60.0
 def summary(run: Run) -> str:
     """Trials by state, and the best so far."""
     counts = Counter(trial.state for trial in run.trials.values())
-    of = f" of {run.study.search.trials}" if run.study else ""
+    of = f" of {run.study.most_trials}" if run.study else ""
     states = ", ".join(f"{counts[state]} {state.value.lower()}" for state in State if counts[state])
     best = run.best()
     return f"{len(run.trials)}{of} trials: {states or 'none yet'}" + (
@@ -45,7 +45,7 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
     counts = {"running": progress.running, "waiting": progress.waiting}
     counts |= {state.value.lower(): count for state, count in progress.ended.items()}
     states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    lines = [f"{len(progress.trials)} of {progress.study.search.trials} trials: {states or 'none yet'}"]
+    lines = [f"{len(progress.trials)} of {progress.study.most_trials} trials: {states or 'none yet'}"]
     if progress.complete:
         lines.append(_best(progress))
     left = progress.remaining_macs
@@ -56,12 +56,15 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
 
 
 def _rung_lines(progress: Progress) -> list[str]:
-    rows = ["rung  training TFLOPs  reported  went on  best val_loss  median val_loss"]
-    for rung, (macs, losses) in enumerate(zip(progress.budget.milestones, progress.losses, strict=True)):
+    in_steps = progress.budget.max is None
+    amount = "steps" if in_steps else "training TFLOPs"
+    rows = [f"rung  {amount:>15s}  reported  went on  best val_loss  median val_loss"]
+    for rung, (mark, losses) in enumerate(zip(progress.budget.milestones, progress.losses, strict=True)):
         if losses:
+            trained = f"{mark:15,d}" if in_steps else f"{mark / 1e12:15.4g}"
             went_on = str(progress.went_on(rung)) if rung < progress.budget.rungs - 1 else ""
             middle = (losses[(len(losses) - 1) // 2] + losses[len(losses) // 2]) / 2
-            rows.append(f"{rung + 1:4d}  {macs / 1e12:15.4g}  {len(losses):8d}  {went_on:>7s}  {losses[0]:13.4f}  {middle:15.4f}")
+            rows.append(f"{rung + 1:4d}  {trained}  {len(losses):8d}  {went_on:>7s}  {losses[0]:13.4f}  {middle:15.4f}")
     return rows if len(rows) > 1 else []
 
 
@@ -184,8 +187,8 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
     if kind == "spent":
         return "no new architecture is left in the space, so the search ends here"
     if kind == "promote":
-        first = event["variant"] * progress.study.search.replicates
-        trials = range(first, first + progress.study.search.replicates)
+        first = event["variant"] * progress.study.replicates
+        trials = range(first, first + progress.study.replicates)
         which = f"trial {first} goes" if len(trials) == 1 else f"trials {trials[0]} to {trials[-1]} go"
         return f"{which} on from rung {event['rung']} of {progress.budget.rungs}"
     if number is None:
@@ -193,7 +196,7 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
     trial = run.trials[number]
     if kind == "trial":
         turned_down = f", after {len(trial.rejected)} turned down" if trial.rejected else ""
-        seed = f", seed {trial.seed}" if progress.study.search.replicates > 1 else ""
+        seed = f", seed {trial.seed}" if progress.study.replicates > 1 or progress.study.ablation else ""
         return f"trial {number} starts: {trial.cost.gflops:.4f} GFLOPs, {trial.cost.params_m:.2f} M parameters{seed}{turned_down}"
     if kind == "report":
         known = f", known from run {event['reused']}" if event.get("reused") else ""
@@ -213,7 +216,7 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
 
 def _best(progress: Progress) -> str:
     _, loss, number = progress.complete[0]
-    mean = ", mean of its replicates" if progress.study.search.replicates > 1 else ""
+    mean = ", mean of its replicates" if progress.study.replicates > 1 else ""
     return f"best val_loss {loss:.4f} (trial {number}{mean})"
 
 

@@ -110,7 +110,7 @@ def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: s
         if optuna.load_study(study_name=name, storage=opened).user_attrs.get(MARK) != identity:
             raise NasError(f"the storage holds a study '{name}' that was not exported from this run; take another name with --name")
         optuna.delete_study(study_name=name, storage=opened)
-    objectives = run.study.search.objectives
+    objectives = run.study.objectives
     study = optuna.create_study(storage=opened, study_name=name, directions=[objective.direction for objective in objectives])
     study.set_user_attr(MARK, identity)
     with warnings.catch_warnings():
@@ -145,7 +145,7 @@ def _local(time: str) -> datetime:
 
 def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
     assert run.study is not None, "a run begins with its study"
-    metrics = [objective.metric for objective in run.study.search.objectives]
+    metrics = [objective.metric for objective in run.study.objectives]
     losses = {report.rung + 1: report.val_loss for report in trial.search_reports}
     attrs = _attributes(trial)
     if len(metrics) > 1 and losses:
@@ -153,7 +153,7 @@ def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistributi
         attrs["val_loss at rungs"] = list(losses.values())
     if trial.params is None:
         # Enqueued from outside the space, so Optuna's parameters cannot say what it is.
-        attrs |= {path: encoded(trial.spec.value_at(path)) for path in run.study.search.space}
+        attrs |= {path: encoded(trial.spec.value_at(path)) for path in run.study.varied}
     values = None
     if trial.state is State.COMPLETE:
         last, batch_size = trial.search_reports[-1], run.study.training.batch_size

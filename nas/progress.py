@@ -10,6 +10,7 @@ from nas.bill import in_bracket, rung_macs, share_that_goes_on
 from nas.ledger import Event
 from nas.records import State
 from nas.study import Study
+from space.cost import cost
 
 EVIDENCE_REPORTS = 3
 """An end is forecast after so many reports, and at least one for every running trial."""
@@ -21,6 +22,7 @@ class _Seen:
 
     number: int
     variant: _Variant
+    digest: str
     state: State = State.RUNNING
     reports: int = 0
     macs: int = 0
@@ -67,6 +69,11 @@ class Progress:
         self._proposed = [0] * brackets
         self._space_is_spent = False
         self._variants: dict[int, _Variant] = {}
+        batch_size, specs = study.training.batch_size, {row.spec.digest: row.spec for row in study.rows}
+        steps = {digest: cost(spec).step_macs(batch_size) for digest, spec in specs.items()}
+        self._full_macs = {digest: self.budget.milestones_of(step_macs)[-1] for digest, step_macs in steps.items()}
+        self._left = dict.fromkeys(specs, study.ablation.seeds.min if study.ablation else 0)
+        """By architecture of an ablation: what a trial of it trains, and how many planned ones have not begun."""
         self._start: tuple[float, int, int] | None = None
 
     @property
@@ -102,8 +109,12 @@ class Progress:
 
         From every rung where trials are judged, 1 in `reduction` goes on of those that are yet to arrive, or that wait; in mode
         promote of all that will have arrived, less those that went on already. What a running trial has trained since its last
-        report counts as still to be trained.
+        report counts as still to be trained. In an ablation, all planned seeds are to be trained, and of sequential ones the least.
         """
+        if self.study.ablation:
+            running = [trial for trial in self.trials.values() if trial.state is State.RUNNING]
+            begun = sum(max(0, self._full_macs.get(trial.digest, 0) - trial.macs) for trial in running)
+            return float(begun + sum(self._full_macs[digest] * left for digest, left in self._left.items() if left > 0))
         total, open_trials = 0.0, self.running + self.waiting
         for bracket, heading in enumerate(self._heading):
             fresh = 0 if self._space_is_spent else max(0, in_bracket(self.study, bracket) - self._proposed[bracket])
@@ -126,13 +137,13 @@ class Progress:
             return 0.0
         chosen = [self.trials[number] for *_, number in self.complete[: finish.best]]
         left = sum(max(0, finish.budget - trial.macs) for trial in chosen if not trial.gave_up)
-        return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.max)
+        return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.full)
 
     def take(self, event: Event) -> None:
         """Take in the next event of the ledger."""
         kind = event["event"]
         if kind == "trial":
-            self._begin(event["trial"], event["variant"])
+            self._begin(event["trial"], event["variant"], event["digest"])
         elif kind == "report":
             self._report(self.trials[event["trial"]], event)
         elif kind == "promote":
@@ -166,14 +177,16 @@ class Progress:
             for variant in self._variants.values():
                 self._let_on(variant, rungs)
 
-    def _begin(self, number: int, variant_number: int) -> None:
+    def _begin(self, number: int, variant_number: int, digest: str) -> None:
         bracket = variant_number % self.budget.brackets
         if variant_number not in self._variants:
             last = self._rungs - 1
             judged = last if self.budget.mode == "none" else min(self.budget.grace + bracket, last)
             self._variants[variant_number] = _Variant(bracket, judged + 1)
         variant = self._variants[variant_number]
-        self.trials[number] = _Seen(number, variant)
+        self.trials[number] = _Seen(number, variant, digest)
+        if digest in self._left:
+            self._left[digest] -= 1
         variant.trials.append(self.trials[number])
         self._proposed[bracket] += 1
         self._heading[bracket][0] += 1
@@ -204,7 +217,7 @@ class Progress:
     def _judge(self, variant: _Variant) -> None:
         """Where all replicates stand at a rung, they have gone on unless the next events say that they ended."""
         left = [trial for trial in variant.trials if trial.state is State.RUNNING]
-        all_there = len(variant.trials) == self.study.search.replicates and all(trial.waits for trial in left)
+        all_there = len(variant.trials) == self.study.replicates and all(trial.waits for trial in left)
         if left and all_there and variant.allowed < self._rungs:
             self._let_on(variant, variant.allowed + 1)
 

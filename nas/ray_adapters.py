@@ -218,7 +218,7 @@ class PlanTrainable(tune.Trainable):
                     fetch_checkpoint(uri, self._plan.name, self._folder, self._config[RUN])
                 self._trial = self._begin(study)
         trial = self._trial
-        with ends_worker(lambda: (trial.training.step, trial.next), limit, self._folder):
+        with ends_worker(lambda: trial.progress, limit, self._folder):
             report = trial.advance()
             if uri:
                 upload_checkpoint(uri, self._plan.name, self._folder)

@@ -56,6 +56,8 @@ class Report(Frozen):
     """Training time since the last milestone, validation apart."""
     images_per_s: float
     peak_memory_mib: float
+    scores: dict[str, float] = Field(default_factory=dict)
+    """FID and the others, where they were measured at this milestone."""
 
 
 class Failure(Frozen):

@@ -119,7 +119,7 @@ def replay(record: Recorded, rules: Rules | None = None, arrival: Arrival | None
     rungs = tuple(
         RungFacts(
             macs=macs,
-            reported=_spread([record.study.search.replicates * sum(n > rung for n in one.reached) for one in outcomes]),
+            reported=_spread([record.study.replicates * sum(n > rung for n in one.reached) for one in outcomes]),
             agreement=record.agreements[used[rung]],
             top_regret=record.top_regret(used[rung], top),
         )
@@ -127,7 +127,7 @@ def replay(record: Recorded, rules: Rules | None = None, arrival: Arrival | None
     )
     return Replay(
         budget=budget,
-        trials=count * record.study.search.replicates,
+        trials=count * record.study.replicates,
         top=top,
         pflops=_spread([one.macs / 1e15 for one in outcomes]),
         share=_spread([one.macs / record.full_macs for one in outcomes]),
@@ -187,7 +187,7 @@ def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[i
 
 def _architectures(record: Recorded, trials: int | None) -> int:
     """How many architectures a number of trials is."""
-    replicates = record.study.search.replicates
+    replicates = record.study.replicates
     if trials is None:
         return len(record.curves)
     if trials > len(record.curves) * replicates:
@@ -205,8 +205,8 @@ class _Simulation:
     ) -> None:
         self.record, self.used, self.order, self.workers = record, used, order, arrival.workers
         self.by_seconds = arrival.clock == "seconds"
-        self.rungs, self.replicates = Rungs(budget), record.study.search.replicates
-        self.signs = [1 if objective.direction == "minimize" else -1 for objective in record.study.search.objectives]
+        self.rungs, self.replicates = Rungs(budget), record.study.replicates
+        self.signs = [1 if objective.direction == "minimize" else -1 for objective in record.study.objectives]
         self.total = count * self.replicates
         self.begun = 0
         self.tried: list[int] = []

@@ -98,6 +98,8 @@ class Run:
         self.study: Study | None = None
         self.data: Header | None = None
         self.trials: dict[int, TrialResult] = {}
+        self.seeds_raised = False
+        """Whether an ablation's seeds were changed after reports had come: no test allows for that."""
         for event in events:
             self.apply(event)
 
@@ -108,7 +110,10 @@ class Run:
             try:
                 if "data" in event:
                     self.data = Header.model_validate(event["data"])
+                before = self.study
                 self.study = Study.model_validate(event["study"], context={"header": self.data} if self.data else None)
+                if before and before.ablation and self.study.ablation and before.ablation.seeds != self.study.ablation.seeds:
+                    self.seeds_raised |= any(trial.reports for trial in self.trials.values())
                 self._extend(self.study.budget.rungs)
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
@@ -179,16 +184,23 @@ class Run:
     def best(self, count: int = 1) -> list[TrialResult]:
         """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts.
 
-        One of whose replicates some failed comes after all that are whole: fewer seeds are no fair comparison.
+        One of whose replicates some failed comes after all that are whole: fewer seeds are no fair comparison. Of an ablation the
+        seeds count that every row was to be trained with.
         """
-        variants: dict[int, list[TrialResult]] = {}
+        variants: dict[str, list[TrialResult]] = {}
         for trial in self.in_state(State.COMPLETE):
-            variants.setdefault(trial.variant, []).append(trial)
+            if self._is_for_all(trial):
+                variants.setdefault(trial.digest, []).append(trial)
 
         def rank(trials: list[TrialResult]) -> tuple[int, float]:
             return -len(trials), fmean(trial.val_loss for trial in trials if trial.val_loss is not None)
 
         return [trials[0] for trials in sorted(variants.values(), key=rank)][:count]
+
+    def _is_for_all(self, trial: TrialResult) -> bool:
+        """Whether a trial's seed was not added for some rows of an ablation alone."""
+        study = self.study
+        return study is None or study.ablation is None or trial.seed < study.training.seed + study.ablation.seeds.min
 
 
 def read_run(folder: Path) -> Run:

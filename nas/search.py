@@ -10,14 +10,13 @@ from statistics import fmean
 from nas.continuation import continued, first_budget
 from nas.earlier import Earlier
 from nas.ledger import Event, Ledger
-from nas.records import Failure, Rejected, Report, State, TrialPlan
+from nas.pairs import Pairs
+from nas.proposals import Proposals
+from nas.records import Failure, Report, State, TrialPlan
 from nas.results import Run, TrialResult, objective_value
 from nas.rungs import Rungs, Values, Verdict
 from nas.sampler import Proposer
 from nas.study import Study
-from space.errors import SpecError
-from space.search_space import Params
-from space.spec import ModelSpec
 
 FINISH_REPORTS = 6
 """Milestones of the finish, evenly spaced up to its budget."""
@@ -44,14 +43,11 @@ class Search:
 
     def __init__(self, study: Study, ledger: Ledger, listeners: tuple[Listener, ...] = ()) -> None:
         self.study, self.ledger, self.listeners = study, ledger, listeners
-        self.space = study.search_space
         self.run = Run()
         self.gave_up: str | None = None
         """Why nothing more is handed out although trials are left."""
-        self.proposer = Proposer(self.space, study.search, study.census.share)
+        self._origin: Proposals | Pairs = Proposals(study) if study.search else Pairs(study)
         self._earlier = Earlier(ledger.folder, study)
-        self._digests: set[str] = set()
-        self._space_is_spent = False
         self._running: set[int] = set()
         self._idle: set[int] = set()
         """Trials that may train and are on no worker."""
@@ -82,14 +78,14 @@ class Search:
                 self._idle.discard(trial.number)
                 if trial.state is State.RUNNING and self._rungs.may_train(trial.number):
                     return self._plan(trial)
-            elif len(self.run.trials) % self.study.search.replicates:
-                self._begin_replicate()
+            elif len(self.run.trials) % self.study.replicates:
+                self._record(self._origin.next(self.run))
             elif (promoted := self._rungs.promotion(self._exhausted)) is not None:
                 self._record({"event": "promote", "variant": promoted.number, "rung": promoted.allowed})
             elif self._exhausted:
                 return None
             else:
-                self._begin_variant()
+                self._begin()
         return None
 
     @property
@@ -160,7 +156,7 @@ class Search:
         finish = self.study.finish
         if finish is None:
             return []
-        first, last = self.study.budget.max, finish.budget
+        first, last = self.study.budget.full, finish.budget
         milestones = tuple(first + (last - first) * part // FINISH_REPORTS for part in range(1, FINISH_REPORTS + 1))
         plans = [
             self._plan(trial, tuple(macs for macs in milestones if macs > trial.reports[-1].macs))
@@ -187,63 +183,35 @@ class Search:
         how = self.study.evaluation.model_dump(mode="json")
         return {"macs": trial.reports[-1].macs, "samples": how["samples"], "fid": how["fid"]}
 
-    # New trials.
+    @property
+    def proposer(self) -> Proposer | None:
+        """The sampler that proposes; an ablation has none."""
+        return self._origin.proposer if isinstance(self._origin, Proposals) else None
 
     @property
     def _exhausted(self) -> bool:
         """Whether no new architecture will be tried."""
-        return len(self.run.trials) >= self.study.search.trials or (self._space_is_spent and self._enqueued() is None)
+        return self._origin.exhausted(self.run)
 
-    def _enqueued(self) -> ModelSpec | None:
-        """The next of the architectures to try first."""
-        return next((spec for spec in self.study.enqueued if spec.digest not in self._digests), None)
-
-    def _begin_variant(self) -> None:
-        """A new architecture: the next of those enqueued, or what the sampler proposes; or the note that there is none."""
-        number = len(self.run.trials)
-        enqueued = self._enqueued()
-        if enqueued is not None:
-            params = self.space.params_of(enqueued)
-            self._begin(number, params, [], {}, enqueued.model_dump(mode="json"), enqueued.digest)
-            return
-        proposed = self.proposer.propose(number // self.study.search.replicates, self._turned_down)
-        if proposed is None:
-            self._record({"event": "spent"})
+    def _begin(self) -> None:
+        """A new architecture, or the note that there is none."""
+        event = self._origin.next(self.run)
+        self._record(event)
+        if event["event"] == "spent":
             self._settle()
-            return
-        params, rejected, attrs = proposed
-        spec = self.space.spec(params)
-        self._begin(number, params, rejected, attrs, spec.model_dump(mode="json"), spec.digest)
 
-    def _begin_replicate(self) -> None:
-        """The architecture of the last trial with the next seed."""
-        last = self.run.trials[len(self.run.trials) - 1]
-        self._begin(last.number + 1, last.params, [], {}, last.plain_spec, last.digest)
-
-    def _begin(self, number: int, params: Params | None, rejected: list[Rejected], attrs: Event, spec: Event, digest: str) -> None:
-        variant, replicate = divmod(number, self.study.search.replicates)
-        self._record(
-            {
-                "event": "trial",
-                "trial": number,
-                "variant": variant,
-                "params": params,
-                "spec": spec,
-                "digest": digest,
-                "seed": self.study.training.seed + replicate,
-                "rungs": self.study.budget.rungs,
-                "rejected": [one.model_dump() for one in rejected],
-                **({"attrs": attrs} if attrs else {}),
-            }
-        )
+    def _proposed(self, variant: int) -> Proposer | None:
+        """The sampler, where it proposed a variant."""
+        return self.proposer if self.proposer is not None and variant in self.proposer else None
 
     def _take_over(self, trial: TrialResult) -> None:
         """Take over what another run has trained of the same architecture with the same seed, as far as the trial goes on."""
-        if any(objective.metric == "step_seconds" for objective in self.study.search.objectives):
+        if any(objective.metric == "step_seconds" for objective in self.study.objectives):
             # Times of another run are of other hardware, or of other neighbours.
             return
         step_macs = trial.cost.step_macs(self.study.training.batch_size)
-        found = self._earlier.find(trial.spec, trial.seed, [-(-macs // step_macs) for macs in self.study.budget.milestones])
+        steps = [-(-macs // step_macs) for macs in self.study.budget.milestones_of(step_macs)]
+        found = self._earlier.find(trial.spec, trial.seed, steps)
         if found is None or len(found[1]) <= len(trial.reports):
             return
         known, reports = found
@@ -254,19 +222,10 @@ class Search:
                 self._record({"event": "report", **own.model_dump(mode="json"), "reused": known.run})
                 self._settle()
 
-    def _turned_down(self, params: Params) -> dict[str, float] | None:
-        try:
-            spec = self.space.spec(params)
-        except SpecError:
-            return {"spec": 1.0}
-        violations = self.space.violations(spec)
-        if violations:
-            return violations
-        return {} if spec.digest in self._digests else None
-
     def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
         """The plan for the milestones that are left: by default the rungs that a trial has not reported at."""
-        left = self.study.budget.milestones[len(trial.reports) :] if left is None else left
+        if left is None:
+            left = self.study.budget.milestones_of(trial.cost.step_macs(self.study.training.batch_size))[len(trial.reports) :]
         return TrialPlan(
             number=trial.number,
             spec=trial.spec,
@@ -285,14 +244,13 @@ class Search:
         self.run.apply(event)
         kind, number = event["event"], event.get("trial")
         trial = self.run.trials[number] if number is not None else None
+        self._origin.take(event)
         if kind == "study":
             self._take_budget()
         elif kind == "promote":
             self._follow(self._rungs.promote(event["variant"]))
-            if event["variant"] in self.proposer:
-                self.proposer.go_on(event["variant"])
-        elif kind == "spent":
-            self._space_is_spent = True
+            if proposer := self._proposed(event["variant"]):
+                proposer.go_on(event["variant"])
         elif trial is not None:
             self._apply_to_trial(kind, trial, event, live)
         if live:
@@ -300,12 +258,11 @@ class Search:
                 listener(event, self)
 
     def _apply_to_trial(self, kind: str, trial: TrialResult, event: Event, live: bool) -> None:
-        number, replicates = trial.number, self.study.search.replicates
+        number, replicates = trial.number, self.study.replicates
         if kind == "trial":
-            self._digests.add(trial.digest)
             if number % replicates == 0:
                 self._rungs.begin(trial.variant, range(number, number + replicates))
-                if trial.params is not None and trial.variant not in self.proposer:
+                if self.proposer is not None and trial.params is not None and trial.variant not in self.proposer:
                     self.proposer.replay(trial.variant, trial.params, trial.rejected, trial.attrs)
             self._running.add(number)
             self._idle.add(number)
@@ -346,10 +303,11 @@ class Search:
             # A crash may have come between the last report of a trial and the note of its end.
             self._over = {number: state for number, state in self._over.items() if state is not State.COMPLETE}
             self._follow(self._rungs.extend(budget))
-            self.proposer.forget_notes()
+            if self.proposer is not None:
+                self.proposer.forget_notes()
             for number in over:
-                if number in self.proposer:
-                    self.proposer.go_on(number)
+                if proposer := self._proposed(number):
+                    proposer.go_on(number)
                     self._tell_waiting(number)
 
     def _follow(self, verdict: Verdict) -> None:
@@ -365,14 +323,15 @@ class Search:
     def _tell_waiting(self, number: int) -> None:
         """Tell the sampler of an architecture that waits at a rung."""
         variant = self._rungs.variants[number]
-        if variant.waits and number in self.proposer:
-            self.proposer.wait(number, [mean[0] for mean in variant.means])
+        if variant.waits and (proposer := self._proposed(number)):
+            proposer.wait(number, [mean[0] for mean in variant.means])
 
     def _tell_end(self, trial: TrialResult) -> None:
         """Tell the sampler when the last replicate of an architecture has ended: COMPLETE, with their means, when all are."""
-        first = trial.variant * self.study.search.replicates
-        trials = [self.run.trials.get(first + replicate) for replicate in range(self.study.search.replicates)]
-        if trial.variant not in self.proposer or any(one is None or one.state is State.RUNNING for one in trials):
+        first = trial.variant * self.study.replicates
+        trials = [self.run.trials.get(first + replicate) for replicate in range(self.study.replicates)]
+        proposer = self._proposed(trial.variant)
+        if proposer is None or any(one is None or one.state is State.RUNNING for one in trials):
             return
         ended = [one for one in trials if one is not None]
         complete = [one for one in ended if one.state is State.COMPLETE]
@@ -380,14 +339,14 @@ class Search:
         state = State.COMPLETE if states == {State.COMPLETE} else State.PRUNED if State.PRUNED in states else State.FAILED
         values = tuple(fmean(found) for found in zip(*(self._values(one, one.search_reports[-1]) for one in complete), strict=True))
         means = self._rungs.variant_of(trial.number).means
-        self.proposer.end(trial.variant, state, values, [mean[0] for mean in means])
+        proposer.end(trial.variant, state, values, [mean[0] for mean in means])
 
     def _values(self, trial: TrialResult, report: Report) -> Values:
         """The objectives' values of a trial at a report, as the study states them."""
-        search, batch_size = self.study.search, self.study.training.batch_size
-        return tuple(objective_value(trial, report, objective.metric, batch_size) for objective in search.objectives)
+        batch_size = self.study.training.batch_size
+        return tuple(objective_value(trial, report, objective.metric, batch_size) for objective in self.study.objectives)
 
     def _to_minimise(self, values: Values) -> Values:
         """The same, with the sign of what is maximised turned."""
-        directions = [objective.direction for objective in self.study.search.objectives]
+        directions = [objective.direction for objective in self.study.objectives]
         return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from nas.data.codecs import codec_named
-from nas.data.sources import DataSet, header_of, load_data, resolved
-from nas.data.store import Header
 from space.domains import Domain, Range
-from space.errors import DataError, StudyError
+from space.errors import StudyError
+from space.shrink import Scale
 from space.spec import Frozen
 from space.stage import Count
 
@@ -40,48 +38,11 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-class DataSettings(Frozen):
-    """The data to train on: an embedded data set and the codec that makes latents of it, or the folder of a prepared store.
-
-    `held_out` is the share of every class that is kept for validation. With `flip`, half of the training samples are shown as
-    their mirror images.
-    """
-
-    source: Annotated[str, AfterValidator(resolved)]
-    codec: str | None = None
-    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    flip: bool = False
-    _recorded: Header | None = PrivateAttr(None)
-
-    @model_validator(mode="after")
-    def _take_recorded(self, info: ValidationInfo) -> DataSettings:
-        """A run is read where its data need not be, so its ledger's record of the header stands in for them."""
-        if info.context:
-            self._recorded = info.context["header"]
-        return self
-
-    def header(self) -> Header:
-        """What the source holds, or held when it was recorded; raises DataError when there is none, or it has another codec."""
-        return self._recorded or header_of(self.source, self.codec)
-
-    def check_flip(self) -> None:
-        """Raises DataError when `flip` is asked of data that have no mirror images."""
-        header = self.header()
-        if self.flip and header.views == 1 and codec_named(header.codec).mirror_channels(header.shape[0]) is None:
-            raise DataError(
-                f"data.flip: {self.source} holds no mirror images, and those of {header.codec} are not made from its latents; "
-                "prepare it with --mirrored, or leave flip out"
-            )
-
-    def load(self) -> DataSet:
-        """The data, split; raises DataError when they are missing or damaged."""
-        return load_data(self.source, self.codec, self.held_out)
-
-
 class ModelSettings(Frozen):
-    """A preset, and dotted paths that differ from it."""
+    """A preset, made smaller or larger by `scale`, and dotted paths that differ from it."""
 
     preset: str
+    scale: Scale = Scale()
     set: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -177,7 +138,8 @@ class TrainingSettings(Frozen):
 class BudgetSettings(Frozen):
     """Training compute of a full trial, and the rungs at which trials are compared.
 
-    The last rung is `max`; each one before it is the next divided by `reduction`. In mode `stop` a trial is judged as soon as it
+    A full trial takes `max`, or in an ablation, where every variant is to see the same samples, so many `steps`. Each rung but the
+    last is the next divided by `reduction`; with `even`, they are evenly spaced. In mode `stop` a trial is judged as soon as it
     reports (ASHA as Ray's); in `promote` it waits and the best of a rung are resumed, whatever their order of arrival; in `none`
     all go on to `max`. Nothing is judged at the first `grace` rungs. With `brackets`, trials are dealt out in turn and each bracket
     is judged by itself, its first judgement one rung later than the bracket's before. With `decay`, the learning rate falls
@@ -185,13 +147,25 @@ class BudgetSettings(Frozen):
     same for all.
     """
 
-    max: Macs
+    max: Macs | None = None
+    steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
     reduction: Annotated[int, Field(ge=2)] = 2
+    even: bool = False
     mode: Literal["stop", "promote", "none"] = "stop"
     grace: Annotated[int, Field(ge=0)] = 0
     brackets: Annotated[int, Field(ge=1)] = 1
     decay: Share = 0.0
+
+    @model_validator(mode="after")
+    def _is_one_amount(self) -> BudgetSettings:
+        if (self.max is None) == (self.steps is None):
+            raise StudyError("a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training); give one of them")
+        if self.even and self.mode != "none":
+            raise StudyError("even rungs are for mode none: where trials are judged, each rung is the next divided by reduction")
+        if self.milestones[0] < 1:
+            raise StudyError(f"{self.rungs} rungs leave less than a step for the first; take fewer")
+        return self
 
     @model_validator(mode="after")
     def _judges(self) -> BudgetSettings:
@@ -207,15 +181,28 @@ class BudgetSettings(Frozen):
 
     @model_validator(mode="after")
     def _decays_after_the_rungs(self) -> BudgetSettings:
-        most = 1 - 1 / self.reduction
+        most = 1 / self.rungs if self.even else 1 - 1 / self.reduction
         if self.rungs > 1 and self.decay > most:
             raise StudyError(f"decay {self.decay:g} would begin before the last rung but one; take at most {most:g}")
         return self
 
     @property
     def milestones(self) -> tuple[int, ...]:
-        """Cumulative training multiply-accumulates of every rung, rising."""
-        return tuple(self.max // self.reduction ** (self.rungs - 1 - rung) for rung in range(self.rungs))
+        """What has been trained at every rung, rising: multiply-accumulates, or steps where the budget is in steps."""
+        if self.even:
+            return tuple(self.full * (rung + 1) // self.rungs for rung in range(self.rungs))
+        return tuple(self.full // self.reduction ** (self.rungs - 1 - rung) for rung in range(self.rungs))
+
+    @property
+    def full(self) -> int:
+        """What a full trial trains: multiply-accumulates, or steps where the budget is in steps."""
+        amount = self.steps if self.max is None else self.max
+        assert amount is not None, "a budget has one amount"
+        return amount
+
+    def milestones_of(self, step_macs: int) -> tuple[int, ...]:
+        """Cumulative training multiply-accumulates of every rung for a trial whose step takes so many."""
+        return tuple(mark * (step_macs if self.max is None else 1) for mark in self.milestones)
 
 
 class FinishSettings(Frozen):
@@ -253,7 +240,10 @@ class SampleSettings(Frozen):
 
 
 class FidSettings(Frozen):
-    """FID and the other metrics of finished models: so many images with each seed, judged against the training images."""
+    """FID and the other metrics of finished models: so many images with each seed, judged against the training images.
+
+    A search judges its winners; an ablation every trial, in the trial's own process, at its last rung or with `at: every` at each.
+    """
 
     samples: Count = 2000
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
@@ -261,6 +251,7 @@ class FidSettings(Frozen):
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     guidance: float = 1.0
     extractor: Literal["clothes", "inception"] = "clothes"
+    at: Literal["last", "every"] = "last"
 
 
 class EvaluationSettings(Frozen):

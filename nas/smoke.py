@@ -83,13 +83,13 @@ class Smoke(Frozen):
 def smoke(study: Study) -> Smoke:
     """Let the cheapest and the dearest architecture train as trials do, of the feasible ones known; nothing is written.
 
-    Known are those of the study's census and those it enqueues. Each takes a step to warm up and one that is timed, with the
-    study's data, batch size, device and threads. Raises RunError when one runs out of memory or its loss is not finite, StudyError
-    when nothing is feasible, DataError when data are missing.
+    Known are those of the study's census and those it enqueues, or an ablation's rows. Each takes a step to warm up and one that is
+    timed, with the study's data, batch size, device and threads. Raises RunError when one runs out of memory or its loss is not
+    finite, StudyError when nothing is feasible, DataError when data are missing.
     """
     study.check_runs()
-    found = [spec for spec in (study.census.cheapest, study.census.dearest, *study.enqueued) if spec is not None]
-    cheapest, dearest = (extreme(found, key=lambda spec: cost(spec).step_macs(study.training.batch_size)) for extreme in (min, max))
+    by_cost = sorted(study.architectures, key=lambda spec: cost(spec).step_macs(study.training.batch_size))
+    cheapest, dearest = by_cost[0], by_cost[-1]
     specs = {"only": cheapest} if cheapest == dearest else {"cheapest": cheapest, "dearest": dearest}
     with _threads(study.resources.cpu):
         # Once for nothing: it loads the data, and the kernels and buffers of libraries, which are not the architecture's.

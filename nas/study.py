@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +11,16 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
+from nas.ablation import AblationSettings
+from nas.data.settings import DataSettings
+from nas.rows import Row, rows_of
 from nas.settings import (
     SAMPLERS,
     BudgetSettings,
-    DataSettings,
     EvaluationSettings,
     FinishSettings,
     ModelSettings,
+    Objective,
     ResourceSettings,
     SearchSettings,
     TrackingSettings,
@@ -27,9 +31,10 @@ from space.census import census as take_census
 from space.cost import cost
 from space.document import Document, parse
 from space.errors import DataError, NasError, StudyError
-from space.paths import changed
+from space.paths import changed, spec_paths
 from space.presets import preset
 from space.search_space import FIXED_BY_DATA, SearchSpace
+from space.shrink import scaled
 from space.spec import Frozen, ModelSpec
 
 CENSUS_DRAWS = 100_000
@@ -42,7 +47,8 @@ class Study(Frozen):
     question: str = ""
     data: DataSettings
     model: ModelSettings
-    search: SearchSettings
+    search: SearchSettings | None = None
+    ablation: AblationSettings | None = None
     training: TrainingSettings = TrainingSettings()
     budget: BudgetSettings
     finish: FinishSettings | None = None
@@ -52,7 +58,11 @@ class Study(Frozen):
 
     @cached_property
     def base(self) -> ModelSpec:
-        """The spec that the search varies: the preset with its changes, its input as the data have it."""
+        """The spec that is varied: the preset with its changes, its input as the data have it."""
+        return self.spec_of(None, {})
+
+    def spec_of(self, name: str | None, changes: Mapping[str, Any]) -> ModelSpec:
+        """A preset, by default the study's, scaled and changed as the study's model is, and with changes of its own."""
         header = self.data.header()
         channels, height, width = header.shape
         classes = len(header.class_names)
@@ -61,22 +71,56 @@ class Study(Frozen):
         fixed: dict[str, Any] = {"in_channels": channels, "input_size": height, "num_classes": classes}
         if self.training.objective.kind != "epsilon":
             fixed["learned_variance"] = False
-        for path, value in self.model.set.items():
+        for path, value in [*self.model.set.items(), *changes.items()]:
             if path in fixed and value != fixed[path]:
                 origin = "the objective has" if path == "learned_variance" else "the data have"
-                raise StudyError(f"model.set.{path} is {value}, but {origin} {fixed[path]}; remove it")
-        return changed(preset(self.model.preset), {**self.model.set, **fixed})
+                where = f"model.set.{path}" if path in self.model.set else path
+                raise StudyError(f"{where} is {value}, but {origin} {fixed[path]}; remove it")
+        found = preset(name or self.model.preset)
+        return changed(scaled(found, self.model.scale, height), {**self.model.set, **fixed, **changes})
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        """The space around the base spec."""
-        return SearchSpace(self.base, self.search.space, self.search.constraints)
+        """The space around the base spec; an ablation's has that spec alone."""
+        search = self.search
+        return SearchSpace(self.base, search.space, search.constraints) if search else SearchSpace(self.base, {}, {})
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of an ablation; a search has none. Raises StudyError for one that cannot be built."""
+        return rows_of(self.ablation, self.spec_of) if self.ablation else ()
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What trials are compared by at rungs."""
+        return self.search.objectives if self.search else (Objective(metric="val_loss"),)
+
+    @property
+    def replicates(self) -> int:
+        """Trials that are judged together; in an ablation every trial stands for itself."""
+        return self.search.replicates if self.search else 1
+
+    @cached_property
+    def most_trials(self) -> int:
+        """How many trials there will be at most."""
+        if self.search:
+            return self.search.trials
+        assert self.ablation is not None, "a study searches or ablates"
+        return len({row.spec.digest for row in self.rows}) * self.ablation.seeds.max
+
+    @cached_property
+    def varied(self) -> tuple[str, ...]:
+        """The dotted paths by which the architectures of the study may differ."""
+        if self.search:
+            return tuple(self.search.space)
+        specs = [row.spec for row in self.rows]
+        return tuple(path for path in spec_paths() if any(spec.value_at(path) != specs[0].value_at(path) for spec in specs))
 
     @cached_property
     def enqueued(self) -> tuple[ModelSpec, ...]:
         """The specs to try first; raises SpecError for one that cannot be built, StudyError for one outside the constraints."""
         specs = []
-        for place, changes in enumerate(self.search.enqueue):
+        for place, changes in enumerate(self.search.enqueue if self.search else ()):
             spec = changed(self.base, changes)
             fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
             if fixed:
@@ -95,19 +139,24 @@ class Study(Frozen):
         """What random points of the space are; the same for the same study."""
         return take_census(self.search_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prunes_nothing(cls, given: Any) -> Any:
+        """An ablation's budget has mode none unless it says otherwise, which is refused."""
+        if isinstance(given, dict) and given.get("ablation") is not None and isinstance(given.get("budget"), dict):
+            return {**given, "budget": {"mode": "none", **given["budget"]}}
+        return given
+
     @model_validator(mode="after")
     def _is_possible(self) -> Study:
+        if (self.search is None) == (self.ablation is None):
+            raise StudyError("a study holds either search or ablation; give one of them")
         _within("data", self.data.header)
         _within("model", lambda: self.base)
-        _within("search", lambda: self.search_space)
-        _within("search", lambda: self.enqueued)
-        metrics = [objective.metric for objective in self.search.objectives]
-        if len(set(metrics)) < len(metrics):
-            raise StudyError(f"search.objectives names {metrics[0]} twice")
-        if metrics[0] != "val_loss":
-            raise StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
-        if self.search.objectives[0].direction != "minimize":
-            raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
+        if self.search:
+            self._check_search(self.search)
+        elif self.ablation:
+            self._check_ablation(self.ablation)
         kind = self.training.objective.kind
         for key in ("samples", "fid"):
             sampler = getattr(getattr(self.evaluation, key), "sampler", None)
@@ -115,21 +164,56 @@ class Study(Frozen):
                 raise StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
         if len(set(self.training.ema)) < len(self.training.ema):
             raise StudyError("training.ema names a decay twice; remove one")
-        if self.finish and self.finish.budget <= self.budget.max:
-            raise StudyError("finish.budget must be above budget.max: the winner trains on")
         if self.finish and self.budget.decay:
             raise StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
-        if kind != "epsilon" and "learned_variance" in self.search.space:
-            raise StudyError(f"search.space varies learned_variance, which {kind} has none of; remove it")
         return self
+
+    def _check_search(self, search: SearchSettings) -> None:
+        _within("search", lambda: self.search_space)
+        _within("search", lambda: self.enqueued)
+        metrics = [objective.metric for objective in search.objectives]
+        if len(set(metrics)) < len(metrics):
+            raise StudyError(f"search.objectives names {metrics[0]} twice")
+        if metrics[0] != "val_loss":
+            raise StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
+        if search.objectives[0].direction != "minimize":
+            raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
+        if self.budget.max is None:
+            raise StudyError(
+                "budget.steps is for ablations: a search compares at equal compute; write budget.max, such as '1.5 TFLOPs'"
+            )
+        if self.finish and self.finish.budget <= self.budget.max:
+            raise StudyError("finish.budget must be above budget.max: the winner trains on")
+        if self.training.objective.kind != "epsilon" and "learned_variance" in search.space:
+            raise StudyError(f"search.space varies learned_variance, which {self.training.objective.kind} has none of; remove it")
+        if self.evaluation.fid and self.evaluation.fid.at == "every":
+            raise StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
+
+    def _check_ablation(self, ablation: AblationSettings) -> None:
+        if self.budget.mode != "none":
+            raise StudyError(f"budget.mode {self.budget.mode} prunes, but an ablation trains every row to the end; remove it")
+        if self.finish:
+            raise StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
+        if ablation.metric != "val_loss" and self.evaluation.fid is None:
+            raise StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
+        _within("ablation", lambda: self.rows)
+
+    @property
+    def architectures(self) -> tuple[ModelSpec, ...]:
+        """The cheapest and the dearest architecture that may be trained, and those between that the study names itself."""
+        if self.ablation:
+            return tuple(row.spec for row in self.rows)
+        return tuple(spec for spec in (self.census.cheapest, self.census.dearest, *self.enqueued) if spec is not None)
 
     def check_runs(self) -> None:
         """The checks that look at many architectures; raises StudyError when none is feasible or a rung is under one step."""
-        census = self.census
-        if not census.feasible:
-            raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
-        enqueued = [cost(spec).step_macs(self.training.batch_size) for spec in self.enqueued]
-        dearest = max([census.dearest_step_macs, *enqueued])
+        if self.search:
+            census = self.census
+            if not census.feasible:
+                raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
+        if self.budget.max is None:
+            return
+        dearest = max(cost(spec).step_macs(self.training.batch_size) for spec in self.architectures)
         first = self.budget.milestones[0]
         if first < dearest:
             raise StudyError(
@@ -162,8 +246,11 @@ def _within(key: str, check: Any) -> None:
 
 
 def load_study(path: Path, changes: list[str] | None = None) -> Study:
-    """The study in a YAML file, with `key.path=value` changes; raises StudyError with the one sentence for what is wrong."""
-    document = Document.read(path)
+    """The study in a YAML file, laid over the one it `extends`, with `key.path=value` changes.
+
+    Raises StudyError with the one sentence for what is wrong.
+    """
+    document = Document.read_extended(path)
     for change in changes or []:
         _apply(document.data, change)
     return parse(Study, document.data, document)
@@ -205,6 +292,7 @@ FREE_TO_CHANGE = (
     "question",
     "search.trials",
     "search.enqueue",
+    "ablation",
     "finish",
     "evaluation.samples",
     "evaluation.fid",
@@ -219,8 +307,11 @@ def differences(old: Study, new: Study) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     # A rate that has fallen to 0 cannot go on from there.
     free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
+    if old.ablation:
+        # Every trial of it was scored in that way.
+        free_keys.remove("evaluation.fid")
     if budget_grows(old, new):
-        free_keys += ["budget.max", "budget.rungs"]
+        free_keys += ["budget.max", "budget.steps", "budget.rungs"]
     changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [
         f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
@@ -232,6 +323,8 @@ def differences(old: Study, new: Study) -> list[str]:
 def budget_grows(old: Study, new: Study) -> bool:
     """Whether a budget has the other's rungs and more above them, so that trials can train on."""
     before, after = old.budget.milestones, new.budget.milestones
+    if (old.budget.max is None) != (new.budget.max is None) or old.budget.even != new.budget.even:
+        return False
     return len(after) > len(before) and after[: len(before)] == before and not old.budget.decay
 
 

@@ -178,7 +178,7 @@ def _config(plan: TrialPlan, study: Study) -> dict[str, Any]:
         "gflops": spent.gflops,
         "params_m": spent.params_m,
     }
-    varied = {path: plan.spec.value_at(path) for path in study.search.space}
+    varied = {path: plan.spec.value_at(path) for path in study.varied}
     return about | {path: value if isinstance(value, (str, int, float)) else json.dumps(value) for path, value in varied.items()}
 
 

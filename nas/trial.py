@@ -15,10 +15,11 @@ import torch
 
 from nas.checkpoint import read_checkpoint, write_checkpoint
 from nas.data.feed import Feed
+from nas.data.settings import DataSettings
 from nas.earlier import CHECKPOINT, LAST_RUNG, keep
 from nas.evaluation.validation import ValidationGrid
 from nas.records import Failure, Report, TrialPlan
-from nas.settings import DataSettings
+from nas.scores import due, scores
 from nas.study import Study
 from nas.training import Decay, DivergedError, Training
 from space.cost import cost
@@ -42,11 +43,11 @@ class Trial:
         self.plan, self.study, self.folder = plan, study, folder
         self.device = _device(study)
         _reset_peak_memory(self.device)
-        train, validation = feeds(study.data, self.device)
+        self.train, validation = feeds(study.data, self.device)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
-        self.training = Training(plan.spec, plan.seed, study.training, train, self._decay())
+        self.training = Training(plan.spec, plan.seed, study.training, self.train, self._decay())
         self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.objective)
-        self.next = plan.reported
+        self.next, self._drawn = plan.reported, 0
         self._kept: dict[int, Report] = {}
         self._continue()
 
@@ -54,10 +55,10 @@ class Trial:
         """Where the learning rate falls: over the last share of the budget, or of what the finish adds to it."""
         budget, finish = self.study.budget, self.study.finish
         if self.plan.reported < budget.rungs:
-            whole, before, share = budget.max, 0, budget.decay
+            whole, before, share = budget.milestones_of(self.step_macs)[-1], 0, budget.decay
         else:
             assert finish is not None, "only a finish goes on beyond the last rung"
-            whole, before, share = finish.budget, budget.max, finish.decay
+            whole, before, share = finish.budget, budget.full, finish.decay
         if not share:
             return None
         first = round(whole - share * (whole - before))
@@ -95,10 +96,26 @@ class Trial:
             seconds=seconds,
             images_per_s=(step - before) * self.study.training.batch_size / seconds,
             peak_memory_mib=_peak_memory_mib(self.device),
+            scores=self._scores(rung),
         )
         self._kept[step] = report
         self._save()
         return report
+
+    def _scores(self, rung: int) -> dict[str, float]:
+        """What the averaged weights' samples are worth, where the study asks at this rung."""
+        if not due(self.study, rung):
+            return {}
+
+        def bar(count: int) -> None:
+            self._drawn += count
+
+        return scores(self.training.average.folded(), self.study, self.train, self.training.objective, bar)
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Differs whenever there was progress: steps, milestones, samples drawn."""
+        return self.training.step, self.next, self._drawn
 
     def _step_at(self, rung: int) -> int:
         """The first step that reaches a milestone of the plan."""

@@ -27,6 +27,8 @@ class Document:
     def __init__(self, text: str, name: str) -> None:
         self.name = name
         self._lines: dict[Location, int] = {}
+        self._below: list[Document] = []
+        """The documents that this one lies over, the uppermost first."""
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.data: dict[str, Any] = yaml.safe_load(text)
@@ -51,6 +53,32 @@ class Document:
         except (OSError, UnicodeDecodeError) as error:
             raise StudyError(f"{path}: cannot be read as text ({error})") from None
 
+    @classmethod
+    def read_extended(cls, path: Path, key: str = "extends") -> Document:
+        """The document in a file, laid over the one that its `extends` names, relative to it, and so on.
+
+        Raises StudyError when one cannot be read, or they extend each other in a circle.
+        """
+        document, seen = cls.read(path), [path.resolve()]
+        newest = document
+        while (name := newest.data.pop(key, None)) is not None:
+            if not isinstance(name, str):
+                raise StudyError(f"{newest.where((key,))}: {key} is the path of another study, not {name!r}")
+            file = seen[-1].parent / name
+            if file.resolve() in seen:
+                raise StudyError(f"{newest.where((key,))}: {name} extends this file in turn; remove one of the two")
+            if not file.is_file():
+                raise StudyError(f"{newest.where((key,))}: there is no file {name} beside it to extend")
+            newest = cls.read(file)
+            seen.append(file.resolve())
+            document._lie_over(newest)
+        return document
+
+    def _lie_over(self, base: Document) -> None:
+        """Keep what this document says, and take the rest from another: mappings merge, everything else is replaced."""
+        self.data = _merged(base.data, self.data)
+        self._below.append(base)
+
     def _index(self, node: yaml.Node, at: Location) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
@@ -69,12 +97,19 @@ class Document:
                 self._index(value, (*at, index))
 
     def where(self, at: Location) -> str:
-        """`file:line` of a location, or of its nearest enclosing key that stands in the file."""
+        """`file:line` of a location, or of its nearest enclosing key that stands in the file or in one below."""
         for end in range(len(at), 0, -1):
-            line = self._lines.get(at[:end])
-            if line is not None:
-                return f"{self.name}:{line}"
+            for document in (self, *self._below):
+                line = document._lines.get(at[:end])
+                if line is not None:
+                    return f"{document.name}:{line}"
         return self.name
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in over.items()}}
 
 
 def parse(model: type[Model], data: Mapping[str, Any], document: Document | None = None) -> Model:

@@ -80,6 +80,15 @@ def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str
     return Match(matched, by, metric, target, float(getattr(cost(matched), metric)))
 
 
+def match_width(spec: ModelSpec, target: float, metric: str = "gflops") -> Match:
+    """Re-solve the channels so that a cost comes nearest to a target, and the feed-forward's ratio where their grid is too coarse.
+
+    Small models have few valid widths; the ratio then closes the gap that the nearest one leaves. Raises SpecError as `match_cost`.
+    """
+    match = match_cost(spec, target, "channels", metric)
+    return match if match.within else match_cost(match.spec, target, "feed_forward.ratio", metric)
+
+
 def _ratios(width: int) -> Array:
     """Ratios that give a stage of this width every hidden width in turn, rounded up where a product would fall below it."""
     hidden = np.arange(1, HIGHEST_RATIO * width + 1)

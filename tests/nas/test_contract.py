@@ -44,7 +44,7 @@ def test_a_search_ends_in_true_states_told_to_the_sampler(study, tmp_path):
     states = {trial.state for trial in trials}
     assert states == {State.COMPLETE, State.FAILED} | ({State.PRUNED} if study.budget.mode != "none" else set())
     for trial in trials:
-        assert not search.space.violations(trial.spec)
+        assert not search.study.search_space.violations(trial.spec)
         assert [report.rung for report in trial.reports] == list(range(len(trial.reports)))
     told = iter(search.proposer.study().get_trials())
     single = len(study.search.objectives) == 1
@@ -77,7 +77,7 @@ def test_proposals_come_from_the_feasible_region_where_it_is_tiny(tiny_file, tmp
     search = searched(study, tmp_path / "run")
     assert len(search.run.trials) == 4
     for trial in search.run.trials.values():
-        assert not search.space.violations(trial.spec)
+        assert not search.study.search_space.violations(trial.spec)
         assert len(trial.rejected) <= 1, "one question a trial, its answer moved into the feasible region"
 
 

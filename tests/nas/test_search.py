@@ -34,7 +34,7 @@ def test_a_search_ends_with_every_trial_in_its_true_state(tiny_file, tmp_path, k
     states = {trial.state for trial in trials}
     assert states == {State.COMPLETE, State.PRUNED, State.FAILED}
     for trial in trials:
-        assert not search.space.violations(trial.spec), "nothing outside the constraints is trained"
+        assert not search.study.search_space.violations(trial.spec), "nothing outside the constraints is trained"
         if trial.state is State.COMPLETE:
             assert len(trial.reports) == 3
         if trial.state is State.PRUNED:

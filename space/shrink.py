@@ -1,0 +1,49 @@
+"""A preset in the small: the same topology with fewer channels, heads and blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from space.errors import SpecError
+from space.paths import changed
+from space.spec import Frozen, ModelSpec
+
+_REACH = 64
+"""Widths so far from the scaled one are tried, nearest first."""
+
+Ratio = Annotated[float, Field(gt=0, le=16)]
+
+
+class Scale(Frozen):
+    """What channels and blocks are multiplied by; heads go with the channels, so the width of a head stays about the same."""
+
+    channels: Ratio = 1.0
+    depths: Ratio = 1.0
+
+
+def scaled(spec: ModelSpec, scale: Scale, input_size: int | None = None) -> ModelSpec:
+    """The spec with channels, heads and depths multiplied and rounded, at least one each, for inputs of another size.
+
+    Channels are the nearest number that can be built with the scaled heads. Raises SpecError when none within 64 can.
+    """
+    heads = _each(spec.heads, scale.channels)
+    depths = _each(spec.depths, scale.depths)
+    wanted = spec.channels * scale.channels
+    size = {} if input_size is None else {"input_size": input_size}
+    problem: SpecError | None = None
+    for channels in sorted(range(1, round(wanted) + _REACH), key=lambda width: (abs(width - wanted), width)):
+        if abs(channels - wanted) > _REACH:
+            break
+        try:
+            return changed(spec, {"channels": channels, "heads": heads, "depths": depths, **size})
+        except SpecError as error:
+            problem = problem or error
+    raise SpecError(f"no width near {wanted:g} channels can be built: {problem}")
+
+
+def _each(value: int | tuple[int, ...], ratio: float) -> int | tuple[int, ...]:
+    if isinstance(value, tuple):
+        return tuple(max(1, round(one * ratio)) for one in value)
+    return max(1, round(value * ratio))
