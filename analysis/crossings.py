@@ -24,7 +24,7 @@ _POINTS = 1000
 class Crossing:
     """Where two families' curves meet; computes are in the fit's unit, and NaN where the fitted curves do not meet.
 
-    `better_after` is the family that leads beyond the crossing; without one, the family that leads throughout. `low` is 0 where
+    `better_after` is the family that leads beyond the crossing; without one, that which leads throughout, if any. `low` is 0 where
     the 95 % interval reaches below the budgets, and `high` is infinite where it reaches out of sight. `share_without` is the
     share of resamples whose curves do not cross in the range looked at. `text` says all of it.
     """
@@ -77,14 +77,17 @@ def crossing(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossing:
     compute = float(_meet(sign * found, grid)[0])
     without = float(np.mean((drawn > 0).all(axis=1) | (drawn <= 0).all(axis=1)))
     span = f"between {start:.3g} and {end:.3g} {fit.compute}"
-    if compute == 0:
-        text = f"{names} do not cross {span}, where {after.name} is better; nor do {100 * without:.0f} % of the resamples"
-        return Crossing(first.name, second.name, math.nan, math.nan, math.nan, after.name, without, text)
+    if not 0 < compute < math.inf:
+        # Infinite is what curves that are equal give.
+        leader = after.name if compute == 0 else ""
+        text = f"{names} do not cross {span}, where {leader or 'neither'} is better; nor do {100 * without:.0f} % of the resamples"
+        return Crossing(first.name, second.name, math.nan, math.nan, math.nan, leader, without, text)
     low, high = (float(value) for value in np.quantile(_meet(sign * drawn, grid), [0.025, 0.975], method="inverted_cdf"))
     text = (
         f"{names} cross at {compute:.3g} {fit.compute} (95 % interval {_interval(low, high)}), beyond which {after.name} is better"
     )
-    earlier = float(_meet(-sign * found[:, grid < compute], grid[grid < compute])[0])
+    before = grid <= max(compute, start)
+    earlier = float(_meet(-sign * found[:, before], grid[before])[0])
     if 0 < earlier < math.inf:
         text += f"; they also cross at {earlier:.3g}"
     if without > 0:

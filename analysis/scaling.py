@@ -107,7 +107,8 @@ def scaling_fit(
     means, in the metric's unit, with budgets − 3 degrees of freedom); held_out (its compute), predicted, predicted_low,
     predicted_high, observed, error (predicted − observed: above 0 for a loss means that it came out better), error_percent,
     inside (whether the interval holds the observed), held_out_problem; problem, which is why no line may be drawn (fewer than
-    four budgets, no improvement, α or E at its bound), else empty; and note, with what the intervals rest on.
+    four budgets, no improvement, α at its bound), else empty; and note, with what the intervals rest on, and where E is at its
+    bound: then the budgets do not show where the curve levels off, and beyond them the line promises too much.
 
     Raises DataError for a missing column, a compute that is not positive, an infinite value, a row given twice and too few
     resamples; NasError for an unknown metric.
@@ -206,8 +207,6 @@ def _refusal(law: Law, resampled: Law, budgets: Budgets, compute: str) -> str:
         return f"α is at its lower bound {ALPHAS[0]:g}: a logarithm of {compute} fits these budgets as well"
     if alpha > ALPHAS[1] * 0.999:
         return f"α is at its upper bound {ALPHAS[1]:g}: all improvement lies between the smallest budgets"
-    if law.E[0] == budgets.limit:
-        return f"E is at its bound {budgets.limit:g}: these budgets do not show where the curve levels off"
     return ""
 
 
@@ -278,6 +277,9 @@ def _note(own: pd.DataFrame, budgets: Budgets, found: Family) -> str:
         notes.append(f"{LEAST} budgets leave 1 degree of freedom to tell how well the law fits, so the intervals are wide")
     if 0 < len(single) < len(budgets.compute):
         notes.append(f"one seed at {', '.join(f'{value:g}' for value in single)}: its spread is taken from the other budgets")
+    if found.curves[0].E[0] == budgets.limit:
+        floor = f"E is at its bound {budgets.limit:g}: these budgets do not show where the curve levels off"
+        return "; ".join([*notes, f"{floor}, so beyond them the line promises too much"])
     alpha, E = found.curves[1].alpha, found.curves[1].E
     for what, share in (
         ("α is at a bound", np.mean((alpha < ALPHAS[0] * 1.001) | (alpha > ALPHAS[1] * 0.999))),

@@ -96,6 +96,14 @@ def test_curves_that_do_not_meet_say_so():
     )
 
 
+def test_equal_curves_do_not_cross():
+    frame = curves(laws={"DiT": LAWS["DiT"]}, of_seed=0)
+    found = crossing(scaling_fit(pd.concat([frame, frame.assign(family="twin")])), "DiT", "twin")
+    assert math.isnan(found.compute)
+    assert found.better_after == ""
+    assert "where neither is better" in found.text
+
+
 def test_an_interval_is_open_where_many_resamples_do_not_cross():
     """Nearly equal curves: some resamples meet beyond reach, or before the data."""
     fit = scaling_fit(curves(laws={"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.299, 0.304, 0.5)}))
