@@ -125,6 +125,8 @@ def test_the_better_side_is_named_and_never_guessed():
     table = compared(losses())
     assert compare_info(table, "precision").axis.endswith("paired by seed (higher is better →)")
     assert compare_info(table, "gflops").axis == "gflops minus that of variant 0, paired by seed"
+    assert compare_info(table).axis == "val_loss minus that of variant 0, paired by seed (← lower is better)"
+    table.attrs.clear()
     assert compare_info(table).axis == "metric minus that of variant 0, paired by seed"
     table.attrs["metric"] = "fid"
     assert compare_info(table).axis.startswith("fid minus")

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from analysis import importance as module
+from analysis import domain_importance as module
 from analysis.domain_importance import importance
 from analysis.fidelity_plots import plot_importance
 from nas.records import State

@@ -162,6 +162,7 @@ def test_an_ablation_really_trains_pairs_and_exports_the_best(tmp_path):
     assert [trial.reports for trial in again.trials.values()] == [trial.reports for trial in run.trials.values()]
 
 
+@pytest.mark.slow
 def test_scores_belong_to_how_they_were_measured(tmp_path):
     fid = "evaluation.fid={samples: 160, steps: 2, seeds: [0]}"
     run_study(ablation(tmp_path, seeds=1, variants=VARIANTS[:1]), tmp_path / "runs" / "plain", in_process=True)
