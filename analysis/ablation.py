@@ -55,8 +55,14 @@ class AblationFrames:
     looks: tuple[int, ...] | None
     """The numbers of pairs at which it was decided on more, where seeds were added while the run went on."""
     protocol: Protocol
-    unplanned: bool
-    """Whether the number of seeds was raised after trials had been seen, which p-values do not allow for."""
+    replanned: bool
+    """Whether the ablation was changed after results were there, which p-values do not allow for."""
+    first_seeds: int
+    """Seeds below this one are those that every row was to be trained with."""
+    margin: float | None
+    """How large a difference may be to be settled as too small to matter, where seeds were added."""
+    planned: int
+    """How many trials there are to be at least."""
 
     @property
     def has_results(self) -> bool:
@@ -70,9 +76,11 @@ class AblationFrames:
                 return block
         raise RunError(f"{self.name} has no block '{name}'; it has {', '.join(repr(block.name) for block in self.blocks)}")
 
-    def rows(self, block: str, control: str = "raw") -> pd.DataFrame:
-        """The rows of a block under a control, the baseline's own (raw) ones included."""
+    def rows(self, block: str, control: str = "raw", first: bool = False) -> pd.DataFrame:
+        """The rows of a block under a control, the baseline's own (raw) ones included; of all seeds, or of those all rows share."""
         found = self.seeds[self.seeds["block"] == block]
+        if first:
+            found = found[found["seed"] < self.first_seeds]
         return found[(found["control"] == control) | found["baseline"]].reset_index(drop=True)
 
 
@@ -94,7 +102,7 @@ def ablation_frames(run: Run) -> AblationFrames:
     seeds = list(_rows(study, trials, last=True))
     reports = list(_rows(study, trials, last=False))
     columns = ["block", "variant", "control", "family", "baseline", "label", "seed", "trial", "state", *SCORES]
-    sequential = ablation.seeds.sequential
+    most = max([ablation.seeds.max, *(len(own) for own in trials.values())])
     return AblationFrames(
         name=study.name,
         metric=ablation.metric,
@@ -102,9 +110,13 @@ def ablation_frames(run: Run) -> AblationFrames:
         controls=ablation.controls,
         seeds=pd.DataFrame(seeds, columns=None if seeds else columns),
         reports=pd.DataFrame(reports, columns=None if reports else [*columns, "rung", "step", "train_tflops"]),
-        looks=looks(ablation.seeds.min, ablation.seeds.max) if sequential else None,
+        # An earlier plan may have trained more seeds than are asked for now.
+        looks=looks(ablation.seeds.min, most) if ablation.seeds.sequential else None,
         protocol=_protocol(run),
-        unplanned=run.seeds_raised,
+        replanned=run.replanned,
+        first_seeds=study.training.seed + ablation.seeds.min,
+        margin=ablation.seeds.margin,
+        planned=len({row.spec.digest for row in study.rows}) * ablation.seeds.min,
     )
 
 

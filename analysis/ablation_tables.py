@@ -103,32 +103,48 @@ def _control(control: str) -> str:
 
 
 def _left(run: AblationFrames, block: Block, control: str, metric: str) -> AblationTable:
-    frame = gain_left(run.seeds[run.seeds["block"] == block.name], block.baseline, metric, control)
+    # Of the seeds that all rows were to have: those added while looking would need other intervals.
+    own = run.seeds[(run.seeds["block"] == block.name) & (run.seeds["seed"] < run.first_seeds)]
+    frame = gain_left(own, block.baseline, metric, control)
     note = f"share is the part of the raw gain over {block.baseline} that is left {_control(control)}, with Fieller's 95 % interval"
     name = f", {block.name}" if block.name else ""
     frame = frame.rename(columns={"p_t_holm": "p t Holm"})
-    return AblationTable(f"{run.name}{name}: what is left of the gain in {metric} {_control(control)}", frame, (note,))
+    title = f"{run.name}{name}: what is left of the gain in {metric} {_control(control)}"
+    return AblationTable(title, frame, (note, *_first(run)))
 
 
 def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[AblationTable]:
     """What each component of a ladder or factorial is worth; nothing as long as no seed has gone through all rows."""
-    rows = run.rows(block.name).rename(columns=lambda name: str(name).removeprefix("has."))
+    rows = run.rows(block.name, first=True)
+    factors = [f"has.{name}" for name in block.components]
     chain = rows[rows["variant"].isin(block.chain)] if block.chain else rows
     name = f"{run.name}{f', {block.name}' if block.name else ''}"
     with suppress(NasError):
-        shares = shapley(chain, block.components, metric)
+        shares = shapley(chain, factors, metric)
+        shares["component"] = [_plain(name) for name in shares["component"]]
         exact = shares["kind"].iloc[0] == SHAPLEY
         how = "averaged over every order (Shapley)" if exact else "in the ladder's order"
         frame = shares.drop(columns="kind").rename(columns={"component": "variant", "ci_low": "low", "ci_high": "high"})
         note = "share is of the total difference between all components and none; another order would credit them otherwise."
-        yield AblationTable(f"{name}: what each component adds to {metric}, {how}", frame, () if exact else (note,))
+        notes = (*(() if exact else (note,)), *_first(run))
+        yield AblationTable(f"{name}: what each component adds to {metric}, {how}", frame, notes)
     if block.design == "factorial":
         with suppress(NasError):
-            effects = factorial_effects(rows, block.components, metric)
+            effects = factorial_effects(rows, factors, metric)
+            effects["effect"] = [_plain(name) for name in effects["effect"]]
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}
             frame = effects.drop(columns=["p_value", "p_t"]).rename(columns=names)
             note = "An effect is the mean with the component less that without; × is half of how much one changes the other's."
-            yield AblationTable(f"{name}: effects and interactions in {metric}", frame, (note,))
+            yield AblationTable(f"{name}: effects and interactions in {metric}", frame, (note, *_first(run)))
+
+
+def _plain(name: str) -> str:
+    """A component, or an interaction of two, by the names of the study."""
+    return " × ".join(part.removeprefix("has.") for part in name.split(" × "))
+
+
+def _first(run: AblationFrames) -> tuple[str, ...]:
+    return ("Of the seeds that every row was to have; those added while looking are left out here.",) if run.looks else ()
 
 
 def _by_rung(run: AblationFrames, block: Block, metric: str) -> AblationTable:
@@ -161,6 +177,7 @@ def _reading(run: AblationFrames, block: Block, compared: pd.DataFrame, metric: 
     better = "lower" if lower_is_better(metric) else "higher"
     others = compared[compared["variant"] != block.baseline]
     pairs = int(others["pairs"].max()) if len(others) else 0
+    yield from _interim(run)
     if pairs < 2:
         yield f"{metric}: {better} is better. One seed a row: no intervals, no tests and no marks, as seeds alone differ too."
         return
@@ -172,15 +189,33 @@ def _reading(run: AblationFrames, block: Block, compared: pd.DataFrame, metric: 
             "Seeds were added while differences were open: intervals and p-values are of a group-sequential design with looks from "
             f"{run.looks[0]} to {run.looks[-1]} pairs, valid under peeking."
         )
+        if run.margin is not None:
+            yield f"Seeds were no longer added where the interval lay within ±{run.margin:g}: too small to matter."
     else:
         exact = attainable_p(pairs, len(others))
         more = "" if exact <= ALPHA else f" ({pairs_needed(len(others), ALPHA)} pairs would get below {ALPHA})"
         yield (
-            f"p is the exact sign-flip test's; with Holm's correction over {len(others)} comparisons it reaches {exact:.2g} at best"
-            f"{more}. p t is the paired t test's, which takes differences to be normal; the verdict goes by p t Holm < {ALPHA}."
+            f"p is the exact sign-flip test's; with Holm's correction over {_count(len(others), 'comparison')} it reaches "
+            f"{exact:.2g} at best{more}. p t is the paired t test's, which takes differences to be normal; "
+            f"the verdict goes by p t Holm < {ALPHA}."
         )
-    if run.unplanned:
-        yield "The number of seeds was changed after results were there, which the p-values do not allow for."
+    if run.replanned:
+        yield "The ablation was changed after results were there (rows, seeds, design or metric): no p-value here allows for that."
+
+
+def _interim(run: AblationFrames) -> Iterator[str]:
+    """That there are trials still to come, or that some have failed."""
+    trials = run.seeds.drop_duplicates("trial")["state"]
+    failed = int((trials == "FAILED").sum())
+    ended = int((trials == "COMPLETE").sum()) + failed
+    if ended < run.planned:
+        yield f"Interim: {ended} of {run.planned} planned trials have ended, and p-values hold for the planned number alone."
+    if failed:
+        yield f"{_count(failed, 'trial')} FAILED; their seeds are left out of those rows' pairs."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 Rows = dict[str, printed.PublishedRow]

@@ -71,7 +71,7 @@ _ORDER = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "
 
 
 def _digits(spread: pd.Series) -> int:
-    """Decimals that show two digits of the smallest spread above 0; four where there is none."""
+    """Decimals that show two digits of the median spread above 0; four where there is none."""
     known = [value for value in spread if value == value and value > 0]
     return min(8, max(0, 1 - math.floor(math.log10(sorted(known)[len(known) // 2])))) if known else 4
 
@@ -95,6 +95,8 @@ def _cell(value: Any, name: str) -> str:
         return ""
     if name in _P_COLUMNS:
         return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    if name == "steps":
+        return f"{value:.0f}"
     if name == "share":
         return f"{value:.0%}"
     if isinstance(value, float):
@@ -157,7 +159,11 @@ def _latex(table: AblationTable) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _symbols(re.sub(r"([%&#_$])", r"\\\1", text))
+    escaped = re.sub(r"[%&#_$^~\\{}]", lambda found: _SPECIAL.get(found[0], f"\\{found[0]}"), text)
+    return _symbols(escaped)
+
+
+_SPECIAL = {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}"}
 
 
 def _symbols(text: str) -> str:

@@ -176,6 +176,8 @@ class AblationSettings(Frozen):
     def _fits(self) -> AblationSettings:
         if "raw" not in self.controls:
             raise StudyError("controls leave out raw, which a matched cost is compared with; add it")
+        if len(set(self.controls)) < len(self.controls):
+            raise StudyError(f"controls name one twice ({', '.join(self.controls)}); remove one")
         names = [block.name for block in self.blocks]
         if len(set(names)) < len(names):
             raise StudyError("two blocks have the same name; every block of several needs one of its own")

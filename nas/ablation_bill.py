@@ -47,6 +47,7 @@ def _facts(study: Study, root: Path, rate: Rate | None) -> Iterator[tuple[str, s
         found = [float(getattr(cost(row.spec), name)) for row in study.rows]
         yield name, f"{min(found):.4g} to {max(found):.4g} {unit}"
     yield from _mismatches(study.rows)
+    yield from _equals(study.rows)
     marks = ", ".join(f"{mark:,}" if budget.max is None else f"{mark / 1e12:.4g}" for mark in budget.milestones)
     unit = "steps" if budget.max is None else "training TFLOPs"
     yield "budget", f"{marks} {unit} a trial" + ("" if budget.max else ": the same samples for every row, not the same compute")
@@ -76,6 +77,14 @@ def _mismatches(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
         yield "not matched", f"{text}; their cost is not the baseline's, so read their rows with that"
 
 
+def _equals(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
+    """Rows that are the architecture of what they are compared with: they cannot differ, yet count in the correction."""
+    same = [one for one in comparisons(rows) if one.row.spec.digest == one.reference.spec.digest]
+    if same:
+        text = "; ".join(f"{one.row.variant} is {one.reference.variant} ({one.row.control})" for one in same)
+        yield "equal rows", f"{text}; they cannot differ, but count in the correction"
+
+
 def _evaluation(fid: FidSettings) -> str:
     often = "every rung" if fid.at == "every" else "the last rung"
     return f"{len(fid.seeds)} × {fid.samples:,} samples of {fid.steps} steps at {often} of every trial; not in training and hours"
@@ -94,6 +103,11 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
     exact = f"{seeds.max} seeds and {many}: the exact sign-flip test with Holm reaches p = {p:.2g} at best"
     if p > ALPHA:
         exact += f", {needed} seeds would get below {ALPHA}; the paired t test can, if the differences are normal"
+    if seeds.sequential:
+        exact = (
+            f"{many}, looked at after each of {seeds.min} to {seeds.max} seeds by a group-sequential t test, valid under "
+            "peeking if the differences are normal; there is no exact one"
+        )
     yield "claims", exact
     spread = known_spread(root, study)
     share = smallest_difference(1.0, seeds.max, ALPHA / most)
@@ -102,7 +116,8 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
     else:
         known = f"paired differences scatter by {spread.sd:.2g} in run {spread.run} ({spread.pairs} pairs)"
         seen = f"{share * spread.sd:.2g} in {study.ablation.metric}, as {known}"
-    yield "visible", f"with a chance of 80 % (paired t, Bonferroni), a difference of {seen}"
+    least = "at the best, as looks cost some, " if seeds.sequential else ""
+    yield "visible", f"{least}with a chance of 80 % (paired t, Bonferroni), a difference of {seen}"
 
 
 def _families(study: Study) -> list[list[Comparison]]:

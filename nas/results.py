@@ -98,8 +98,8 @@ class Run:
         self.study: Study | None = None
         self.data: Header | None = None
         self.trials: dict[int, TrialResult] = {}
-        self.seeds_raised = False
-        """Whether an ablation's seeds were changed after reports had come: no test allows for that."""
+        self.replanned = False
+        """Whether an ablation was changed after reports had come: no test allows for that."""
         for event in events:
             self.apply(event)
 
@@ -112,8 +112,8 @@ class Run:
                     self.data = Header.model_validate(event["data"])
                 before = self.study
                 self.study = Study.model_validate(event["study"], context={"header": self.data} if self.data else None)
-                if before and before.ablation and self.study.ablation and before.ablation.seeds != self.study.ablation.seeds:
-                    self.seeds_raised |= any(trial.reports for trial in self.trials.values())
+                if before and before.ablation and before.ablation != self.study.ablation:
+                    self.replanned |= any(trial.reports for trial in self.trials.values())
                 self._extend(self.study.budget.rungs)
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
@@ -198,9 +198,12 @@ class Run:
         return [trials[0] for trials in sorted(variants.values(), key=rank)][:count]
 
     def _is_for_all(self, trial: TrialResult) -> bool:
-        """Whether a trial's seed was not added for some rows of an ablation alone."""
+        """Whether a trial is of a row of an ablation, and its seed was not added for some rows alone."""
         study = self.study
-        return study is None or study.ablation is None or trial.seed < study.training.seed + study.ablation.seeds.min
+        if study is None or study.ablation is None:
+            return True
+        planned = trial.seed < study.training.seed + study.ablation.seeds.min
+        return planned and any(row.spec.digest == trial.digest for row in study.rows)
 
 
 def read_run(folder: Path) -> Run:

@@ -81,6 +81,8 @@ class _Draft:
     components: tuple[str, ...] = ()
     previous: str | None = None
     of: VariantSettings | None = None
+    preset: str | None = None
+    """What it starts from, in place of the block's."""
 
 
 def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make) -> Iterator[Row]:
@@ -118,9 +120,8 @@ def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make)
 
 
 def _built(draft: _Draft, block: BlockSettings, make: Make) -> ModelSpec:
-    preset = draft.of.preset if draft.of and draft.of.preset else block.preset
     try:
-        return make(preset, draft.changes)
+        return make(draft.preset or block.preset, draft.changes)
     except NasError as error:
         raise StudyError(f"ablation: '{draft.name}' cannot be built: {error}") from None
 
@@ -137,15 +138,17 @@ def _drafts(block: BlockSettings) -> Iterator[_Draft]:
     own = next((variant for variant in block.variants if variant.name == block.baseline), None)
     others = [variant for variant in block.variants if variant is not own]
     base = own.set if own else {}
-    first = _Draft(block.baseline, dict(base), of=own)
+    first = _Draft(block.baseline, dict(base), of=own, preset=own.preset if own else None)
     if block.design == "ladder":
         yield from _ladder(block, first)
     elif block.design in ("table", "add-one-in"):
         yield first
         for variant in others:
-            # In a table a variant is given whole, elsewhere as what it adds.
-            added = {} if block.design == "table" or variant.preset else base
-            yield _Draft(variant.name, {**added, **variant.set}, () if variant.preset else (variant.name,), of=variant)
+            if block.design == "table" or variant.preset:
+                # Given whole, where the others are what they add to the baseline.
+                yield _Draft(variant.name, dict(variant.set), of=variant, preset=variant.preset)
+            else:
+                yield _Draft(variant.name, {**base, **variant.set}, (variant.name,), of=variant, preset=first.preset)
     elif block.design == "leave-one-out":
         names = tuple(variant.name for variant in others)
         yield _Draft(block.baseline, _together(others), names)
@@ -169,10 +172,10 @@ def _ladder(block: BlockSettings, first: _Draft) -> Iterator[_Draft]:
         if variant.name == block.baseline:
             yield first
         elif variant.preset:
-            yield _Draft(variant.name, dict(variant.set), of=variant)
+            yield _Draft(variant.name, dict(variant.set), of=variant, preset=variant.preset)
         else:
             changes, components = {**changes, **variant.set}, (*components, variant.name)
-            yield _Draft(variant.name, dict(changes), components, previous, variant)
+            yield _Draft(variant.name, dict(changes), components, previous, variant, first.preset)
             previous = variant.name
 
 

@@ -71,12 +71,12 @@ class Document:
                 raise StudyError(f"{newest.where((key,))}: there is no file {name} beside it to extend")
             newest = cls.read(file)
             seen.append(file.resolve())
-            document._lie_over(newest)
+            document._lie_over(newest, key)
         return document
 
-    def _lie_over(self, base: Document) -> None:
-        """Keep what this document says, and take the rest from another: mappings merge, everything else is replaced."""
-        self.data = _merged(base.data, self.data)
+    def _lie_over(self, base: Document, key: str) -> None:
+        """Keep what this document says, and take the rest from another but its `key`: mappings merge, all else is replaced."""
+        self.data = _merged({name: value for name, value in base.data.items() if name != key}, self.data)
         self._below.append(base)
 
     def _index(self, node: yaml.Node, at: Location) -> None:

@@ -16,6 +16,8 @@ from space.spec import PER_STAGE, AttentionSpec, FeedForwardSpec, Frozen, ModelS
 def changed(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
     """The spec with values replaced at dotted paths such as `attention.tokens`, or `depths.2` for one stage.
 
+    A mapping at `attention` or `feed_forward` replaces what it names alone.
+
     Raises SpecError for a path that no spec has, and when the result cannot be built.
     """
     data: dict[str, Any] = spec.model_dump()
@@ -28,7 +30,9 @@ def changed(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
             inner = inner[part]
         else:
             if parts[-1] in inner:
-                inner[parts[-1]] = value
+                old = inner[parts[-1]]
+                # What a mapping does not name stays as it is.
+                inner[parts[-1]] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
                 continue
         _set_stage(data, path, value, len(spec.depths))
     try:

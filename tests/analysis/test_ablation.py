@@ -123,8 +123,44 @@ def test_sequential_seeds_and_changed_ones_are_told(tmp_path):
     assert "group-sequential design with looks from 4 to 8 pairs, valid under peeking" in notes
     fixed = ablation(tmp_path, seeds=9)
     later = ablation_frames(searched(fixed, tmp_path / "run", loss=effects(fixed)).run)
-    assert later.unplanned
-    assert "The number of seeds was changed after results were there" in " ".join(ablation_tables(later)[0].notes)
+    assert later.replanned
+    notes = " ".join(ablation_tables(later)[0].notes)
+    assert "The ablation was changed after results were there" in notes
+    assert "Interim" not in notes
+
+
+def test_fewer_seeds_than_were_trained_still_have_a_table(tmp_path):
+    run_of(tmp_path, seeds={"min": 3, "max": 8})
+    less = ablation(tmp_path, seeds={"min": 3, "max": 4})
+    frames = ablation_frames(searched(less, tmp_path / "run").run)
+    assert frames.looks[-1] == 8
+    assert ablation_tables(frames)
+
+
+def test_an_unfinished_or_failed_run_says_so(tmp_path):
+    study = ablation(tmp_path, seeds=4)
+    frames = ablation_frames(searched(study, tmp_path / "run", stop_after=8, failing={2}).run)
+    notes = " ".join(ablation_tables(frames)[0].notes)
+    assert "Interim: 9 of 16 planned trials have ended, and p-values hold for the planned number alone." in notes
+    assert "1 trial FAILED; their seeds are left out" in notes
+    whole = ablation_frames(run_of(tmp_path / "whole", seeds=2) if (tmp_path / "whole").mkdir() is None else None)
+    assert "Interim" not in " ".join(ablation_tables(whole)[0].notes)
+
+
+def test_seeds_added_while_looking_are_left_out_where_intervals_are_plain(tmp_path):
+    frames = ablation_frames(run_of(tmp_path, design="ladder", seeds={"min": 4, "max": 8}, controls=["raw", "flop-matched"]))
+    assert frames.seeds.groupby("variant")["seed"].nunique().max() == 8
+    left, shares = ablation_tables(frames)[-2:]
+    assert set(left.frame["pairs"]) == {4}
+    assert set(shares.frame["seeds"]) == {4}
+    assert "those added while looking are left out here" in left.notes[-1]
+
+
+def test_components_may_be_called_like_columns(tmp_path):
+    variants = [{**VARIANTS[0], "name": "channels"}, {**VARIANTS[1], "name": "ratio"}, {**VARIANTS[2], "name": "seed"}]
+    shares, effects = ablation_tables(ablation_frames(run_of(tmp_path, design="factorial", variants=variants)))[-2:]
+    assert shares.frame["variant"].tolist() == ["channels", "ratio", "seed"]
+    assert effects.frame["variant"].tolist()[3:] == ["channels × ratio", "channels × seed", "ratio × seed"]
 
 
 def test_rungs_have_a_table_of_their_own(tmp_path):
@@ -155,7 +191,8 @@ def test_every_form_holds_every_row(ladder, form):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(ladder, tmp_path):
-    body = render_tables(ablation_tables(ladder), "latex")
+    odd = run_of(tmp_path, baseline=r"a^1 \{b}~ 50%_$#&", seeds=3)
+    body = render_tables([*ablation_tables(ladder), *ablation_tables(ablation_frames(odd))], "latex")
     (tmp_path / "table.tex").write_text(
         rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{body}\end{{document}}"
     )

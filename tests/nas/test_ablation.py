@@ -7,6 +7,7 @@ from nas.rows import comparisons
 from nas.study import load_study
 from space.cost import cost
 from space.errors import NasError
+from space.paths import changed
 from tests.nas.ablations import PLAIN, VARIANTS, ablation
 
 
@@ -62,6 +63,24 @@ def test_a_row_of_a_preset_stands_beside_the_ladder(tmp_path):
     assert changed_paths(study, rows["+ RoPE"]) == {COSINE, ROPE}
     asked = {one.row.variant: one.reference.variant for one in comparisons(study.rows)}
     assert asked == {"+ cosine": "plain", "all tokens": "plain", "+ RoPE": "+ cosine"}
+
+
+@pytest.mark.parametrize("design", ["ladder", "add-one-in"])
+def test_what_adds_to_a_baseline_starts_from_its_preset(tmp_path, design):
+    variants = [{"name": "base", "preset": "dit-unet", "set": {"heads": 1}}, *VARIANTS[:2]]
+    study = ablation(tmp_path, design=design, baseline="base", variants=variants)
+    rows = {row.variant: row.spec for row in study.rows}
+    expected = changed(rows["base"], {"attention.similarity": "cosine"})
+    assert rows["+ cosine"].digest == expected.digest
+    both = {"attention.position": "rope2d"} | ({"attention.similarity": "cosine"} if design == "ladder" else {})
+    assert rows["+ RoPE"].digest == changed(rows["base"], both).digest
+
+
+def test_a_mapping_in_set_replaces_what_it_names_alone(tmp_path):
+    variants = [{"name": "nested", "set": {"attention": {"similarity": "cosine"}}}]
+    study = ablation(tmp_path, variants=variants)
+    assert changed_paths(study, study.rows[1]) == {COSINE}
+    assert study.rows[1].spec.digest == changed(study.base, {"attention.similarity": "cosine"}).digest
 
 
 def test_a_named_baseline_is_one_of_the_variants(tmp_path):
@@ -122,6 +141,7 @@ def test_blocks_stand_side_by_side_with_presets_of_their_own(tmp_path):
         ([], {"seeds": {"min": 6, "max": 3}}, "seeds.max 3 is below seeds.min 6; exchange them"),
         ([], {"seeds": {"min": 3, "max": 3, "margin": 0.1}}, "seeds.margin says when to stop adding seeds"),
         ([], {"controls": ["flop-matched"]}, "controls leave out raw"),
+        ([], {"controls": ["raw", "raw"]}, "controls name one twice (raw, raw); remove one"),
         ([], {"design": "ladders"}, "'ladders' is not one of 'ladder', 'add-one-in', 'leave-one-out', 'factorial' or 'table'"),
         ([], {"variants": [VARIANTS[0], VARIANTS[0]]}, "the variant '+ cosine' stands twice; rename one"),
         ([], {"variants": [{"name": "plain"}]}, "there is nothing to compare with the baseline 'plain'; add a variant"),
@@ -166,6 +186,9 @@ def test_a_study_lies_over_the_one_it_extends(tmp_path):
     small = "extends: ablation.yaml\nname: small\nablation: {seeds: 5}\nbudget: {steps: null, max: 1 GFLOPs}\n"
     (tmp_path / "small.yaml").write_text(small)
     (tmp_path / "smaller.yaml").write_text("extends: small.yaml\ntraining:\n  batch_sise: 4\n")
+    (tmp_path / "smallest.yaml").write_text("extends: small.yaml\nname: smallest\n")
+    smallest = load_study(tmp_path / "smallest.yaml")
+    assert (smallest.name, smallest.ablation.seeds.min, len(smallest.rows)) == ("smallest", 5, 4)
     study = load_study(tmp_path / "small.yaml")
     assert (study.name, study.ablation.seeds.min, study.budget.full) == ("small", 5, 10**9)
     assert [row.variant for row in study.rows] == ["plain", "+ cosine", "+ RoPE", "+ conv"], "the rows stand in the other file"

@@ -42,7 +42,11 @@ def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
         (6, 6, "6 seeds and 6 comparisons: the exact sign-flip test with Holm reaches p = 0.19 at best, 8 seeds would get below"),
         (6, 1, "6 seeds and one comparison: the exact sign-flip test with Holm reaches p = 0.031 at best"),
         (1, 3, "one seed a row: no test and no interval; differences of one seed are not evidence"),
-        ({"min": 3, "max": 12}, 3, "12 seeds and 3 comparisons: the exact sign-flip test with Holm reaches p = 0.0015 at best"),
+        (
+            {"min": 3, "max": 12},
+            3,
+            "3 comparisons, looked at after each of 3 to 12 seeds by a group-sequential t test, valid under",
+        ),
     ],
 )
 def test_the_bill_says_which_p_value_can_be_reached(tmp_path, seeds, rows, words):
@@ -79,6 +83,20 @@ def test_a_cost_that_cannot_be_matched_is_told(tmp_path):
     assert found["not matched"].startswith("deep: +")
     assert "cosine" not in found["not matched"]
     assert "not matched" not in bill_of(tmp_path, variants=VARIANTS, controls=["raw", "flop-matched"])
+
+
+def test_a_row_that_is_its_baseline_is_told(tmp_path):
+    found = bill_of(tmp_path, variants=[*VARIANTS, {"name": "dot", "set": {"attention.similarity": "dot"}}])
+    assert found["equal rows"] == "dot is plain (raw); they cannot differ, but count in the correction"
+    assert "equal rows" not in bill_of(tmp_path)
+
+
+def test_a_spread_of_another_budget_says_nothing(tmp_path):
+    study = ablation(tmp_path)
+    searched(study, tmp_path / "runs" / "first", loss=effects(study))
+    assert known_spread(tmp_path / "runs", study).run == "first"
+    assert known_spread(tmp_path / "runs", ablation(tmp_path, "budget.steps=20")) is None
+    assert known_spread(tmp_path / "runs", ablation(tmp_path, "training.batch_size=8")) is None
 
 
 def test_fid_and_published_tables_are_named(tmp_path):

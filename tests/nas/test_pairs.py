@@ -125,8 +125,18 @@ def test_more_seeds_and_rows_top_a_run_up(tmp_path):
     more = ablation(tmp_path, seeds=4, variants=[*VARIANTS, {"name": "+ bottom", "set": {"feed_forward.ratio": 3}}])
     search = searched(more, tmp_path / "run")
     assert seeds_of(search, more) == {"plain": 4, "+ cosine": 4, "+ RoPE": 4, "+ conv": 4, "+ bottom": 4}
-    assert search.run.seeds_raised, "the seeds were changed after results were there"
+    assert search.run.replanned, "the seeds were changed after results were there"
     assert not read_run(tmp_path / "run").study.ablation.seeds.sequential
+
+
+def test_what_is_no_row_any_more_does_not_win(tmp_path):
+    study = ablation(tmp_path)
+    first = searched(study, tmp_path / "run", loss=effects(study, cosine=-1.0))
+    assert first.run.best()[0].digest == study.rows[1].spec.digest
+    less = ablation(tmp_path, variants=VARIANTS[1:])
+    search = searched(less, tmp_path / "run")
+    assert search.run.best()[0].digest in {row.spec.digest for row in less.rows}
+    assert search.run.replanned
 
 
 def test_the_status_of_an_ablation_counts_what_is_planned(tmp_path):
