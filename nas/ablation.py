@@ -157,6 +157,10 @@ class AblationSettings(Frozen):
             return given
         # What a study that extends another has set to null is as if it were not there.
         given = {key: value for key, value in given.items() if value is not None}
+        known = [*BlockSettings.model_fields, *cls.model_fields]
+        unknown = next((str(key) for key in given if key not in known), None)
+        if unknown is not None:
+            raise StudyError(f"unknown key '{unknown}'{nearest(unknown, known)}")
         own = {key: given[key] for key in given if key in BlockSettings.model_fields}
         if not own:
             return given

@@ -90,7 +90,7 @@ def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make)
     names = [draft.name for draft in drafts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise StudyError(f"ablation: two rows are called '{twice}'; rename the variant of that name")
+        raise StudyError(f"two rows are called '{twice}'; rename the variant of that name")
     drafts.sort(key=lambda draft: draft.name != block.baseline)
     built = {draft.name: _built(draft, block, make) for draft in drafts}
     target = cost(built[block.baseline])
@@ -123,14 +123,14 @@ def _built(draft: _Draft, block: BlockSettings, make: Make) -> ModelSpec:
     try:
         return make(draft.preset or block.preset, draft.changes)
     except NasError as error:
-        raise StudyError(f"ablation: '{draft.name}' cannot be built: {error}") from None
+        raise StudyError(f"'{draft.name}' cannot be built: {error}") from None
 
 
 def _matched(name: str, spec: ModelSpec, target: float, metric: str, by: str) -> Match:
     try:
         return match_width(spec, target, metric) if by == "channels" else match_cost(spec, target, by, metric)
     except NasError as error:
-        raise StudyError(f"ablation: '{name}' cannot be matched to the baseline's {metric}: {error}") from None
+        raise StudyError(f"'{name}' cannot be matched to the baseline's {metric}: {error}") from None
 
 
 def _drafts(block: BlockSettings) -> Iterator[_Draft]:
@@ -185,6 +185,6 @@ def _together(variants: Sequence[VariantSettings]) -> dict[str, Any]:
     for variant in variants:
         clash = next((path for path in variant.set if path in changes), None)
         if clash is not None:
-            raise StudyError(f"ablation: '{variant.name}' and another component both set {clash}, so they cannot be put together")
+            raise StudyError(f"'{variant.name}' and another component both set {clash}, so they cannot be put together")
         changes |= variant.set
     return changes

@@ -151,6 +151,8 @@ def test_blocks_stand_side_by_side_with_presets_of_their_own(tmp_path):
         ([], {"variants": [{"name": "x", "set": {"input_size": 32}}]}, "input_size is 32, but the data have 8"),
         ([], {"variants": [{"name": "x", "set": {"head": 2}}]}, "'x' cannot be built: no spec has 'head'"),
         ([], {"design": "factorial", "variants": [{"name": f"v{n}"} for n in range(7)]}, "7 components make 128 rows"),
+        ([], {"desing": "ladder"}, "ablation: unknown key 'desing'; did you mean 'design'?"),
+        ([], {"seed": 3}, "ablation: unknown key 'seed'; did you mean 'seeds'?"),
         ([], {"published": "udit_table99"}, "no published table 'udit_table99'; did you mean 'udit_table9'?"),
         ([], {"published": "udit_table9", "variants": [{"name": "x", "row": "DiT-Unet"}]}, "has no row 'DiT-Unet'; did you mean"),
         ([], {"variants": [{"name": "x", "row": "DiT-UNet"}]}, "'x' has a row, but the block names no published table"),
