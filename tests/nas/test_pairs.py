@@ -129,6 +129,14 @@ def test_more_seeds_and_rows_top_a_run_up(tmp_path):
     assert not read_run(tmp_path / "run").study.ablation.seeds.sequential
 
 
+@pytest.mark.parametrize(("stop_after", "noted"), [(0, False), (1, True), (5, True)])
+def test_a_change_is_noted_once_there_are_results(tmp_path, stop_after, noted):
+    searched(ablation(tmp_path), tmp_path / "run", stop_after=stop_after)
+    search = searched(ablation(tmp_path, variants=VARIANTS[:2]), tmp_path / "run")
+    assert search.run.replanned is noted
+    assert read_run(tmp_path / "run").replanned is noted
+
+
 def test_what_is_no_row_any_more_does_not_win(tmp_path):
     study = ablation(tmp_path)
     first = searched(study, tmp_path / "run", loss=effects(study, cosine=-1.0))
