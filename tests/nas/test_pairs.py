@@ -168,6 +168,7 @@ def test_the_spread_is_that_of_paired_differences(tmp_path):
     assert known_spread(tmp_path / "nowhere", study) is None
 
 
+@pytest.mark.slow
 def test_an_ablation_really_trains_pairs_and_exports_the_best(tmp_path):
     study = ablation(tmp_path, "evaluation.fid={samples: 160, steps: 2, seeds: [0]}", seeds=2, variants=VARIANTS[:1])
     run = run_study(study, tmp_path / "run", in_process=True)

@@ -236,6 +236,7 @@ def test_small_rows_keep_the_order_of_gflops_within_a_family():
                     ]
 
 
+@pytest.mark.slow
 def test_a_small_one_runs(tmp_path):
     changes = ["ablation.seeds=1", "ablation.controls=[raw]", "budget.steps=1", "evaluation.val_loss.images=8"]
     study = load_study(STUDIES / "small" / "udit_table1_toy.yaml", changes)
