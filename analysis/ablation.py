@@ -69,13 +69,6 @@ class AblationFrames:
         """Whether any trial has what the ablation is about."""
         return not self.seeds.empty and bool(self.seeds[self.metric].notna().any())
 
-    def block(self, name: str) -> Block:
-        """A block by its name; raises RunError when there is none."""
-        for block in self.blocks:
-            if block.name == name:
-                return block
-        raise RunError(f"{self.name} has no block '{name}'; it has {', '.join(repr(block.name) for block in self.blocks)}")
-
     def rows(self, block: str, control: str = "raw", first: bool = False) -> pd.DataFrame:
         """The rows of a block under a control, the baseline's own (raw) ones included; of all seeds, or of those all rows share."""
         found = self.seeds[self.seeds["block"] == block]

@@ -84,7 +84,7 @@ def _table(run: AblationFrames, block: Block, control: str, rows: pd.DataFrame, 
     beside, notes = _published(run, block, rows, metric)
     if beside is not None:
         frame = frame.join(beside, on="variant")
-    title = f"{run.name}{f', {block.name}' if block.name else ''}: {metric} ({block.design}, {_control(control)})"
+    title = f"{_name(run, block)}: {metric} ({block.design}, {_control(control)})"
     return AblationTable(title, frame, (*_reading(run, block, compared, metric), *notes), compared)
 
 
@@ -97,6 +97,10 @@ _STEPS = {
 }
 
 
+def _name(run: AblationFrames, block: Block) -> str:
+    return f"{run.name}, {block.name}" if block.name else run.name
+
+
 def _control(control: str) -> str:
     matched = {"flop-matched": "at the baseline's GFLOPs", "param-matched": "at the baseline's parameters"}
     return matched.get(control, "as given")
@@ -107,9 +111,8 @@ def _left(run: AblationFrames, block: Block, control: str, metric: str) -> Ablat
     own = run.seeds[(run.seeds["block"] == block.name) & (run.seeds["seed"] < run.first_seeds)]
     frame = gain_left(own, block.baseline, metric, control)
     note = f"share is the part of the raw gain over {block.baseline} that is left {_control(control)}, with Fieller's 95 % interval"
-    name = f", {block.name}" if block.name else ""
     frame = frame.rename(columns={"p_t_holm": "p t Holm"})
-    title = f"{run.name}{name}: what is left of the gain in {metric} {_control(control)}"
+    title = f"{_name(run, block)}: what is left of the gain in {metric} {_control(control)}"
     return AblationTable(title, frame, (note, *_first(run)))
 
 
@@ -118,7 +121,7 @@ def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[Abla
     rows = run.rows(block.name, first=True)
     factors = [f"has.{name}" for name in block.components]
     chain = rows[rows["variant"].isin(block.chain)] if block.chain else rows
-    name = f"{run.name}{f', {block.name}' if block.name else ''}"
+    title = _name(run, block)
     with suppress(NasError):
         shares = shapley(chain, factors, metric)
         shares["component"] = [_plain(name) for name in shares["component"]]
@@ -127,7 +130,7 @@ def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[Abla
         frame = shares.drop(columns="kind").rename(columns={"component": "variant", "ci_low": "low", "ci_high": "high"})
         note = "share is of the total difference between all components and none; another order would credit them otherwise."
         notes = (*(() if exact else (note,)), *_first(run))
-        yield AblationTable(f"{name}: what each component adds to {metric}, {how}", frame, notes)
+        yield AblationTable(f"{title}: what each component adds to {metric}, {how}", frame, notes)
     if block.design == "factorial":
         with suppress(NasError):
             effects = factorial_effects(rows, factors, metric)
@@ -135,7 +138,7 @@ def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[Abla
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}
             frame = effects.drop(columns=["p_value", "p_t"]).rename(columns=names)
             note = "An effect is the mean with the component less that without; × is half of how much one changes the other's."
-            yield AblationTable(f"{name}: effects and interactions in {metric}", frame, (note, *_first(run)))
+            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, *_first(run)))
 
 
 def _plain(name: str) -> str:
@@ -162,8 +165,7 @@ def _by_rung(run: AblationFrames, block: Block, metric: str) -> AblationTable:
         frame["FID printed†"] = [row.scores.get("fid", "") if row else "" for row in known]
     frame = frame[frame["n"] > 0].reset_index().rename(columns={"variant": "row"})
     frame.insert(0, "variant", [f"{row}, rung {rung}" for row, rung in zip(frame.pop("row"), frame.pop("rung"), strict=True)])
-    name = f", {block.name}" if block.name else ""
-    return AblationTable(f"{run.name}{name}: {metric} at every rung", frame, ("Rungs of one trial are no independent runs.",))
+    return AblationTable(f"{_name(run, block)}: {metric} at every rung", frame, ("Rungs of one trial are no independent runs.",))
 
 
 def _in_steps(table: printed.PublishedTable, label: str) -> list[printed.PublishedRow]:

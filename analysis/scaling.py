@@ -99,7 +99,8 @@ def scaling_fit(
     Measured on simulated curves (800 fits a case; 1 to 12 seeds; 4 to 8 budgets; noise of 0.3 to 2 %; the means missing the law or
     not): 93 to 99 % of the 95 % intervals of E, A and α hold the truth, 94 to 97 % of those of predictions the observed, 96 to 99 %
     of those of crossings. Six seeds drawn with replacement, and no more, give 86 %, and 44 % where each budget misses the law by
-    as much as one run's noise. Where the true E is 0, half of the fits are refused, and 84 to 97 % of the others' intervals hold.
+    as much as one run's noise. Where the true E is 0, half of the fits have E at its bound, which `note` says; of the others'
+    intervals 84 to 97 % hold, and those of the former were not measured.
 
     The largest budget is held out once and predicted from the others; the interval is for the observed mean, with its noise.
 

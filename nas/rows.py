@@ -22,7 +22,6 @@ class Row:
     """A variant under a control. Rows of equal architecture share their trials."""
 
     block: str
-    design: str
     variant: str
     control: Control
     spec: ModelSpec
@@ -105,7 +104,6 @@ def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make)
             of = draft.of
             yield Row(
                 block=block.name,
-                design=block.design,
                 variant=draft.name,
                 control=control,
                 spec=match.spec if match else built[draft.name],

@@ -233,8 +233,6 @@ def test_what_cannot_be_tabled_is_refused(ladder, tmp_path):
         ablation_tables(ladder, "fid")
     with pytest.raises(NasError, match="no table format 'html'"):
         render_tables(ablation_tables(ladder), "html")
-    with pytest.raises(NasError, match="has no block 'x'"):
-        ladder.block("x")
 
 
 def test_the_command_prints_the_tables(tmp_path, capsys):

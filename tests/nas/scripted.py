@@ -8,6 +8,13 @@ from nas.ledger import Ledger, read_events
 from nas.records import Failure, Report
 from nas.search import Search
 
+VARIED = [
+    "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",
+    "search.constraints={gflops: {max: 0.02}}",
+    "search.trials=8",
+]
+"""A small space of which eight architectures are tried."""
+
 
 def loss_of(plan, rung):
     """A loss that falls with the rung and depends on the architecture alone."""

@@ -8,13 +8,7 @@ from nas.earlier import CHECKPOINT
 from nas.ledger import Ledger
 from nas.search import Search
 from nas.study import load_study
-from tests.nas.scripted import carry_out, facts, loss_of, report, searched
-
-VARIED = [
-    "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",
-    "search.constraints={gflops: {max: 0.02}}",
-    "search.trials=8",
-]
+from tests.nas.scripted import VARIED, carry_out, facts, loss_of, report, searched
 
 
 @pytest.fixture

@@ -11,13 +11,7 @@ from nas.records import Failure, State
 from nas.search import FAILURES, LOSSES, Search
 from nas.study import load_study
 from space import NasError
-from tests.nas.scripted import carry_out, facts, report, searched
-
-VARIED = [
-    "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",
-    "search.constraints={gflops: {max: 0.02}}",
-    "search.trials=8",
-]
+from tests.nas.scripted import VARIED, carry_out, facts, report, searched
 
 
 @pytest.fixture
