@@ -6,23 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.ablation import AblationFrames, ablation_frames, load_ablation
-    from analysis.ablation_tables import AblationTable, ablation_tables
-    from analysis.ablation_text import render_tables
-    from analysis.attribution import factorial_effects, shapley
-    from analysis.comparison import compare, gain_left, ladder
-    from analysis.comparison_plots import plot_compare, plot_effects, plot_ladder, plot_shapley
-    from analysis.crossings import crossing, probability_better
-    from analysis.domain_importance import importance
-    from analysis.fidelity import rank_fidelity
-    from analysis.fidelity_plots import plot_importance, plot_rank_fidelity
-    from analysis.papers import correlation, fid_by_steps, fid_by_steps_fit, gflops_fid, paper_differences, paper_table
-    from analysis.papers_plots import plot_fid_by_steps, plot_gflops_fid
-    from analysis.plots import curves_info, front_info, plot_curves, plot_front
-    from analysis.runs import RunFrames, load_run
-    from analysis.scaling import ScalingFit, scaling_fit
-    from analysis.scaling_plots import plot_scaling_fit
-    from analysis.tables import ranking_table, render
+    from analysis.ablation.attribution import factorial_effects, shapley
+    from analysis.ablation.comparison import compare, gain_left, ladder
+    from analysis.ablation.frames import AblationFrames, ablation_frames, load_ablation
+    from analysis.ablation.plots import plot_compare, plot_effects, plot_ladder, plot_shapley
+    from analysis.ablation.tables import AblationTable, ablation_tables
+    from analysis.ablation.text import render_tables
+    from analysis.papers.plots import plot_fid_by_steps, plot_gflops_fid
+    from analysis.papers.tables import (
+        correlation,
+        fid_by_steps,
+        fid_by_steps_fit,
+        gflops_fid,
+        paper_differences,
+        paper_table,
+    )
+    from analysis.runs.frames import RunFrames, load_run
+    from analysis.runs.plots import curves_info, front_info, plot_curves, plot_front
+    from analysis.runs.tables import ranking_table, render
+    from analysis.scaling.crossings import crossing, probability_better
+    from analysis.scaling.fit import ScalingFit, scaling_fit
+    from analysis.scaling.plots import plot_scaling_fit
+    from analysis.search.fidelity import rank_fidelity
+    from analysis.search.importance import importance
+    from analysis.search.plots import plot_importance, plot_rank_fidelity
 
 __all__ = [
     "AblationFrames",
@@ -68,23 +75,30 @@ __all__ = [
 ]
 
 _NAMES = {
-    "analysis.ablation": ("AblationFrames", "ablation_frames", "load_ablation"),
-    "analysis.ablation_tables": ("AblationTable", "ablation_tables"),
-    "analysis.ablation_text": ("render_tables",),
-    "analysis.attribution": ("factorial_effects", "shapley"),
-    "analysis.comparison": ("compare", "gain_left", "ladder"),
-    "analysis.comparison_plots": ("plot_compare", "plot_effects", "plot_ladder", "plot_shapley"),
-    "analysis.crossings": ("crossing", "probability_better"),
-    "analysis.fidelity": ("rank_fidelity",),
-    "analysis.fidelity_plots": ("plot_importance", "plot_rank_fidelity"),
-    "analysis.domain_importance": ("importance",),
-    "analysis.papers": ("correlation", "fid_by_steps", "fid_by_steps_fit", "gflops_fid", "paper_differences", "paper_table"),
-    "analysis.papers_plots": ("plot_fid_by_steps", "plot_gflops_fid"),
-    "analysis.plots": ("curves_info", "front_info", "plot_curves", "plot_front"),
-    "analysis.runs": ("RunFrames", "load_run"),
-    "analysis.scaling": ("ScalingFit", "scaling_fit"),
-    "analysis.scaling_plots": ("plot_scaling_fit",),
-    "analysis.tables": ("ranking_table", "render"),
+    "analysis.ablation.frames": ("AblationFrames", "ablation_frames", "load_ablation"),
+    "analysis.ablation.tables": ("AblationTable", "ablation_tables"),
+    "analysis.ablation.text": ("render_tables",),
+    "analysis.ablation.attribution": ("factorial_effects", "shapley"),
+    "analysis.ablation.comparison": ("compare", "gain_left", "ladder"),
+    "analysis.ablation.plots": ("plot_compare", "plot_effects", "plot_ladder", "plot_shapley"),
+    "analysis.scaling.crossings": ("crossing", "probability_better"),
+    "analysis.search.fidelity": ("rank_fidelity",),
+    "analysis.search.plots": ("plot_importance", "plot_rank_fidelity"),
+    "analysis.search.importance": ("importance",),
+    "analysis.papers.tables": (
+        "correlation",
+        "fid_by_steps",
+        "fid_by_steps_fit",
+        "gflops_fid",
+        "paper_differences",
+        "paper_table",
+    ),
+    "analysis.papers.plots": ("plot_fid_by_steps", "plot_gflops_fid"),
+    "analysis.runs.plots": ("curves_info", "front_info", "plot_curves", "plot_front"),
+    "analysis.runs.frames": ("RunFrames", "load_run"),
+    "analysis.scaling.fit": ("ScalingFit", "scaling_fit"),
+    "analysis.scaling.plots": ("plot_scaling_fit",),
+    "analysis.runs.tables": ("ranking_table", "render"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

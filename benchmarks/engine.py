@@ -20,13 +20,13 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 import ray
 from ray import tune
 
-from nas.ledger import Ledger
-from nas.ray_adapters import PlanTrainable, step_result
-from nas.ray_runner import OnRay
-from nas.records import Report
-from nas.results import read_run
-from nas.search import Search
-from nas.study import Study
+from nas.execution.ray_adapters import PlanTrainable, step_result
+from nas.execution.ray_executor import OnRay
+from nas.runs.ledger import Ledger
+from nas.runs.records import Report
+from nas.runs.run import read_run
+from nas.search.controller import Search
+from nas.study.study import Study
 
 MODES = ("stop", "promote", "none")
 EMPTY, PLAIN = 60, 20

@@ -1,4 +1,4 @@
-"""Peak memory of training on this machine against the closed form of space/memory.py, preset by preset.
+"""Peak memory of training on this machine against the closed form of space/costs/memory.py, preset by preset.
 
 Each case runs in its own process: two training steps (AdamW, one averaged copy of the weights) after the libraries were loaded
 and used once; measured is the highest resident memory above what the process had then, or on a GPU what CUDA allocated at most.
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from space import build, preset
-from space.memory import memory
+from space.costs.memory import memory
 
 CASES = {
     "u-dit-s": 8,

@@ -8,15 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from space.census import Census, census
-from space.cost import Cost, cost
-from space.cost_table import CostTable
-from space.domains import Domain, Range
+from space.costs.cost import Cost, cost
+from space.costs.matching import Match, match_cost
+from space.costs.memory import Memory, memory
+from space.costs.table import CostTable
+from space.domains.census import Census, census
+from space.domains.domain import Domain, Range
+from space.domains.space import SearchSpace, cost_table
 from space.errors import NasError
-from space.matching import Match, match_cost
-from space.memory import Memory, memory
 from space.presets import PRESETS, preset
-from space.search_space import SearchSpace, cost_table
 from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Training data: sources of images, and the codecs between images and what the model sees."""
+"""Stores of training data and the codecs between images and latents."""

@@ -1,1 +1,1 @@
-"""How models are scored."""
+"""How good a model's predictions and samples are."""

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codecs import codec_named
+from nas.diffusion.generate import sample
+from nas.diffusion.prediction import Objective
+from nas.diffusion.samplers import sampler_named
 from nas.evaluation.adm import write_samples_npz
 from nas.evaluation.extractors import Dimensions, Extractor
+from nas.evaluation.images import to_pixels
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, ImageFeatures, Reference
-from nas.objective import Objective
-from nas.pictures import to_pixels
-from nas.samplers import sampler_named
-from nas.sampling import sample
-from nas.settings import FidSettings
+from nas.study.settings import FidSettings
 from space.errors import DataError
 from space.model.network import Network
 

@@ -20,8 +20,8 @@ from nas.data.feed import Feed
 from nas.data.store import Split
 from nas.evaluation.adm import count_images, read_reference_npz, stream_images
 from nas.evaluation.extractors import Extractor
+from nas.evaluation.images import to_pixels
 from nas.evaluation.statistics import FeatureStatistics, Moments
-from nas.pictures import to_pixels
 from space.errors import DataError
 
 MANIFOLD_IMAGES = 10_000

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.data.idx import read_idx
 from nas.evaluation.clothes import BATCH, SIZE, ClothesNetwork
-from nas.streams import stream
+from nas.rng import stream
 from space.errors import DataError, NasError
 
 EPOCHS = 14

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.feed import Feed
-from nas.objective import BINS, Objective
-from nas.streams import stream
+from nas.diffusion.prediction import BINS, Objective
+from nas.rng import stream
 from space.errors import DataError
 
 _GRID_SEED = 0

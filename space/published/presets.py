@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from space.cost import Cost, cost
+from space.costs.cost import Cost, cost
 from space.paths import changed
 from space.presets import PRESETS
 from space.published.tables import table

@@ -107,7 +107,7 @@ def table(name: str) -> PublishedTable:
 def correlations() -> dict[str, str]:
     """The correlation of each metric with GFLOPs after 400K steps, as DiT prints it in Figures 8 and 12.
 
-    The figures' axis of GFLOPs is logarithmic; `analysis.papers.correlation` says which form gives the printed number.
+    The figures' axis of GFLOPs is logarithmic; `analysis.papers.tables.correlation` says which form gives the printed number.
 
     >>> correlations()["fid"]
     '-0.93'

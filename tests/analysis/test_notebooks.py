@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import analysis
-from nas.ledger import LEDGER
-from nas.results import read_run
+from nas.runs.ledger import LEDGER
+from nas.runs.run import read_run
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nas.curves import Curve, Recorded
-from space.cost_table import CostTable
+from nas.replay.curves import Curve, Recorded
+from space.costs.table import CostTable
 from tests.nas.scripted import loss_of
 
 VARIED = [

@@ -4,9 +4,9 @@ from collections import deque
 
 import numpy as np
 
-from nas.ledger import Ledger, read_events
-from nas.records import Failure, Report
-from nas.search import Search
+from nas.runs.ledger import Ledger, read_events
+from nas.runs.records import Failure, Report
+from nas.search.controller import Search
 
 VARIED = [
     "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from nas.cli import main
+from nas.cli.app import main
 from space import NasError, build, cost, load, official, preset
 from space.paths import changed
 from space.weights import load_as_saved, save

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nas import curves
-from nas.study import load_study
+from nas.replay import curves
+from nas.study.study import load_study
 from tests.nas.recorded import ALL_FULLY
 
 
@@ -11,7 +11,7 @@ from tests.nas.recorded import ALL_FULLY
 def _few_draws(monkeypatch):
     """Intervals take a second, which only the test about them needs; and no test here asks what share of a space is feasible."""
     monkeypatch.setattr(curves, "RESAMPLES", 20)
-    monkeypatch.setattr("nas.study.CENSUS_DRAWS", 2000)
+    monkeypatch.setattr("nas.study.study.CENSUS_DRAWS", 2000)
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from nas import curves
-from nas.curves import recorded
-from nas.ledger import Ledger
-from nas.records import State
-from nas.results import Run, read_run
-from nas.search import Search
-from nas.study import load_study
+from nas.replay import curves
+from nas.replay.curves import recorded
+from nas.runs.ledger import Ledger
+from nas.runs.records import State
+from nas.runs.run import Run, read_run
+from nas.search.controller import Search
+from nas.study.study import load_study
 from space import NasError
 from tests.nas.recorded import ALL_FULLY, VARIED, of_losses, seeded_loss
 from tests.nas.scripted import carry_out, facts, report, searched

@@ -1,0 +1,1 @@
+"""An ablation's rows compared: frames, comparisons, attribution, tables and figures."""

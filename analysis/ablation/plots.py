@@ -1,0 +1,317 @@
+"""Figures of an ablation's tables: for each a function that says what is drawn, and a thin one that draws it.
+
+The tables are those of `comparison` and `attribution` in this package. They carry the metric's name in `attrs["metric"]`; give
+`metric` to the functions here for a table that lost it, one read from a file say. Without it no direction is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import floor, isfinite, log10, nan
+from textwrap import fill
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.ablation.attribution import SHAPLEY
+from analysis.ablation.comparison import BASELINE, BETTER, NO_EVIDENCE, ONE_SEED, WORSE
+from nas.stats.paired import lower_is_better
+from space.costs.points import Array
+from space.errors import NasError
+
+_ALPHA = 0.05
+_LABEL_WIDTH = 40
+"""Characters a line of a row's label."""
+
+_AXIS_WIDTH = 80
+"""Characters a line of the axis label."""
+
+_LEGEND_WIDTH = 80
+"""Characters a line of the legend, shared by its verdicts."""
+
+_STYLES = {BETTER: ("#0072b2", "o", True), WORSE: ("#d55e00", "X", True), NO_EVIDENCE: ("0.45", "s", False)}
+"""Colour, marker and whether it is filled; the three can be told apart in grey too."""
+
+_OTHER = ("0.3", "D", False)
+"""For verdicts that are none, such as that of a single seed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a figure; its numbers are in the unit of the metric."""
+
+    label: str
+    value: float
+    """Where the mark stands."""
+    low: float
+    """The lower end of the interval; NaN for none."""
+    high: float
+    verdict: str
+    """Sets the mark; empty for a row that nothing is said of."""
+    note: str
+    """The numbers as text, at the right."""
+
+
+@dataclass(frozen=True)
+class RowsInfo:
+    """What a figure shows from top to bottom, and how its horizontal axis is called."""
+
+    rows: tuple[Row, ...]
+    axis: str
+
+
+def compare_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+    """The forest plot of a table of `compare`: each variant's difference to the baseline, in the table's order.
+
+    The baseline itself has no line: it is the zero. Raises NasError when columns or the baseline's row are missing.
+    """
+    _need(table, ("variant", "difference", "ci_low", "ci_high", "pairs", "verdict"), "compare")
+    is_baseline = table["verdict"] == BASELINE
+    if is_baseline.sum() != 1:
+        raise NasError(f"the table has {is_baseline.sum()} rows with the verdict {BASELINE}; give what compare returned")
+    shown = table[~is_baseline]
+    rows = _rows(shown["variant"], shown[["difference", "ci_low", "ci_high"]], shown["verdict"], shown["pairs"])
+    baseline = table.loc[is_baseline, "variant"].iloc[0]
+    metric, direction = _metric(table, metric)
+    return RowsInfo(rows, f"{metric} minus that of {baseline}, paired by seed{direction}")
+
+
+def effects_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+    """The forest plot of a table of `factorial_effects`, with verdicts by the rule of `compare`: p_t_holm below 0.05 is evidence.
+
+    Raises NasError when columns are missing.
+    """
+    _need(table, ("effect", "value", "ci_low", "ci_high", "p_t_holm", "seeds"), "factorial_effects")
+    metric, direction = _metric(table, metric)
+    verdicts = []
+    for value, p_t_holm, seeds in zip(table["value"], table["p_t_holm"], table["seeds"], strict=True):
+        if seeds < 2:
+            verdicts.append(ONE_SEED)
+        elif p_t_holm >= _ALPHA:
+            verdicts.append(NO_EVIDENCE)
+        elif not direction:
+            verdicts.append("evidence")
+        else:
+            verdicts.append(BETTER if (value < 0) == lower_is_better(metric) else WORSE)
+    rows = _rows(table["effect"], table[["value", "ci_low", "ci_high"]], verdicts, table["seeds"])
+    return RowsInfo(rows, f"effect on {metric}, paired by seed{direction}")
+
+
+def shapley_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+    """The bars of a table of `shapley`: largest first, or in the ladder's order where the values hold in this order alone.
+
+    The verdict of a row is its `kind`. Raises NasError when columns are missing.
+    """
+    _need(table, ("component", "share", "value", "ci_low", "ci_high", "kind"), "shapley")
+    if (table["kind"] == SHAPLEY).all():
+        table = table.loc[table["value"].abs().sort_values(ascending=False, kind="stable").index]
+    metric, direction = _metric(table, metric)
+    shares = [_minus(f"   {share:.0%}") if isfinite(share) else "" for share in table["share"]]
+    rows = _rows(table["component"], table[["value", "ci_low", "ci_high"]], table["kind"])
+    rows = tuple(replace(row, note=row.note + share) for row, share in zip(rows, shares, strict=True))
+    total = _minus(f"{table['value'].sum():+.3g}")
+    return RowsInfo(rows, f"change of {metric}; all together {total}{direction}")
+
+
+def ladder_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+    """The steps of a table of `ladder`: the first rung's mean, and from there each step, the mean of its paired differences.
+
+    Where all seeds are there, a rung stands at its own mean. Where one is missing it does not, as a mean over fewer seeds
+    could move against the step. A rung without a pair to the one before stands at its paired difference to the
+    first, or failing that at its mean. The interval about a rung is that of its step, which the note says.
+
+    Raises NasError when columns are missing.
+    """
+    _need(table, ("variant", "mean", "difference", "step", "step_low", "step_high", "step_pairs", "step_verdict"), "ladder")
+    rows: list[Row] = []
+    verdicts = table["step_verdict"].replace(BASELINE, "")
+    steps = _rows(table["variant"], table[["step", "step_low", "step_high"]], verdicts, table["step_pairs"])
+    for row, mean, difference in zip(steps, table["mean"], table["difference"], strict=True):
+        known = (rows[-1].value + row.value, rows[0].value + difference, mean) if rows else (mean,)
+        value = next((float(place) for place in known if isfinite(place)), nan)
+        moved = value - row.value
+        rows.append(replace(row, value=value, low=row.low + moved, high=row.high + moved, note=row.note if rows else ""))
+    metric, direction = _metric(table, metric)
+    return RowsInfo(tuple(rows), f"{metric} along the paired steps, with their intervals{direction}")
+
+
+def plot_compare(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
+    """Draw the forest plot of a table of `compare`: differences to the baseline with their intervals, and a line at zero.
+
+    Units and errors are those of `compare_info`.
+
+    >>> table = pd.DataFrame({"variant": ["plain", "conv"], "difference": [0.0, -0.02], "ci_low": [float("nan"), -0.03],
+    ...                       "ci_high": [float("nan"), -0.01], "pairs": [6, 6], "verdict": ["baseline", "better"]})
+    >>> print(plot_compare(table, metric="val_loss").get_xlabel())
+    val_loss minus that of plain, paired by seed (← lower is better)
+    """
+    return _forest(compare_info(table, metric), ax)
+
+
+def plot_effects(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
+    """Draw a table of `factorial_effects`: main effects and interactions with their intervals, and a line at zero.
+
+    Units and errors are those of `effects_info`.
+
+    >>> table = pd.DataFrame({"effect": ["a", "b", "a × b"], "value": [-0.03, -0.01, 0.0], "ci_low": [-0.04, -0.03, -0.02],
+    ...                       "ci_high": [-0.02, 0.01, 0.02], "p_t_holm": [0.02, 0.6, 0.9], "seeds": 8})
+    >>> print(plot_effects(table, metric="val_loss").get_xlabel())
+    effect on val_loss, paired by seed (← lower is better)
+    """
+    return _forest(effects_info(table, metric), ax)
+
+
+def plot_shapley(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
+    """Draw a table of `shapley`: a bar a component with its interval and its share of the total.
+
+    Units and errors are those of `shapley_info`.
+
+    >>> table = pd.DataFrame({"component": ["a", "b"], "share": [0.25, 0.75], "value": [-0.01, -0.03], "ci_low": [-0.02, -0.04],
+    ...                       "ci_high": [0.0, -0.02], "kind": "shapley"})
+    >>> print(plot_shapley(table, metric="val_loss").get_xlabel())
+    change of val_loss; all together −0.04 (← lower is better)
+    """
+    info = shapley_info(table, metric)
+    ax = ax or _axes(info)
+    is_shapley = all(row.verdict == SHAPLEY for row in info.rows)
+    for place, row in enumerate(info.rows):
+        ax.barh(place, row.value, height=0.6, color="#56b4e9" if is_shapley else "0.75", edgecolor="0.2", linewidth=0.8)
+        _interval(ax, place, row, "0.1")
+    ax.axvline(0, color="0.2", linewidth=0.8)
+    ax.set_title("Shapley values, averaged over all orders" if is_shapley else "What each added in this order, from top to bottom")
+    return _finish(ax, info)
+
+
+def plot_ladder(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
+    """Draw a table of `ladder` as steps from rung to rung, each with its interval about the value that it leads to.
+
+    Units and errors are those of `ladder_info`.
+
+    >>> nan = float("nan")
+    >>> table = pd.DataFrame({"variant": ["plain", "+ conv"], "mean": [0.30, 0.28], "difference": [nan, -0.02],
+    ...                       "step": [nan, -0.02], "step_low": [nan, -0.03], "step_high": [nan, -0.01],
+    ...                       "step_pairs": [0, 6], "step_verdict": ["baseline", "better"]})
+    >>> [tick.get_text() for tick in plot_ladder(table, metric="val_loss").get_yticklabels()]
+    ['plain', '+ conv']
+    """
+    info = ladder_info(table, metric)
+    ax = ax or _axes(info)
+    for place, (before, row) in enumerate(pairwise(info.rows), start=1):
+        # Not down to a rung without a mark of its own.
+        ax.plot(
+            [before.value] * 2,
+            [place - 1, place if isfinite(row.value) else nan],
+            color="0.6",
+            linewidth=0.8,
+            linestyle=":",
+            zorder=1,
+        )
+        colour, _, _ = _STYLES.get(row.verdict, _OTHER)
+        ax.plot([before.value, row.value], [place] * 2, color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=1)
+    _marks(ax, info)
+    return _finish(ax, info)
+
+
+def _forest(info: RowsInfo, ax: Axes | None) -> Axes:
+    ax = ax or _axes(info)
+    ax.axvline(0, color="0.2", linewidth=0.8, zorder=1)
+    _marks(ax, info)
+    return _finish(ax, info)
+
+
+def _marks(ax: Axes, info: RowsInfo) -> None:
+    """A mark with its interval a row, and a legend of the verdicts above the axes."""
+    for place, row in enumerate(info.rows):
+        _interval(ax, place, row, _STYLES.get(row.verdict, _OTHER)[0])
+        ax.plot(row.value, place, **_mark(row.verdict), zorder=3)
+    verdicts = {row.verdict for row in info.rows} - {""}
+    order = [verdict for verdict in _STYLES if verdict in verdicts] + sorted(verdicts - _STYLES.keys())
+    keys = [Line2D([], [], linestyle="", **_mark(verdict), label=fill(verdict, _LEGEND_WIDTH // len(order))) for verdict in order]
+    if keys:
+        ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(keys), frameon=False, handletextpad=0.2)
+
+
+def _mark(verdict: str) -> dict[str, Any]:
+    colour, marker, filled = _STYLES.get(verdict, _OTHER)
+    return {"color": colour, "marker": marker, "markersize": 7, "markerfacecolor": colour if filled else "white"}
+
+
+def _interval(ax: Axes, place: float, row: Row, colour: str) -> None:
+    if isfinite(row.low) and isfinite(row.high):
+        ends = [[row.value - row.low], [row.high - row.value]]
+        ax.errorbar(row.value, place, xerr=ends, color=colour, linewidth=1.6, capsize=3, zorder=2)
+
+
+def _finish(ax: Axes, info: RowsInfo) -> Axes:
+    """Rows from top to bottom, labels at the left and notes at the right."""
+    places = range(len(info.rows))
+    ax.set_yticks(places, [fill(row.label, _LABEL_WIDTH) for row in info.rows], fontsize=9)
+    ax.set_ylim(len(places) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="0.92")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "left", "right"]].set_visible(False)
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(places, [row.note for row in info.rows], fontsize=9)
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
+    ax.set_xlabel(fill(info.axis, _AXIS_WIDTH))
+    return ax
+
+
+def _rows(
+    labels: Iterable[object], numbers: pd.DataFrame, verdicts: Iterable[object], pairs: Iterable[object] = ()
+) -> tuple[Row, ...]:
+    """The lines for columns of value, low and high; how many pairs a line has is noted only where lines differ in it."""
+    cells = numbers.to_numpy(dtype=float)
+    counts = list(pairs)
+    notes = _notes(cells)
+    if len(set(counts) - {0}) > 1:
+        notes = [f"{note}  ({count} pairs)" if count else note for note, count in zip(notes, counts, strict=True)]
+    return tuple(
+        Row(str(label), float(value), float(low), float(high), str(verdict), note)
+        for label, (value, low, high), verdict, note in zip(labels, cells, verdicts, notes, strict=True)
+    )
+
+
+def _notes(cells: Array) -> list[str]:
+    """Value and interval as text, all with as many decimals as give the largest value three digits."""
+    largest = max((abs(value) for value in cells[:, 0] if isfinite(value)), default=0.0)
+    decimals = min(max(2 - floor(log10(largest)), 0), 12) if largest else 2
+    notes = []
+    for value, low, high in cells:
+        interval = f" [{low:+.{decimals}f}, {high:+.{decimals}f}]" if isfinite(low) and isfinite(high) else ""
+        notes.append(_minus(f"{value:+.{decimals}f}{interval}") if isfinite(value) else "no pair")
+    return notes
+
+
+def _need(table: pd.DataFrame, columns: Sequence[str], maker: str) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise NasError(f"the table has no column {', '.join(missing)}; give what {maker} returned")
+
+
+def _metric(table: pd.DataFrame, metric: str | None) -> tuple[str, str]:
+    """The metric's name, and the text that says which direction is better; empty where that is not known."""
+    name = metric or table.attrs.get("metric")
+    if not name:
+        return "metric", ""
+    try:
+        return name, " (← lower is better)" if lower_is_better(name) else " (higher is better →)"
+    except NasError:
+        return name, ""
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _axes(info: RowsInfo) -> Axes:
+    lines = sum(max(1, -(-len(row.label) // _LABEL_WIDTH)) for row in info.rows)
+    _, ax = plt.subplots(figsize=(9, 1.5 + 0.16 * len(info.rows) + 0.18 * lines), layout="constrained")
+    return ax

@@ -1,0 +1,179 @@
+"""An ablation's tables as Markdown, LaTeX or CSV."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.ablation.tables import COSTS, AblationTable
+from analysis.runs.tables import FORMATS
+from space.errors import NasError
+
+_MARKS = {"better": " *", "worse": " *"}
+"""A difference that is claimed; nothing beside the others."""
+
+_DIGITS = {**dict.fromkeys(COSTS, 4), "steps/s": 2, "channels": 0, "FFN ratio": 2}
+_P_COLUMNS = ("p", "p Holm", "p t", "p t Holm", "p_t_holm", "step p t Holm")
+
+
+def render_tables(tables: Sequence[AblationTable], form: str) -> str:
+    """The tables one after the other as `md`, `latex` (booktabs) or `csv`; raises NasError for another form.
+
+    CSV is one table with every digit, its first column the title. In the others a difference stands with its interval, followed
+    by * where it is claimed, and the notes stand below.
+    """
+    if form == "csv":
+        frames = [table.frame.assign(table=table.title) for table in tables]
+        whole = pd.concat(frames, ignore_index=True)
+        return str(whole[["table", *(name for name in whole.columns if name != "table")]].to_csv(index=False))
+    if form not in FORMATS:
+        raise NasError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
+    return "\n".join(_markdown(table) if form == "md" else _latex(table) for table in tables)
+
+
+def display(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of a table as text: means with their spread, differences with their interval, digits that the spread bears."""
+    text: dict[str, list[str]] = {"variant": [str(name) for name in frame["variant"]]}
+    left = {str(name): frame[name] for name in frame.columns if name != "variant"}
+    metric = str(frame.columns[1])
+    if "sd" in left:
+        digits = _digits(left["sd"])
+        text[metric] = [_with(mean, sd, digits, " ± ") for mean, sd in zip(left.pop(metric), left.pop("sd"), strict=True)]
+    for name, low, high, verdict in _INTERVALS:
+        if name in left and low in left:
+            spread = left[high] - left[low]
+            digits = 2 if name == "share" else _digits(spread / 4)
+            claims = left.get(verdict, pd.Series([""] * len(frame)))
+            columns = zip(left.pop(name), left.pop(low), left.pop(high), claims, strict=True)
+            text[f"{name} [95 %]"] = [_interval(value, below, above, digits, claim) for value, below, above, claim in columns]
+    for name, column in left.items():
+        text[name] = [_cell(value, name) for value in column]
+    order = ["variant", *(name for name in _ORDER if name in text), *(name for name in text if name not in (*_ORDER, "variant"))]
+    shown = pd.DataFrame(text)[order]
+    return shown.loc[:, (shown != "").any()]
+
+
+_INTERVALS = (
+    ("difference", "low", "high", "verdict"),
+    ("step", "step low", "step high", "step verdict"),
+    ("raw", "raw_low", "raw_high", ""),
+    ("matched", "matched_low", "matched_high", "verdict"),
+    ("share", "share_low", "share_high", ""),
+    ("value", "low", "high", ""),
+)
+"""Columns that stand together: a value, its interval, and the verdict on it."""
+
+_ORDER = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid", "n", "pairs", "difference [95 %]")
+
+
+def _digits(spread: pd.Series) -> int:
+    """Decimals that show two digits of the median spread above 0; four where there is none."""
+    known = [value for value in spread if value == value and value > 0]
+    return min(8, max(0, 1 - math.floor(math.log10(sorted(known)[len(known) // 2])))) if known else 4
+
+
+def _with(mean: float, sd: float, digits: int, between: str) -> str:
+    if mean != mean:
+        return ""
+    return f"{mean:.{digits}f}" + (f"{between}{sd:.{digits}f}" if sd == sd else "")
+
+
+def _interval(value: float, low: float, high: float, digits: int, claim: Any) -> str:
+    if value != value:
+        return ""
+    mark = _MARKS.get(str(claim), "")
+    bounds = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if low == low else ""
+    return f"{value:+.{digits}f}{bounds}{mark}"
+
+
+def _cell(value: Any, name: str) -> str:
+    if value is None or value != value:
+        return ""
+    if name in _P_COLUMNS:
+        return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    if name == "steps":
+        return f"{value:.0f}"
+    if name == "share":
+        return f"{value:.0%}"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and name in ("n", "pairs") else f"{value:.{_DIGITS.get(name, 4)}f}"
+    return str(value)
+
+
+_SECOND = ("train GFLOPs", "params (M)", "channels", "FFN ratio", "steps/s", "GFLOPs printed")
+"""Costs that fill a table of their own, so that each fits a page; the other printed scores stand there too."""
+
+
+def parts(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The frame of a table as text, in one or two parts: results, with the first printed score, and costs with the others.
+
+    p-values without correction are left to the CSV, and so are numbers of pairs that equal n.
+    """
+    text = display(frame)
+    if "GFLOPs" not in text:
+        return [text]
+    printed = [str(name) for name in text if "printed" in str(name) and name not in _SECOND]
+    second = [name for name in text if name in _SECOND] + [name for name in printed if name != _main_printed(printed)]
+    left_out = {"p", "p t"} | ({"pairs"} if (frame["pairs"] == frame["n"])[1:].all() else set())
+    first = [name for name in text if name not in second and name not in left_out]
+    first.insert(1, first.pop(first.index("GFLOPs")))
+    return [text[first], text[["variant", *second]]]
+
+
+def narrow(texts: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The same with a ladder's steps in a part of their own, as a page is narrower than a screen."""
+    found: list[pd.DataFrame] = []
+    for text in texts:
+        steps = [name for name in text if str(name).startswith("step ")]
+        found += [text.drop(columns=steps), text[["variant", *steps]]] if steps else [text]
+    return found
+
+
+def _main_printed(names: Sequence[str]) -> str | None:
+    return next((name for name in names if name.startswith("FID")), None)
+
+
+def _markdown(table: AblationTable) -> str:
+    grids = "\n\n".join(_grid(text) for text in parts(table.frame))
+    return "\n".join([f"**{table.title}**", "", grids, "", *(f"{note}  " for note in table.notes), ""])
+
+
+def _grid(text: pd.DataFrame) -> str:
+    head = [text.columns.tolist(), ["---"] * len(text.columns)]
+    rows = [[cell.replace("|", "\\|") for cell in line] for line in [*head, *text.to_numpy().tolist()]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in rows)
+
+
+def _latex(table: AblationTable) -> str:
+    """A table that needs the packages booktabs and graphicx, its notes below it."""
+    lines = [r"\begin{table}  % \usepackage{booktabs,graphicx}", r"\centering", f"\\caption{{{_escaped(table.title)}}}"]
+    for text in narrow(parts(table.frame)):
+        body = _symbols(str(text.to_latex(index=False, escape=True))).rstrip()
+        lines += [r"\resizebox{\linewidth}{!}{%", f"{body}}}", r"\par\smallskip"]
+    notes = r"\\ ".join(_escaped(note) for note in table.notes)
+    return "\n".join([*lines, f"{{\\scriptsize {notes}\\par}}", r"\end{table}", ""])
+
+
+def _escaped(text: str) -> str:
+    escaped = re.sub(r"[%&#_$^~\\{}]", lambda found: _SPECIAL.get(found[0], f"\\{found[0]}"), text)
+    return _symbols(escaped)
+
+
+_SPECIAL = {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}"}
+
+
+def _symbols(text: str) -> str:
+    """Characters that LaTeX's default fonts lack, as commands."""
+    for symbol, command in (
+        ("±", r"$\pm$"),
+        ("†", r"\textsuperscript{\textdagger}"),
+        ("×", r"$\times$"),
+        ("<", r"$<$"),
+        ("α", r"$\alpha$"),
+    ):
+        text = text.replace(symbol, command)
+    return text

@@ -1,0 +1,1 @@
+"""A run of a search as frames, tables and figures."""

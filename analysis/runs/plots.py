@@ -1,0 +1,91 @@
+"""Figures of a run: for each a function that says what is drawn, and a thin one that draws it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from analysis.runs.frames import RunFrames
+
+_STATE_COLOURS = {"COMPLETE": "C0", "PRUNED": "0.65", "RUNNING": "C2", "FAILED": "C3"}
+
+
+@dataclass(frozen=True)
+class FrontInfo:
+    """Complete trials, with a column `on_front`, sorted by GFLOPs; and how many trials have no final value to show."""
+
+    points: pd.DataFrame
+    left_out: int
+
+
+def front_info(run: RunFrames) -> FrontInfo:
+    """The front of val_loss against GFLOPs: complete trials that no other beats in both."""
+    complete = run.trials[run.trials["state"] == "COMPLETE"]
+    if complete.empty:
+        empty = pd.DataFrame({name: pd.Series(dtype=float) for name in ("trial", "gflops", "val_loss")})
+        return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(run.trials))
+    # By cost, then loss: a trial is on the front when its loss is below every cheaper one's.
+    points = complete.sort_values(["gflops", "val_loss"]).reset_index(drop=True)
+    lowest_before = points["val_loss"].cummin().shift(fill_value=np.inf)
+    return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(run.trials) - len(points))
+
+
+def plot_front(run: RunFrames, ax: Axes | None = None) -> Axes:
+    """Draw validation loss against inference GFLOPs for the complete trials, their front joined by steps."""
+    info = front_info(run)
+    ax = ax or _axes()
+    points = info.points
+    sns.scatterplot(points[~points["on_front"]], x="gflops", y="val_loss", color="0.6", s=40, label="complete", ax=ax)
+    front = points[points["on_front"]]
+    ax.step(front["gflops"], front["val_loss"], where="post", color="C0", linewidth=1.2)
+    sns.scatterplot(front, x="gflops", y="val_loss", color="C0", s=60, label="front", ax=ax, zorder=3)
+    for _, point in front.iterrows():
+        ax.annotate(
+            str(point["trial"]), (point["gflops"], point["val_loss"]), xytext=(5, 5), textcoords="offset points", fontsize=9
+        )
+    compute = f" after {run.rungs_tflops[-1]:.3g} training TFLOPs" if run.rungs_tflops else ""
+    ax.set(xlabel="GFLOPs (multiply-accumulates / 1e9, folded, batch 1)", ylabel=f"validation loss{compute}")
+    ax.set_title(f"{run.name}: {len(points)} complete trials at equal training compute, {info.left_out} without a final value")
+    return ax
+
+
+def curves_info(run: RunFrames) -> pd.DataFrame:
+    """One row a report, sorted for drawing: trial, state, phase, train_tflops, val_loss."""
+    columns = ["trial", "state", "phase", "train_tflops", "val_loss"]
+    if run.reports.empty:
+        return pd.DataFrame(columns=columns)
+    return run.reports[columns].sort_values(["trial", "train_tflops"]).reset_index(drop=True)
+
+
+def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
+    """Draw validation loss against cumulative training TFLOPs, a line a trial coloured by state; rungs are dotted."""
+    info = curves_info(run)
+    ax = ax or _axes()
+    colours = {state: colour for state, colour in _STATE_COLOURS.items() if state in set(info["state"])}
+    sns.lineplot(
+        info,
+        x="train_tflops",
+        y="val_loss",
+        hue="state",
+        units="trial",
+        estimator=None,
+        palette=colours or None,
+        marker="o",
+        markersize=4,
+        ax=ax,
+    )
+    for tflops in run.rungs_tflops:
+        ax.axvline(tflops, color="0.8", linestyle=":", zorder=0)
+    ax.set(xscale="log", yscale="log", xlabel="training TFLOPs (multiply-accumulates / 1e12)", ylabel="validation loss")
+    ax.set_title(f"{run.name}: {info['trial'].nunique()} trials, rungs dotted")
+    return ax
+
+
+def _axes() -> Axes:
+    _, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    return ax

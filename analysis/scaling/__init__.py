@@ -1,0 +1,1 @@
+"""Scaling curves: fits with intervals, forecasts, and where two curves meet."""

@@ -1,0 +1,152 @@
+"""Where two scaling curves meet, and which is the better one at a compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.scaling.fit import Family, ScalingFit
+from analysis.scaling.power_law import Law
+from space.costs.points import Array
+from space.errors import DataError
+
+BEYOND = 10
+"""So many times beyond its budgets a curve may be read; further away it is a guess."""
+
+_POINTS = 1000
+"""Of the grid on which curves are compared; a crossing is interpolated between two of them."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where two families' curves meet; computes are in the fit's unit, and NaN where the fitted curves do not meet.
+
+    `better_after` is the family that leads beyond the crossing; without one, that which leads throughout, if any. `low` is 0 where
+    the 95 % interval reaches below the budgets, and `high` is infinite where it reaches out of sight. `share_without` is the
+    share of resamples whose curves do not cross in the range looked at. `text` says all of it.
+    """
+
+    one: str
+    other: str
+    compute: float
+    low: float
+    high: float
+    better_after: str
+    share_without: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Probability:
+    """The share of resamples in which `one` is better than `other` at a compute; `warning` is empty where the data reach so far."""
+
+    one: str
+    other: str
+    at: float
+    probability: float
+    warning: str
+
+
+def crossing(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossing:
+    """The compute at which two families' curves meet, looked for from their smallest budget to 10 times the largest both have.
+
+    The interval is taken over the resamples of the fit, in which both families have the same seeds. One without a crossing counts
+    as an earlier or a later one, by which family leads; so the interval is open where such resamples are many. Two curves
+    of this law meet twice at most; then the later point is given and the text names the earlier. Raises DataError
+    for an unknown family, for one with itself, and for one whose fit is refused.
+
+    >>> import pandas as pd
+    >>> from analysis.scaling.fit import scaling_fit
+    >>> rows = [(f, s, c, e + a * c**-0.5 + 0.0002 * ((3 * s + c) % 5)) for f, e, a in (("DiT", 0.3, 1), ("U-DiT", 0.2, 1.4))
+    ...         for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
+    >>> fit = scaling_fit(pd.DataFrame(rows, columns=["family", "seed", "train_tflops", "val_loss"]))
+    >>> print(crossing(fit, "DiT", "U-DiT").text)
+    DiT and U-DiT cross at 16 train_tflops (95 % interval 16 to 16), beyond which U-DiT is better
+    """
+    first, second = _pair(fit, one, other)
+    start = min(first.points["compute"].min(), second.points["compute"].min())
+    end = BEYOND * min(first.points["compute"].max(), second.points["compute"].max())
+    grid = np.geomspace(start, end, _POINTS)
+    names = f"{first.name} and {second.name}"
+    found, drawn = (_lead(mine, its, grid) for mine, its in zip(first.curves, second.curves, strict=True))
+    after = first if found[0, -1] > 0 else second
+    sign = 1 if after is first else -1
+    compute = float(_meet(sign * found, grid)[0])
+    without = float(np.mean((drawn > 0).all(axis=1) | (drawn <= 0).all(axis=1)))
+    span = f"between {start:.3g} and {end:.3g} {fit.compute}"
+    if not 0 < compute < math.inf:
+        # Infinite is what curves that are equal give.
+        leader = after.name if compute == 0 else ""
+        text = f"{names} do not cross {span}, where {leader or 'neither'} is better; nor do {100 * without:.0f} % of the resamples"
+        return Crossing(first.name, second.name, math.nan, math.nan, math.nan, leader, without, text)
+    low, high = (float(value) for value in np.quantile(_meet(sign * drawn, grid), [0.025, 0.975], method="inverted_cdf"))
+    text = (
+        f"{names} cross at {compute:.3g} {fit.compute} (95 % interval {_interval(low, high)}), beyond which {after.name} is better"
+    )
+    before = grid <= max(compute, start)
+    earlier = float(_meet(-sign * found[:, before], grid[before])[0])
+    if 0 < earlier < math.inf:
+        text += f"; they also cross at {earlier:.3g}"
+    if without > 0:
+        text += f"; {100 * without:.0f} % of the resamples do not cross {span}"
+    return Crossing(first.name, second.name, compute, low, high, after.name, without, text)
+
+
+def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: float) -> Probability:
+    """The share of resamples in which `one`'s curve is better than `other`'s at a compute, in the fit's unit.
+
+    It is a probability as far as the law holds; 0 and 1 mean less than one resample. Raises DataError as `crossing` does, and for
+    a compute that is not positive.
+
+    >>> import pandas as pd
+    >>> from analysis.scaling.fit import scaling_fit
+    >>> rows = [(f, s, c, e + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for f, e in (("DiT", 0.3), ("U-DiT", 0.2))
+    ...         for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
+    >>> fit = scaling_fit(pd.DataFrame(rows, columns=["family", "seed", "train_tflops", "val_loss"]))
+    >>> probability_better(fit, "U-DiT", "DiT", at=100).probability
+    1.0
+    """
+    first, second = _pair(fit, one, other)
+    if not (at > 0 and math.isfinite(at)):
+        raise DataError(f"{fit.compute} to compare at is {at}; compute is a positive number")
+    lead = _lead(first.curves[1], second.curves[1], np.array([at]))
+    warning = ""
+    for end, ratio in (
+        ("largest", at / min(first.points["compute"].max(), second.points["compute"].max())),
+        ("smallest", max(first.points["compute"].min(), second.points["compute"].min()) / at),
+    ):
+        if ratio > BEYOND:
+            warning = f"{at:g} {fit.compute} is {ratio:.3g} times beyond the {end} budget that both have, where the law is a guess"
+    return Probability(first.name, second.name, at, float(np.mean(lead > 0)), warning)
+
+
+def _pair(fit: ScalingFit, one: Hashable, other: Hashable) -> tuple[Family, Family]:
+    first, second = fit.family(one), fit.family(other)
+    if first is second:
+        raise DataError(f"family {first.name} cannot be compared with itself; name two families")
+    return first, second
+
+
+def _lead(first: Law, second: Law, grid: Array) -> Array:
+    """By how much the first is better, shape (curves, computes)."""
+    return first.sign * (second.at(grid) - first.at(grid))
+
+
+def _meet(lead: Array, grid: Array) -> Array:
+    """Where each row of leads turns positive for good: 0 where it always is, infinity where it is not at the end."""
+    behind = lead <= 0
+    last = lead.shape[1] - 1 - behind[:, ::-1].argmax(axis=1)
+    rows, after = np.arange(len(lead)), np.minimum(last + 1, lead.shape[1] - 1)
+    before_lead, after_lead = lead[rows, last], lead[rows, after]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = -before_lead / (after_lead - before_lead)
+        met = np.exp(np.log(grid[last]) + part * (np.log(grid[after]) - np.log(grid[last])))
+    return np.where(~behind.any(axis=1), 0.0, np.where(behind[:, -1], np.inf, met))
+
+
+def _interval(low: float, high: float) -> str:
+    below = f"{low:.3g}" if low > 0 else "below the data"
+    return f"{below} to {high:.3g}" if math.isfinite(high) else f"{below} and up"

@@ -1,0 +1,1 @@
+"""The commands; the one place that knows all packages, `analysis` included."""

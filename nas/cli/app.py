@@ -1,0 +1,313 @@
+"""The command line; the one place that knows all packages. Heavy imports stand inside the commands, so `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nas.cli import data as data_commands
+from nas.cli import evaluate as evaluate_commands
+from nas.cli import models as model_commands
+from nas.cli import replay as replay_commands
+from nas.cli.command import SOME_FAILED, Group
+from space.errors import NasError
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Architecture search and ablation of U-shaped diffusion transformers.
+
+    Exit codes: 0 done; 1 finished, with failed trials; 2 a mistake of yours, told in one sentence.
+    """
+
+
+_changes = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key of the study; may be repeated."
+)
+_study = click.argument("study", type=click.Path(path_type=Path))
+_run = click.argument("run")
+
+
+def _here(run: str) -> Path:
+    """A run directory on this machine: the path itself, or the mirror of a URI, brought up to date."""
+    from nas.runs.remote import is_uri
+
+    if not is_uri(run):
+        return Path(run)
+    from nas.runs.mirror import fetch
+
+    return fetch(run)
+
+
+@main.command()
+@_study
+@click.option("--out", help="The run directory, a path or a URI such as s3://BUCKET/runs/NAME; runs/NAME by default.")
+@click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster; one is started on this machine by default.")
+@_changes
+@click.option("--dry-run", is_flag=True, help="Print what the study would cost and stop.")
+@click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
+def run(study: Path, out: str | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool) -> None:
+    """Run a study; the same command again goes on or tops up."""
+    from nas.study.study import load_study
+
+    loaded = load_study(study, list(changes))
+    if dry_run:
+        from nas.reporting.ablation_estimate import ablation_bill
+        from nas.reporting.estimate import bill
+
+        root = Path(out).parent if out and "://" not in out else Path("runs")
+        click.echo(ablation_bill(loaded, root) if loaded.ablation else bill(loaded))
+        return
+    import warnings
+
+    from rich.console import Console
+
+    from analysis.runs.frames import frames
+    from nas.execution.runner import run_study
+    from nas.reporting.console import progress_view
+    from nas.runs.remote import place, reached
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    where = place(out or f"runs/{loaded.name}")
+    folder = where.folder
+    # Nobody reads a file in columns of eighty characters.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with progress_view(console) as view:
+        finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
+    figures = _conclude_ablation(console, finished, folder) if loaded.ablation else _conclude(console, frames(finished), folder)
+    if where.uri:
+        for figure in figures:
+            reached(where.uri).put(figure, figure.name)
+        console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
+    for trial in finished.best(loaded.finish.best if loaded.finish else 1):
+        assert trial.export is not None, "a run ends with its winners exported"
+        console.print(f"exported winner  {folder / trial.export['folder']}", highlight=False, soft_wrap=True)
+        reason = trial.export.get("without_samples")
+        drawn = f"none: {reason}" if reason else folder / trial.export["folder"] / "samples.png"
+        console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
+        if loaded.evaluation.fid is not None and not reason:
+            console.print(
+                f"evaluation       {folder / trial.export['folder'] / 'evaluation.json'}", highlight=False, soft_wrap=True
+            )
+    failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
+    for number, reason in failed:
+        console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
+    if failed:
+        sys.exit(SOME_FAILED)
+
+
+def _conclude(console: Any, found: Any, folder: Path) -> list[Path]:
+    """Print ranking, front and what was written; draw the figures, and return their files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from analysis.runs.plots import front_info, plot_curves, plot_front
+    from analysis.runs.tables import ranking_table
+
+    ranked = ranking_table(found)
+    _print_frame(
+        console,
+        ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
+        "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
+    )
+    front = front_info(found).points
+    _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
+    written = []
+    for name, plot in {"front": plot_front, "curves": plot_curves}.items():
+        path = folder / f"{name}.png"
+        figure = plot(found).get_figure(root=True)
+        assert figure is not None
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+        console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
+        written.append(path)
+    return written
+
+
+def _conclude_ablation(console: Any, finished: Any, folder: Path) -> list[Path]:
+    """Print an ablation's comparisons and what was written; draw a forest plot of each, and return their files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from analysis.ablation.frames import ablation_frames
+    from analysis.ablation.plots import plot_compare
+    from analysis.ablation.tables import ablation_tables
+    from analysis.ablation.text import narrow, parts
+
+    found = ablation_frames(finished)
+    written: list[Path] = []
+    notes: dict[str, None] = {}
+    for number, table in enumerate(ablation_tables(found) if found.has_results else [], start=1):
+        for place, text in enumerate(narrow(parts(table.frame)[:1])):
+            few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
+            _print_text(console, text[few], "" if place else table.title)
+        notes |= dict.fromkeys(table.notes)
+        if table.compared is not None and table.compared["difference"].notna().any():
+            path = folder / f"comparison-{number}.png"
+            figure = plot_compare(table.compared, metric=found.metric).get_figure(root=True)
+            assert figure is not None
+            figure.suptitle(table.title, fontsize=10)
+            figure.savefig(path, dpi=150)
+            plt.close(figure)
+            written.append(path)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
+    console.print(f"whole tables     nas table {folder} --format md|latex|csv", highlight=False, soft_wrap=True)
+    return written
+
+
+def _print_frame(console: Any, frame: Any, title: str) -> None:
+    from analysis.runs.tables import cells
+
+    _print_text(console, cells(frame), title)
+
+
+def _print_text(console: Any, text: Any, title: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"\n{title}" if title else "", style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None)
+    widths = {name: max([len(str(name)), *(len(cell) for cell in text[name])]) for name in text.columns}
+    fits = sum(widths.values()) + 2 * len(widths) <= console.width
+    for column in text.columns:
+        table.add_column(column, overflow="fold", no_wrap=fits and column != "reason")
+    for row in text.itertuples(index=False):
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+
+
+@main.command()
+@click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
+def validate(studies: tuple[Path, ...]) -> None:
+    """Check studies without training."""
+    from nas.study.study import check_data, load_study
+
+    for path in studies:
+        study = load_study(path)
+        study.check_runs()
+        if not study.data.expected or not study.data.is_missing:
+            check_data(study)
+        what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
+        absent = f"; its data, {study.data.source}, are not here" if study.data.is_missing else ""
+        click.echo(f"{path}: fine; {what}{absent}")
+
+
+@main.command()
+@_run
+def status(run: str) -> None:
+    """Print how far a run is, the best so far, the rungs, and failures."""
+    from nas.reporting.console import status_lines
+
+    click.echo("\n".join(status_lines(_here(run))))
+
+
+@main.command()
+@_run
+@click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
+@click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
+def table(run: str, form: str, metric: str | None) -> None:
+    """Print the table of a run: a search's ranking, or an ablation's comparisons."""
+    from analysis.ablation.frames import ablation_frames
+    from analysis.ablation.tables import ablation_tables
+    from analysis.ablation.text import render_tables
+    from analysis.runs.frames import frames
+    from analysis.runs.tables import ranking_table, render
+    from nas.runs.run import read_run
+
+    found = read_run(_here(run))
+    if found.study is not None and found.study.ablation:
+        click.echo(render_tables(ablation_tables(ablation_frames(found), metric), form), nl=False)
+    elif metric:
+        raise NasError("--metric is for ablations; a search ranks by its objectives")
+    else:
+        click.echo(render(ranking_table(frames(found)), form), nl=False)
+
+
+@main.command("optuna-export")
+@_run
+@click.argument("storage")
+@click.option("--name", help="The study's name there; the run's study's by default.")
+def optuna_export(run: str, storage: str, name: str | None) -> None:
+    """Write a run to an Optuna STORAGE, such as sqlite:///run.db or run.log, for optuna-dashboard."""
+    from nas.search.optuna_export import export_run
+
+    click.echo(f"{export_run(_here(run), storage, name)} trials exported")
+
+
+@main.command()
+@_run
+@click.option("--select", "which", default="best", show_default=True, metavar="best|pareto:K|TRIAL", help="Which trials.")
+@click.option("--ema", type=float, help="Which of the study's averaged weights, by their decay; the first by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
+def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
+    """Write trials as model folders: spec, folded weights, card."""
+    from nas.runs.remote import fetch_checkpoint, is_uri, reached, run_identity
+    from nas.runs.run import read_run
+    from nas.training.export import export as export_trial
+    from nas.training.export import select
+
+    here = _here(run)
+    found = read_run(here)
+    assert found.study is not None
+    for trial in select(found, which):
+        if is_uri(run):
+            fetch_checkpoint(run, trial.name, here / "trials" / trial.name, run_identity(here))
+        folder = (out or here / "export") / trial.name
+        export_trial(found.study, trial, here, folder, ema)
+        if is_uri(run) and out is None:
+            reached(run).put_folder(folder, f"export/{trial.name}")
+        click.echo(str(folder))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--classes", help="Labels such as 0,3,9; all by default.")
+@click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
+@click.option(
+    "--sampler", type=click.Choice(["ddpm", "ddim", "dpm++", "euler", "heun"]), help="ddim, or heun for a flow, by default."
+)
+@click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
+@click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
+def sample(
+    model: Path, classes: str | None, per_class: int, sampler: str | None, steps: int, cfg: float, seed: int, out: Path
+) -> None:
+    """Write a grid of images sampled from an exported model."""
+    from nas.study.settings import SampleSettings
+    from nas.training.export import write_samples
+    from space.document import parse
+    from space.weights import facts_of, load
+
+    try:
+        labels = [int(label) for label in classes.split(",")] if classes else None
+    except ValueError:
+        raise NasError(f"--classes {classes}: write labels such as 0,3,9") from None
+    settings = parse(SampleSettings, {"per_class": per_class, "sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed})
+    write_samples(load(model), facts_of(model), settings, out, labels)
+    click.echo(str(out))
+
+
+main.add_command(model_commands.cost)
+main.add_command(model_commands.presets)
+main.add_command(model_commands.import_official)
+main.add_command(data_commands.data)
+main.add_command(evaluate_commands.evaluate)
+main.add_command(replay_commands.replay)

@@ -1,0 +1,190 @@
+"""The commands that make data stores and tell what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nas.cli.command import Command, Group
+from space.errors import DataError
+
+DEFAULT_VAE = "vae:stabilityai/sd-vae-ft-ema"
+ENCODED_AT_ONCE, COPIED_AT_ONCE = 32, 1024
+
+_path = click.Path(path_type=Path)
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_target = _options(
+    click.option("--out", type=_path, required=True, help="The folder of the store."),
+    click.option("--class-names", help="Names of the classes, separated by commas; the source's, or numbers, by default."),
+    click.option("--batch-size", type=click.IntRange(1), help="Samples read, encoded and written at once."),
+)
+_scale = click.option(
+    "--scale", default=0.18215, show_default=True, type=click.FloatRange(0, min_open=True), help="Of VAE latents."
+)
+_encoding = _options(
+    click.option("--size", default=256, show_default=True, type=click.IntRange(1), help="Pixels after the centre crop."),
+    click.option("--codec", default=DEFAULT_VAE, show_default=True, help="vae:NAME-OR-FOLDER, or a pixel codec."),
+    _scale,
+    click.option("--mirrored", is_flag=True, help="Store the mirror image of each as well, for flips in training."),
+    click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"])),
+    click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16"]), help="Of moments."),
+)
+_pixels = _options(
+    click.option("--codec", default="pixel-unshuffle-1", show_default=True, help="The pixel codec that makes latents of images."),
+    click.option("--pad-to", type=click.IntRange(1), help="Centre smaller images on black of this size, such as 32 for 28×28."),
+)
+
+
+@click.group(cls=Group)
+def data() -> None:
+    """Make data stores, and tell what is in them."""
+
+
+@data.group(cls=Group)
+def prepare() -> None:
+    """Make a memory-mapped store; the same command goes on where an earlier one was interrupted."""
+
+
+@prepare.command(cls=Command)
+@click.argument("folder", type=_path)
+@_encoding
+@_target
+def images(folder: Path, size: int, **how: Any) -> None:
+    """A folder with one subfolder a class, centre-cropped as in ADM and encoded."""
+    from nas.data.images import ImageFolder
+
+    _encode(ImageFolder(folder, size), str(folder.absolute()), **how)
+
+
+@prepare.command(cls=Command)
+@click.argument("name")
+@click.option("--split", default="train", show_default=True)
+@_encoding
+@_target
+def dataset(name: str, split: str, size: int, **how: Any) -> None:
+    """A data set of the datasets library, by name or local folder, centre-cropped as in ADM and encoded."""
+    from nas.data.hub import HubImages
+
+    _encode(HubImages(name, split, size), f"{name}/{split}", **how)
+
+
+@prepare.command(cls=Command)
+@click.argument("folder", type=_path)
+@click.option("--codec", default=DEFAULT_VAE, show_default=True, help="The VAE that the latents came from.")
+@_scale
+@_target
+def features(folder: Path, codec: str, scale: float, **how: Any) -> None:
+    """The per-sample files of fast-DiT and U-DiT: a folder that holds *_features/N.npy and *_labels/N.npy."""
+    from nas.data.readers import FeatureFiles
+
+    _write(FeatureFiles(folder, _codec(codec).name, scale), **how)
+
+
+@prepare.command(cls=Command)
+@click.argument("images", type=_path)
+@click.argument("labels", type=_path)
+@_pixels
+@_target
+def idx(images: Path, labels: Path, codec: str, pad_to: int | None, **how: Any) -> None:
+    """IDX files such as those of Fashion-MNIST, gzipped or not."""
+    from nas.data.readers import idx_reader
+
+    _write(idx_reader(images, labels, _codec(codec), pad_to), **how)
+
+
+@prepare.command(cls=Command)
+@click.argument("file", type=_path)
+@click.option("--labels", type=_path, help="Labels as .npy, where the file has none.")
+@_pixels
+@_target
+def arrays(file: Path, labels: Path | None, codec: str, pad_to: int | None, **how: Any) -> None:
+    """A .npz or .npy file of uint8 images, or of float latents (N, C, H, W)."""
+    from nas.data.readers import ArrayReader, read_arrays
+
+    _write(ArrayReader(*read_arrays(file, labels), _codec(codec), file.name, pad_to), **how)
+
+
+@data.command(cls=Command)
+@click.argument("folder", type=_path)
+@click.option("--verify", is_flag=True, help="Read everything and compare with the checksum.")
+def info(folder: Path, verify: bool) -> None:
+    """Tell what a store holds."""
+    from nas.data.store import checksum, open_store
+
+    store = open_store(folder)
+    click.echo(_facts(store))
+    if verify:
+        if checksum(store.header, store.rows, store.labels) != store.header.checksum:
+            raise DataError(f"{folder}: the data are not those that were written, by their checksum; prepare the store again")
+        click.echo("verified  the checksum fits")
+
+
+def _codec(name: str, scale: float | None = None) -> Any:
+    """The codec of a name, before anything is read; a VAE's folder by its absolute path, since the store is used elsewhere."""
+    from nas.data.codecs import VAE_PREFIX, codec_named
+
+    if name.startswith(VAE_PREFIX) and (local := Path(name.removeprefix(VAE_PREFIX)).expanduser()).is_dir():
+        name = f"{VAE_PREFIX}{local.absolute()}"
+    return codec_named(name, scale)
+
+
+def _encode(found: Any, source: str, codec: str, scale: float, mirrored: bool, precision: str, dtype: str, **how: Any) -> None:
+    import torch
+
+    from nas.data.encode import EncodedImages
+    from nas.data.vae import Vae
+
+    coder = _codec(codec, scale)
+    if isinstance(coder, Vae):
+        coder = coder.on("cuda" if torch.cuda.is_available() else "cpu", precision)
+    how["batch_size"] = how["batch_size"] or ENCODED_AT_ONCE
+    _write(EncodedImages(found, coder, source, mirrored, dtype), **how)
+
+
+def _write(reader: Any, out: Path, class_names: str | None, batch_size: int | None) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from nas.data.prepare import prepare as write_store
+
+    names = tuple(name.strip() for name in class_names.split(",")) if class_names else None
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bar, console=Console(stderr=True)) as view:
+        task = view.add_task("samples", total=None)
+        store = write_store(
+            reader, out, batch_size or COPIED_AT_ONCE, names, lambda done, all_: view.update(task, completed=done, total=all_)
+        )
+    click.echo(_facts(store))
+
+
+def _facts(store: Any) -> str:
+    header = store.header
+    channels, height, width = header.shape
+    views = ", each with its mirror image" if header.views == 2 else ""
+    names = ", ".join(header.class_names[:10]) + (" …" if len(header.class_names) > 10 else "")
+    return "\n".join(
+        (
+            f"store     {store.name}",
+            f"samples   {header.samples:,}{views}",
+            f"latents   {channels}×{height}×{width}, {header.content} as {header.dtype}",
+            f"codec     {header.codec}, scale {header.scale:g}",
+            f"classes   {len(header.class_names)}: {names}",
+            f"source    {header.source}",
+            f"checksum  {header.checksum}",
+        )
+    )

@@ -1,0 +1,170 @@
+"""The command that judges generated images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nas.cli.command import Command
+from space.errors import DataError, NasError
+
+_path = click.Path(path_type=Path)
+CONTROLS = ("validation", "noise")
+"""What stands for a model to show the ends of the scale: real held-out images, and images of uniform noise."""
+
+
+@click.command(cls=Command)
+@click.argument("what", metavar="MODEL|SAMPLES.npz|validation|noise")
+@click.option("--data", "source", help="The real images: a data source or store; by default what the model was trained on.")
+@click.option("--codec", help="The codec of an embedded data source.")
+@click.option("--reference", default="train", show_default=True, metavar="train|validation|FILE.npz", help="Compared with these.")
+@click.option("--samples", default=2000, show_default=True, type=click.IntRange(1), help="Images a seed.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="So many sets of samples, seeds 0, 1, …")
+@click.option(
+    "--sampler", type=click.Choice(["ddpm", "ddim", "dpm++", "euler", "heun"]), help="ddim, or heun for a flow, by default."
+)
+@click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
+@click.option("--cfg", default=1.0, show_default=True, help="Guidance; 1 is none.")
+@click.option("--extractor", default="clothes", show_default=True, type=click.Choice(["clothes", "inception"]))
+@click.option("--weights", type=_path, help="A file with the extractor's weights.")
+@click.option("--keep-samples", type=_path, metavar="DIR", help="Write the samples as .npz of the ADM suite.")
+@click.option("--out", type=_path, help="The JSON file; printed when none is named.")
+def evaluate(
+    what: str,
+    source: str | None,
+    codec: str | None,
+    reference: str,
+    samples: int,
+    seeds: int,
+    sampler: str | None,
+    steps: int,
+    cfg: float,
+    extractor: str,
+    weights: Path | None,
+    keep_samples: Path | None,
+    out: Path | None,
+) -> None:
+    """FID, sFID, inception score, precision, recall and KID of a model's samples, of a file of samples, or of a control."""
+    import torch
+
+    from nas.evaluation.evaluate import check, check_count
+    from nas.evaluation.extractors import extractor_named
+    from nas.study.settings import FidSettings
+    from nas.training.export import trained_for
+    from space.document import parse
+
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise DataError(f"{out} cannot be written: name a file in a folder that exists")
+    if "://" in what:
+        from nas.runs.remote import fetch_folder
+
+        what = str(fetch_folder(what))
+    is_model = what not in CONTROLS and not what.endswith(".npz")
+    if keep_samples is not None and not is_model:
+        raise NasError("--keep-samples keeps what a model draws; leave it out")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = extractor_named(extractor, weights, device)
+    facts = _facts(what) if is_model else {}
+    how = {"samples": samples, "seeds": tuple(range(seeds)), "sampler": sampler, "steps": steps, "guidance": cfg}
+    settings = parse(FidSettings, {**how, "extractor": extractor})
+    if is_model:
+        check(settings, trained_for(facts), images.dimensions)
+    elif what == "noise":
+        check_count(samples, images.dimensions)
+    data = _data(facts, source, codec) if what in CONTROLS or not reference.endswith(".npz") else None
+    real = _reference(reference, data, images, device)
+    report = _report(what, facts, data, images, real, settings, device, keep_samples)
+    text = json.dumps({"of": what, **report}, indent=2, ensure_ascii=False)
+    if out is None:
+        click.echo(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+        click.echo(_line(report))
+        click.echo(str(out))
+
+
+def _facts(what: str) -> dict[str, Any]:
+    """What a model folder says of itself."""
+    from space.weights import facts_of
+
+    facts = facts_of(what)
+    if "codec" not in facts:
+        raise NasError(f"{what} does not say which codec its latents have; use a folder that `nas export` wrote")
+    return facts
+
+
+def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
+    """The real data: named on the command line, or those of the model; None when neither says."""
+    from nas.data.settings import DataSettings
+    from space.document import parse
+
+    if source is not None:
+        return parse(DataSettings, {"source": source, "codec": codec}).load()
+    if "data" in facts:
+        return parse(DataSettings, facts["data"]).load()
+    return None
+
+
+def _reference(which: str, data: Any, extractor: Any, device: Any) -> Any:
+    from nas.evaluation.reference import reference_of_file, reference_of_split
+
+    if which.endswith(".npz"):
+        return reference_of_file(Path(which), extractor)
+    if which not in ("train", "validation"):
+        raise NasError(f"--reference {which}: write train, validation or a .npz file")
+    if data is None:
+        raise NasError("nothing says which real images to compare with; name them with --data, or a file with --reference")
+    return reference_of_split(getattr(data, which), which, extractor, device)
+
+
+def _report(
+    what: str, facts: dict[str, Any], data: Any, extractor: Any, reference: Any, settings: Any, device: Any, folder: Path | None
+) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nas.evaluation.evaluate import check_count, evaluate_model, judge, noise, summary
+    from nas.evaluation.reference import features_of, images_in, images_of
+    from nas.training.export import trained_for
+    from space.weights import load
+
+    if what not in CONTROLS and not what.endswith(".npz"):
+        model = load(what).to(device)
+        with Progress(console=Console(stderr=True)) as view:
+            task = view.add_task("samples", total=settings.samples * len(settings.seeds))
+            return evaluate_model(
+                model,
+                facts["codec"],
+                trained_for(facts),
+                extractor,
+                reference,
+                settings,
+                folder,
+                lambda count: view.advance(task, count),
+            )
+    if what == "noise":
+        if data is None:
+            raise NasError("noise has the shape of real images; name these with --data")
+        shape = next(images_of(data.validation, device)).shape[1:]
+        found = [features_of(noise(shape, settings.samples, seed), extractor) for seed in settings.seeds]
+    elif what == "validation":
+        if data is None:
+            raise NasError("name the real images with --data")
+        check_count(len(data.validation), extractor.dimensions)
+        found = [features_of(images_of(data.validation, device), extractor)]
+    else:
+        found = [features_of(images_in(Path(what)), extractor)]
+    seeds = {"sampling": {"seeds": list(settings.seeds)}} if what == "noise" else {}
+    return {**seeds, **summary([judge(one, reference.features) for one in found], found[0].images or 0, extractor, reference)}
+
+
+def _line(report: dict[str, Any]) -> str:
+    """Every metric as mean ± sd, on one line."""
+    parts = []
+    for name, found in report["metrics"].items():
+        spread = f" ± {found['sd']:.2g}" if found["sd"] is not None else ""
+        parts.append(f"{name} {found['mean']:.4g}{spread}")
+    return f"{report['samples']} samples: " + ", ".join(parts)

@@ -1,0 +1,200 @@
+"""The command that replays other rungs and samplers over the curves of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas.cli.command import Command
+from space.errors import NasError
+
+if TYPE_CHECKING:
+    from nas.replay.curves import Agreement, Recorded
+    from nas.replay.simulator import Arrival, Replay, Spread
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--scheduler", type=click.Choice(["stop", "promote", "none"]), help="stop by default; `mode` of the budget.")
+@click.option("--reduction", type=click.IntRange(2), help="The run's by default, or a power of it.")
+@click.option(
+    "--rungs", type=click.IntRange(1), help="How many of the recorded rungs that fit, from the last down; all by default."
+)
+@click.option("--grace", type=click.IntRange(0), help="Rungs without judgement; 0 by default.")
+@click.option("--brackets", default=1, show_default=True, type=click.IntRange(1), help="Groups judged by themselves.")
+@click.option(
+    "--sampler",
+    default="random",
+    show_default=True,
+    type=click.Choice(["recorded", "random", "tpe", "nsga2", "gp"]),
+    help="What is tried next: as recorded, in random order, or the architecture nearest to what a sampler proposes.",
+)
+@click.option("--trials", type=click.IntRange(1), help="How many of the recorded trials are tried; all by default.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Trials at a time.")
+@click.option(
+    "--clock",
+    default="seconds",
+    show_default=True,
+    type=click.Choice(["seconds", "compute"]),
+    help="How long a trial takes: as it took when recorded, or as its compute.",
+)
+@click.option("--repeats", default=20, show_default=True, type=click.IntRange(1), help="Orders to average over.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="The best so many of a rung, for its regret.")
+@click.option("--compare", is_flag=True, help="Replay stop and promote with reduction 2, 3, 4 and grace 0, 1 where they fit.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def replay(
+    run: Path,
+    scheduler: Any,
+    reduction: int | None,
+    rungs: int | None,
+    grace: int | None,
+    brackets: int,
+    sampler: Any,
+    trials: int | None,
+    workers: int,
+    clock: Any,
+    repeats: int,
+    seed: int,
+    top: int,
+    compare: bool,
+    as_json: bool,
+) -> None:
+    """Replay other rungs and samplers over the full-length curves of a run, without training."""
+    given = {"--scheduler": scheduler, "--reduction": reduction, "--grace": grace}
+    chosen = [name for name, value in given.items() if value is not None]
+    if compare and chosen:
+        raise NasError(f"--compare goes through {', '.join(given)} by itself; leave {' and '.join(chosen)} out")
+    from nas.replay.curves import recorded
+    from nas.replay.simulator import Arrival, Rules, candidates
+    from nas.replay.simulator import replay as replay_one
+    from nas.runs.run import read_run
+
+    record = recorded(read_run(run))
+    rules = candidates(record, rungs, brackets) if compare else [Rules(scheduler or "stop", reduction, rungs, grace or 0, brackets)]
+    arrival = Arrival(sampler, workers, clock, trials, repeats, seed)
+    found = [replay_one(record, one, arrival, top) for one in rules]
+    if as_json:
+        click.echo(json.dumps(as_data(record, arrival, found), indent=2, allow_nan=False))
+        return
+    click.echo(
+        "\n".join([*about(record, arrival, found[0]), "", *(compared(record, found) if compare else single(record, found[0]))])
+    )
+
+
+def as_data(record: Recorded, arrival: Arrival, found: Sequence[Replay]) -> dict[str, Any]:
+    """Replays as plain data: per replay the means and standard deviations over the repeats, without the single repeats."""
+    shown = []
+    for one in found:
+        facts = asdict(one)
+        del facts["outcomes"], facts["budget"]
+        budget = one.budget.model_dump(include={"mode", "reduction", "grace", "brackets"})
+        shown.append({**budget, **facts, "repeats": len(one.outcomes)})
+    return {
+        "study": record.study.name,
+        "recorded": len(record.curves) * record.study.replicates,
+        "left_out": record.left_out,
+        "pruned": record.pruned,
+        "best": record.best,
+        "full_pflops": record.full_macs / 1e15,
+        **asdict(arrival),
+        "replays": shown,
+    }
+
+
+def about(record: Recorded, arrival: Arrival, one: Replay) -> list[str]:
+    """What is replayed, and how it arrives."""
+    replicates, own = record.study.replicates, record.study.budget
+    each = f", {replicates} replicates each" if replicates > 1 else ""
+    lines = [
+        f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(own.rungs, 'rung')} of reduction "
+        f"{own.reduction}; all fully {record.full_macs / 1e15:.4g} PFLOPs, best val_loss {record.best:.4f}"
+    ]
+    if record.left_out:
+        lines.append(f"left out: {_count(record.left_out, 'trial')} without reports at every rung")
+    if record.pruned:
+        lines.append(
+            f"{record.pruned} of them had been pruned, so the rest is the run's better part; record with budget.mode: none"
+        )
+    order = {"recorded": "in the recorded order", "random": "in random order"}.get(
+        arrival.sampler, f"as {arrival.sampler} proposes"
+    )
+    figures = "one order" if len(one.outcomes) == 1 else f"mean ± sd of {len(one.outcomes)} orders"
+    lines.append(f"{_count(one.trials, 'trial')} tried {order} on {_count(arrival.workers, 'worker')}; {figures}")
+    return lines
+
+
+def single(record: Recorded, one: Replay) -> list[str]:
+    """One replay in full."""
+    budget = one.budget
+    lines = [
+        f"scheduler       {budget.mode}, reduction {budget.reduction}, {_count(budget.rungs, 'rung')}, grace {budget.grace}, "
+        f"{_count(budget.brackets, 'bracket')}",
+        f"compute spent   {_spread(one.pflops, '.4g')} PFLOPs, {_percent(one.share)} % of training all fully",
+        f"regret          {_spread(one.regret, '.4f')} in val_loss; the best recorded was kept in {one.kept:.0%} of the orders",
+    ]
+    if one.hours is not None:
+        lines.append(f"took            {_spread(one.hours, '.3g')} hours")
+    titles = ["rung", "training TFLOPs", "reported", "Kendall's tau", "95 % interval", f"top-{one.top} regret"]
+    rows = [
+        [str(n), f"{rung.macs / 1e12:.4g}", _spread(rung.reported, ".4g"), *_agreement(rung.agreement), f"{rung.top_regret:.4f}"]
+        for n, rung in enumerate(one.rungs, start=1)
+    ]
+    return [*lines, "", *_columns([titles, *rows])]
+
+
+def compared(record: Recorded, found: Sequence[Replay]) -> list[str]:
+    """A row a replay, those marked that no other beats in both compute and regret; and what the recorded rungs foretell."""
+    titles = ["", "scheduler", "reduction", "rungs", "grace", "brackets", "PFLOPs", "% of all", "regret", "kept", "hours"]
+    rows = []
+    for one in found:
+        spent, lost = one.pflops.mean, one.regret.mean
+        beaten = any(
+            (o.pflops.mean, o.regret.mean) != (spent, lost) and o.pflops.mean <= spent and o.regret.mean <= lost for o in found
+        )
+        b = one.budget
+        settings = [
+            b.mode,
+            *(["", str(b.rungs), "", ""] if b.mode == "none" else map(str, (b.reduction, b.rungs, b.grace, b.brackets))),
+        ]
+        hours = _spread(one.hours, ".3g") if one.hours else ""
+        figures = [_spread(one.pflops, ".4g"), _percent(one.share), _spread(one.regret, ".4f"), f"{one.kept:.0%}", hours]
+        rows.append(["" if beaten else "*", *settings, *figures])
+    own, top = record.study.budget, found[0].top
+    rungs = [
+        [str(n), f"{macs / 1e12:.4g}", *_agreement(record.agreements[n - 1]), f"{record.top_regret(n - 1, top):.4f}"]
+        for n, macs in enumerate(own.milestones, start=1)
+    ]
+    head = ["rung", "training TFLOPs", "Kendall's tau", "95 % interval", f"top-{top} regret"]
+    return [*_columns([titles, *rows]), "", "* no other has both less compute and less regret", "", *_columns([head, *rungs])]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text under one another, to the right; columns without any text are left out."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True) if width) for row in rows]
+
+
+def _spread(spread: Spread, form: str) -> str:
+    sd = f" ± {spread.sd:{'.2g' if form.endswith('g') else form}}" if spread.sd is not None else ""
+    return f"{spread.mean:{form}}{sd}"
+
+
+def _percent(share: Spread) -> str:
+    sd = f" ± {share.sd * 100:.1f}" if share.sd is not None else ""
+    return f"{share.mean * 100:.1f}{sd}"
+
+
+def _agreement(agreement: Agreement) -> list[str]:
+    if agreement.tau is None:
+        return ["", ""]
+    return [f"{agreement.tau:.3f}", f"{agreement.low:.3f} to {agreement.high:.3f}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,1 @@
+"""The noise process, what is predicted, the samplers."""

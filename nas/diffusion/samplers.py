@@ -1,0 +1,131 @@
+"""Samplers: from noise to data with a model's predictions. All have one signature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nas.diffusion.gaussian import GaussianDiffusion, at
+from nas.diffusion.prediction import Flow, Objective, Steps, V
+from nas.study.settings import DEFAULT_SAMPLERS
+from space.errors import NasError
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""The model's output (N, C or 2C, H, W) for x (N, C, H, W) and its times t (N,), with guidance where wanted."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A trained model as samplers see it; `bound` clips predicted data, for data whose range is known."""
+
+    objective: Objective
+    predict: Predict
+    noise: Callable[[], Tensor]
+    """Fresh standard normal noise of x's shape."""
+    bound: float | None = None
+
+
+Sampler = Callable[[Denoiser, Tensor, int], Tensor]
+"""x (N, C, H, W), standard normal, to data, in a number of steps."""
+
+
+def ddpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
+    """Ancestral sampling of the respaced process, with the learned variance where there is one (Ho et al. 2020; both papers)."""
+    process = _process(denoiser, steps)
+    for step in reversed(range(steps)):
+        i, out = _evaluated(denoiser, process, x, step)
+        posterior = process.posterior(out, x, i, denoiser.bound)
+        x = posterior.mean if step == 0 else posterior.mean + (0.5 * posterior.log_variance).exp() * denoiser.noise()
+    return x
+
+
+def ddim(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
+    """The deterministic process of Song et al. 2021 (η = 0); first order."""
+    process = _process(denoiser, steps)
+    for step in reversed(range(steps)):
+        i, out = _evaluated(denoiser, process, x, step)
+        x = process.ddim(out, x, i, denoiser.bound)
+    return x
+
+
+def dpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
+    """DPM-Solver++(2M): second order, one evaluation a step (Lu et al. 2022, algorithm 2), at equal distances in λ.
+
+    With λ = log(α/σ), h = λ' - λ and r = (last h)/h: x' = σ'/σ·x - α'·(e^{-h} - 1)·D, D = (1 + 1/2r)·x0 - 1/2r·(last x0).
+    """
+    process = _diffusion(denoiser).respaced_in_snr(steps)
+    alpha, sigma = process.alphas_cumprod.sqrt(), (1 - process.alphas_cumprod).sqrt()
+    last: Tensor | None = None
+    last_h = 0.0
+    for step in reversed(range(process.steps)):
+        i, out = _evaluated(denoiser, process, x, step)
+        x0 = process.posterior(out, x, i, denoiser.bound).x0
+        if step == 0:
+            return x0
+        h = math.log(alpha[step - 1] / sigma[step - 1]) - math.log(alpha[step] / sigma[step])
+        data = x0 if last is None else (1 + h / (2 * last_h)) * x0 - h / (2 * last_h) * last
+        x = float(sigma[step - 1] / sigma[step]) * x - float(alpha[step - 1]) * math.expm1(-h) * data
+        last, last_h = x0, h
+    return x
+
+
+def euler(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
+    """A flow's ordinary differential equation from t = 0 to 1 in equal steps; first order."""
+    for step in range(steps):
+        x = x + _velocity(denoiser, x, step / steps) / steps
+    return x
+
+
+def heun(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
+    """The same with the mean of the velocities at both ends of a step; second order, two evaluations a step."""
+    for step in range(steps):
+        here = _velocity(denoiser, x, step / steps)
+        there = _velocity(denoiser, x + here / steps, (step + 1) / steps)
+        x = x + (here + there) / (2 * steps)
+    return x
+
+
+def _velocity(denoiser: Denoiser, x: Tensor, time: float) -> Tensor:
+    velocity = denoiser.predict(x, torch.full((len(x),), time, device=x.device))[:, : x.shape[1]]
+    if denoiser.bound is None or time == 1:
+        return velocity
+    return ((x + (1 - time) * velocity).clamp(-denoiser.bound, denoiser.bound) - x) / (1 - time)
+
+
+def _diffusion(denoiser: Denoiser) -> GaussianDiffusion:
+    assert isinstance(denoiser.objective, Steps), "sampler_named keeps flows away"
+    return denoiser.objective.diffusion
+
+
+def _process(denoiser: Denoiser, steps: int) -> GaussianDiffusion:
+    if steps < 2:
+        raise ValueError("1 sampling step would end in noise; take at least 2")
+    return _diffusion(denoiser).respaced(steps)
+
+
+def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The step as (N,), and the model's output at it in terms of the noise."""
+    i = torch.full((len(x),), step, device=x.device)
+    out = denoiser.predict(x, torch.full_like(i, int(process.timestep_map[step])))
+    if isinstance(denoiser.objective, V):
+        # ε = √ᾱ·v + √(1-ᾱ)·x_t
+        product = process.alphas_cumprod
+        out = at(product.sqrt(), i, x) * out[:, : x.shape[1]] + at((1 - product).sqrt(), i, x) * x
+    return i, out
+
+
+OF_STEPS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm}
+OF_FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun}
+
+
+def sampler_named(name: str | None, objective: Objective) -> tuple[str, Sampler]:
+    """The sampler of a name, or the objective's default (ddim, heun); raises NasError when the objective has no such sampler."""
+    known = OF_FLOWS if isinstance(objective, Flow) else OF_STEPS
+    name = name or DEFAULT_SAMPLERS["flow" if known is OF_FLOWS else "epsilon"]
+    if name not in known:
+        raise NasError(f"sampler {name} does not fit the model, whose objective takes {', '.join(known)}")
+    return name, known[name]

@@ -1,0 +1,1 @@
+"""Runs a study where the workers are: in this process or on Ray. All of Ray is here."""

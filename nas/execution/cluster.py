@@ -1,0 +1,213 @@
+"""The nodes of a Ray cluster: what they have, and whether a study can run on every one of them."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nas.runs.remote import Remote
+from space.errors import NasError, RunError
+
+ANSWER_LIMIT_S = 120.0
+"""For starting a worker on a node and importing there; file systems of clusters are slow when they are cold."""
+
+TOKEN = "token"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node: its id in the cluster, its address, and the CPU cores and GPUs that it offers."""
+
+    id: str
+    address: str
+    cpu: float
+    gpu: float
+
+
+def living_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to, without those that died."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [
+        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in nodes
+        if node["Alive"]
+    ]
+
+
+def check_nodes(folder: Path, nodes: list[Node], uri: str | None = None) -> None:
+    """See from every node whether it shares the run directory and has the same nas package.
+
+    A worker of each node reads what this process wrote into the directory, and writes an answer that is read here. Raises RunError
+    when the directory cannot be written here, NasError that names the first node which fails; nothing is left behind. `uri` is
+    what `folder` mirrors, if it does: then the nodes meet there.
+    """
+    if uri is not None:
+        _check_at(uri, nodes)
+        return
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    meeting = folder / f".check-{secrets.token_hex(4)}"
+    try:
+        try:
+            meeting.mkdir(parents=True)
+            (meeting / TOKEN).write_text(secrets.token_hex(16))
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror}; choose another place with --out") from None
+        _check(folder, meeting, nodes)
+    finally:
+        shutil.rmtree(meeting, ignore_errors=True)
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _check_at(uri: str, nodes: list[Node]) -> None:
+    remote, meeting = Remote(uri), f".check-{secrets.token_hex(4)}"
+    token = secrets.token_hex(16)
+    try:
+        remote.write(f"{meeting}/{TOKEN}", token.encode())
+        mend = "give it the same access to the store as this machine has"
+        for node, found in _alike(nodes, uri, meeting):
+            if found["write"] or found["token"] != token:
+                reason = found["write"] or "it finds another content"
+                raise NasError(f"node {node.address} cannot use {remote.uri} ({reason}); {mend}")
+            if remote.read(f"{meeting}/{node.id}") != node.id.encode():
+                raise NasError(f"what node {node.address} writes to {remote.uri} is not seen on this machine; {mend}")
+    finally:
+        remote.delete_folder(meeting)
+
+
+def _alike(nodes: list[Node], place: str, meeting: str) -> Iterator[tuple[Node, dict[str, str]]]:
+    """What is found from every node; raises NasError for one with another package than this machine has."""
+    look = _looker()
+    here = look(place, meeting, "driver")["package"]
+    for node, found in zip(nodes, _on_each(nodes, look, place, meeting), strict=True):
+        if found["import"]:
+            raise NasError(
+                f"node {node.address} cannot import the nas package ({found['import']}); install it there as it is on this machine"
+            )
+        if found["package"] != here:
+            raise NasError(
+                f"node {node.address} has another nas package ({found['package']}) than this machine ({here}); install this there"
+            )
+        yield node, found
+
+
+def _check(folder: Path, meeting: Path, nodes: list[Node]) -> None:
+    token = (meeting / TOKEN).read_text()
+    for node, found in _alike(nodes, str(folder), meeting.name):
+        share = "put it on a file system that all nodes mount at the same path, with --out"
+        if found["token"] != token:
+            raise NasError(f"node {node.address} does not see the run directory {folder}; {share}")
+        if found["write"]:
+            raise NasError(f"node {node.address} cannot write to the run directory {folder} ({found['write']}); {share}")
+        if not (meeting / node.id).exists():
+            raise NasError(f"what node {node.address} writes to {folder} is not seen on this machine; {share}")
+
+
+def smallest_gpu(nodes: list[Node]) -> int:
+    """The memory of the cluster's smallest GPU, in bytes; raises NasError when torch finds none on a node that offers some."""
+    having = [node for node in nodes if node.gpu]
+    sizes: list[int] = []
+    for node, (size, reason) in zip(having, _on_each(having, _sizer()), strict=True):
+        if not size:
+            raise NasError(
+                f"node {node.address} offers GPUs, but torch finds none there ({reason}); install torch for its CUDA version, or "
+                "set resources.gpu to 0"
+            )
+        sizes.append(size)
+    return min(sizes)
+
+
+def _on_each(nodes: list[Node], function: Callable[..., Any], *arguments: str) -> list[Any]:
+    """What a function gives on every node, called with the arguments and, where there are some, the node's id."""
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    given = {node: (*arguments, node.id) if arguments else () for node in nodes}
+    pending = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*given[node]) for node in nodes
+    ]
+    found, mend = [], "look at its Ray logs, or take it out of the cluster"
+    for node, reference in zip(nodes, pending, strict=True):
+        try:
+            found.append(ray.get(reference, timeout=ANSWER_LIMIT_S))
+        except ray.exceptions.GetTimeoutError:
+            raise NasError(f"node {node.address} did not answer within {ANSWER_LIMIT_S:g} s; {mend}") from None
+        except ray.exceptions.RayError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise NasError(f"node {node.address} cannot run a task ({reason}); {mend}") from None
+    return found
+
+
+def _looker() -> Callable[[str, str, str], dict[str, str]]:
+    """The look from a node; a function inside a function, which Ray sends as code to nodes that may lack this module."""
+
+    def look(place: str, meeting: str, node: str) -> dict[str, str]:
+        import hashlib
+        from importlib import metadata
+        from pathlib import Path
+
+        found = {"import": "", "package": "", "token": "", "write": ""}
+        try:
+            import nas
+            import nas.training.trial
+            import space
+
+            digest = hashlib.sha256()
+            for package in (nas, space):
+                root = Path(str(package.__file__)).parent
+                for path in sorted(root.rglob("*.py")):
+                    digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+            try:
+                version = metadata.version("udit-nas")
+            except metadata.PackageNotFoundError:
+                version = "not installed"
+            found["package"] = f"{version}, sources {digest.hexdigest()[:8]}"
+        except Exception as error:
+            found["import"] = (str(error) or type(error).__name__).splitlines()[0]
+        try:
+            if "://" in place:
+                from nas.runs.remote import Remote
+
+                remote = Remote(place)
+                found["token"] = (remote.read(f"{meeting}/token") or b"").decode()
+                remote.write(f"{meeting}/{node}", node.encode())
+            else:
+                found["token"] = (Path(place) / meeting / "token").read_text()
+                (Path(place) / meeting / node).write_text(node)
+        except OSError as error:
+            found["write"] = str(error.strerror)
+        except Exception as error:
+            found["write"] = str(error)
+        return found
+
+    return look
+
+
+def _sizer() -> Callable[[], tuple[int, str]]:
+    """The look for a GPU's memory, likewise."""
+
+    def size() -> tuple[int, str]:
+        import os
+        import subprocess
+        import sys
+
+        # In a process of its own: a context would stay on the GPU as long as this worker, and Ray hides the GPUs from a task
+        # that asks for none.
+        code = (
+            "import torch; n = torch.cuda.device_count(); assert n, 'torch.cuda finds no device'; "
+            "print(min(torch.cuda.get_device_properties(i).total_memory for i in range(n)))"
+        )
+        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return 0, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return int(done.stdout), ""
+
+    return size

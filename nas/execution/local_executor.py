@@ -1,0 +1,62 @@
+"""The in-process executor: trials one after the other, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nas.execution.smoke import Smoke, smoke
+from nas.execution.watchdog import raises_when_still
+from nas.runs.records import TrialPlan
+from nas.runs.remote import fetch_checkpoint, run_identity, upload_checkpoint
+from nas.search.controller import Search
+from nas.study.study import Study
+from nas.training.trial import Trial, as_failure
+from space.errors import RunError
+
+
+class InProcess:
+    """Carries out plans one at a time, so that the same study gives the same proposals and losses."""
+
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        self.folder, self.uri = folder, uri
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to stop."""
+
+    def smoke(self, study: Study) -> Smoke:
+        """Let the cheapest and the dearest architecture take a step; raises NasError when they cannot."""
+        return smoke(study)
+
+    def search(self, search: Search) -> None:
+        """Train until the search hands out nothing more."""
+        torch.set_num_threads(search.study.resources.cpu)
+        while (plan := search.next_plan()) is not None:
+            self._carry_out(plan, search)
+
+    def finish(self, search: Search, plans: list[TrialPlan]) -> None:
+        """Train the chosen trials on."""
+        for plan in plans:
+            self._carry_out(plan, search)
+
+    def _carry_out(self, plan: TrialPlan, search: Search) -> None:
+        folder = self.folder / plan.name
+        try:
+            if self.uri is not None:
+                fetch_checkpoint(self.uri, plan.name, folder, run_identity(search.ledger.folder))
+            trial = Trial(plan, search.study, folder)
+            while not trial.finished:
+                with raises_when_still(lambda: trial.progress, search.study.resources.step_limit_s):
+                    report = trial.advance()
+                if self.uri is not None:
+                    upload_checkpoint(self.uri, plan.name, folder)
+                if not search.report(report):
+                    break
+        except RunError:
+            raise  # The run directory is unusable; no other trial would fare better.
+        except Exception as error:
+            search.fail(as_failure(plan.number, error))

@@ -1,0 +1,306 @@
+"""Ray Tune's Searcher and TrialScheduler over a `Search`, and the Trainable that carries out its plans.
+
+Ray starts and stops trials; every decision is the search's. Ray pickles searcher and scheduler into its experiment
+state, which is never read again, so they go there empty: the ledger is the truth.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from nas.execution.packing import awaited_bytes, training_bytes
+from nas.execution.watchdog import START_LIMIT_S, end_worker, ends_worker, take_reason, wait_for_memory
+from nas.runs.records import Failure, Report, TrialPlan
+from nas.runs.remote import fetch_checkpoint, place, reached, upload_checkpoint
+from nas.study.study import Study
+from space.errors import RunError
+
+if TYPE_CHECKING:
+    # A worker does without the search and what it imports.
+    from nas.search.controller import Search
+    from nas.training.trial import Trial
+
+PLAN, STUDY, FOLDER, CPU, GPU = "plan", "study", "folder", "cpu", "gpu"
+"""Keys of a Ray trial's configuration: a plan as JSON, the file of its study, the folder of all trials, and what it occupies."""
+
+URI, RUN = "uri", "run"
+"""Two more when the run directory is at a URI: where, and the run's identity. The study is a file there then."""
+
+REPORT, FAILURE, BROKEN = "report_json", "failure_json", "broken"
+"""Keys of a step's result, one of which is there: a report, a failure, or why the run directory cannot be used."""
+
+MEMORY_LIMIT_S = 120.0
+"""How long a trial waits for a GPU's memory."""
+
+Share = dict[str, float]
+"""CPU cores and GPUs under `CPU` and `GPU`."""
+
+
+class RungScheduler(FIFOScheduler):
+    """Passes reports on to the search and its decisions back to Ray.
+
+    `plans` are those of the finish that are still to be handed out, None while the search decides. `broken` is the reason when the
+    run directory can no longer be written: every trial is stopped then, as nothing that they did would be kept.
+    """
+
+    def __init__(self, search: Search, plans: list[TrialPlan] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.search = search
+        self.plans = None if plans is None else deque(plans)
+        self.broken: RunError | None = None
+
+    def next_plan(self) -> TrialPlan | None:
+        """The next plan of the finish or of the search; None when there is none now."""
+        if self.broken:
+            return None
+        if self.plans is not None:
+            return self.plans.popleft() if self.plans else None
+        try:
+            return self.search.next_plan()
+        except RunError as error:
+            self.broken = error
+            return None
+
+    @property
+    def may_come(self) -> bool:
+        """Whether there may be a plan later, as long as trials run."""
+        return not self.broken and self.plans is None and self.search.may_come
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None: Ray starts pending trials in their order without being told; looking for one walks through all there ever were."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP, as the search decides."""
+        try:
+            goes_on = self.broken is None and self._take(result)
+        except RunError as error:
+            self.broken, goes_on = error, False
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def _take(self, result: dict[str, Any]) -> bool:
+        if BROKEN in result:
+            raise RunError(result[BROKEN])
+        if FAILURE in result:
+            self.search.fail(Failure.model_validate_json(result[FAILURE]))
+            return False
+        return self.search.report(Report.model_validate_json(result[REPORT]))
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A worker or its node died, as when the system kills it for memory: the trial is handed out again, unless it hung."""
+        if self.broken is not None:
+            return
+        plan = _plan(trial)
+        hung = take_reason(_folder(trial.config, plan))
+        try:
+            if hung:
+                self.search.fail(Failure(trial=plan.number, reason=hung))
+            else:
+                self.search.lost(plan.number, f"the worker died: {_last_words(trial)}")
+        except RunError as error:
+            self.broken = error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class PlanSearcher(Searcher):
+    """Hands the scheduler's plans to Ray, each as a new trial with its share of a node."""
+
+    def __init__(
+        self, scheduler: RungScheduler, study: Path, folder: Path, share: Callable[[TrialPlan], Share], **elsewhere: str
+    ) -> None:
+        super().__init__()
+        self._scheduler, self._share = scheduler, share
+        # Ray keeps several copies of every trial's configuration, so it is kept small.
+        self._common = {STUDY: str(study), FOLDER: str(folder), **elsewhere}
+        self._running: set[str] = set()
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next plan as a trial's configuration; None when one may come later; FINISHED when none will."""
+        plan = self._scheduler.next_plan()
+        if plan is None:
+            # Only what running trials bring can change that there is none, so with none of them Ray must not go on asking.
+            return None if self._running and self._scheduler.may_come else Searcher.FINISHED
+        self._running.add(trial_id)
+        return {PLAN: plan.model_dump_json(), **self._common, **self._share(plan)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """One less is running; the scheduler has told the search."""
+        self._running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see the module."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see the module."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _plan(trial: Any) -> TrialPlan:
+    return TrialPlan.model_validate_json(trial.config[PLAN])
+
+
+def _last_words(trial: Any) -> str:
+    """The last line of what Ray wrote about a trial's error, without its advice."""
+    path = trial.error_file
+    lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
+    return last.partition(" Some common causes")[0]
+
+
+class ShortMemory(tune.Callback):
+    """Forgets a report's numbers once all callbacks before this one have seen them.
+
+    Ray keeps the last, mean and extreme values of every number of every trial for as long as it runs: 60 KiB a trial.
+    """
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Leave in the result what Ray itself asks for."""
+        kept: dict[str, Any] = {key: result[key] for key in ("trial_id", "training_iteration", "done") if key in result}
+        result.clear()
+        result.update(kept)
+
+
+class PlanTrainable(tune.Trainable):
+    """A worker: trains one plan after the other in the same process."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the first plan."""
+        self._config = config
+        self._trial: Trial | None = None
+        self._holds = False
+        """Whether something of a trial may still be in memory."""
+        self._plan = TrialPlan.model_validate_json(config[PLAN])
+        self._folder = _folder(config, self._plan)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another plan in place of the one before, which was let go."""
+        self._drop()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the plan's next milestone; an exception becomes data, so the worker lives on."""
+        from nas.training.trial import as_failure
+
+        try:
+            return step_result(self._advance())
+        except RunError as error:
+            return {BROKEN: str(error)}
+        except Exception as error:
+            failure = as_failure(self._plan.number, error)
+        # Only here is the exception gone, and with it its hold on the tensors of the frames that it came through.
+        self._drop()
+        return {FAILURE: failure.model_dump_json()}
+
+    def _advance(self) -> Report:
+        uri = self._config.get(URI)
+        study = _study(_text_at(uri, self._config[STUDY]) if uri else Path(self._config[STUDY]).read_text(encoding="utf-8"))
+        limit = study.resources.step_limit_s
+        if self._trial is None:
+            # A note of an earlier process's worker says nothing about this one.
+            take_reason(self._folder)
+            self._holds = True
+            with ends_worker(lambda: None, max(limit, START_LIMIT_S), self._folder, "loading data and building the model"):
+                if uri:
+                    fetch_checkpoint(uri, self._plan.name, self._folder, self._config[RUN])
+                self._trial = self._begin(study)
+        trial = self._trial
+        with ends_worker(lambda: trial.progress, limit, self._folder):
+            report = trial.advance()
+            if uri:
+                upload_checkpoint(uri, self._plan.name, self._folder)
+        if trial.finished:
+            self._drop()
+        return report
+
+    def _begin(self, study: Study) -> Trial:
+        import torch
+
+        from nas.training.trial import Trial
+
+        torch.set_num_threads(max(1, int(self._config[CPU])))
+        if self._config[GPU] and torch.cuda.is_available():
+            total = torch.cuda.get_device_properties(0).total_memory
+            trial_bytes = training_bytes(self._plan.spec, study.training.batch_size, len(study.training.ema))
+            needed = awaited_bytes(trial_bytes, data_bytes(study), total, min(1.0, self._config[GPU]))
+            wait_for_memory(needed, lambda: torch.cuda.mem_get_info(0)[0], MEMORY_LIMIT_S)
+        return Trial(self._plan, study, self._folder)
+
+    def _drop(self) -> None:
+        """Give the model's memory back to whoever else uses the device."""
+        if not self._holds:
+            return
+        import torch
+
+        self._trial, self._holds = None, False
+        gc.collect()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            try:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                # After an error on the device itself nothing runs in this process any more; the next trial gets another.
+                end_worker(self._folder, f"the GPU failed: {str(error).splitlines()[0]}")
+
+    def cleanup(self) -> None:
+        """Drop the model."""
+        self._trial = None
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing for Ray: the trial keeps its own checkpoint in the run directory."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see `save_checkpoint`."""
+
+
+def step_result(report: Report) -> dict[str, Any]:
+    """A report as the result of a Trainable's step: whole for the search, and its numbers one by one for Ray's loggers."""
+    numbers = ("trial", "rung", "step", "images", "val_loss", "train_loss", "seconds", "images_per_s", "peak_memory_mib")
+    return {
+        REPORT: report.model_dump_json(),
+        "train_tflops": report.macs / 1e12,
+        **{name: getattr(report, name) for name in numbers},
+    }
+
+
+def data_bytes(study: Study) -> int:
+    """The training samples, as they would lie on a GPU."""
+    header = study.data.header()
+    itemsize = {"uint8": 1, "float16": 2, "float32": 4}[header.dtype]
+    return round(math.prod(header.rows_shape) * itemsize * (1 - study.data.held_out))
+
+
+def _folder(config: dict[str, Any], plan: TrialPlan) -> Path:
+    """Where a trial is trained on this machine."""
+    # Of a URI every machine has a mirror of its own.
+    root = place(config[URI]).folder / "trials" if URI in config else Path(config[FOLDER])
+    return root / plan.name
+
+
+@lru_cache(maxsize=1)
+def _text_at(uri: str, name: str) -> str:
+    """A file at a URI, read once a process."""
+    content = reached(uri).read(name)
+    if content is None:
+        raise RunError(f"{reached(uri).uri} has lost its {name}; run the same command again")
+    return content.decode()
+
+
+@lru_cache(maxsize=1)
+def _study(text: str) -> Study:
+    """The study, checked once a process."""
+    return Study.model_validate_json(text)

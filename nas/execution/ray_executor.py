@@ -1,0 +1,223 @@
+"""The Ray executor: carries out plans on a cluster, or on this machine in a cluster of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from nas.execution.cluster import Node, check_nodes, living_nodes, smallest_gpu
+from nas.execution.packing import share_of_gpu, training_bytes
+from nas.execution.ray_adapters import (
+    CPU,
+    GPU,
+    RUN,
+    URI,
+    PlanSearcher,
+    PlanTrainable,
+    RungScheduler,
+    Share,
+    ShortMemory,
+    data_bytes,
+)
+from nas.execution.smoke import Smoke, read_smoke, smoke_step
+from nas.runs.records import TrialPlan
+from nas.runs.remote import reached, run_identity
+from nas.search.controller import Search
+from nas.study.settings import ResourceSettings
+from nas.study.study import Study
+from space.errors import NasError, RunError
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Trials exchange a few numbers; Ray's default share of memory is left to training."""
+
+STUDY_FILE = "study.json"
+"""Beside the ledger at a URI, for workers that see nothing of the driver's machine."""
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C ends the run at once: the ledger has everything since the last rung.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Seconds between two copies of Ray's experiment state, which is never read.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class OnRay:
+    """Carries out plans on Ray; a context manager that stops what it started.
+
+    `uri` is what `folder` mirrors, if it does.
+
+    `address` is a running cluster's; None starts one on this machine that listens on loopback only. `callbacks` are Ray Tune's,
+    told of every report's numbers (`ray_adapters.step_result`). `trainable` may be put in place of the worker that trains, and
+    `gpu_bytes` in place of the memory that is read from the cluster's smallest GPU. Raises NasError when the cluster cannot be
+    reached, when a node of it cannot be used, or when none has enough for one trial.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        resources: ResourceSettings,
+        address: str | None = None,
+        *,
+        uri: str | None = None,
+        callbacks: Sequence[tune.Callback] = (),
+        trainable: type[tune.Trainable] = PlanTrainable,
+        gpu_bytes: int | None = None,
+    ) -> None:
+        # Workers run in directories of their own.
+        self.folder, self.resources, self.address, self.uri = folder.resolve(), resources, address, uri
+        self.callbacks, self.trainable, self.gpu_bytes = callbacks, trainable, gpu_bytes
+
+    def __enter__(self) -> OnRay:
+        _check_address(self.address)
+        os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        # "local" starts a cluster of our own even when another runs on this machine.
+        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        try:
+            ray.init(address=self.address or "local", **({} if self.address else own), **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            # As with Ray itself, only the address `auto` finds the token of a cluster that wants one.
+            hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
+            raise NasError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None
+        try:
+            self._check(living_nodes())
+        except BaseException:
+            ray.shutdown()
+            raise
+        # What goes wrong with a trial is told by the run, from the ledger.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        return self
+
+    def _check(self, nodes: list[Node]) -> None:
+        """Raises NasError when a trial cannot run on some node; learns the memory of the GPUs."""
+        _check_share(self._usual(self.resources.cpu, nodes), nodes)
+        if self.address:
+            check_nodes(self.folder, nodes, self.uri)
+        if self.gpu_bytes is None and self.resources.gpu == "auto" and any(node.gpu for node in nodes):
+            self.gpu_bytes = smallest_gpu(nodes)
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+        shutil.rmtree(self._state, ignore_errors=True)
+
+    @property
+    def _state(self) -> Path:
+        """Ray's own experiment state, which nothing reads."""
+        return self.folder / ".ray"
+
+    def smoke(self, study: Study) -> Smoke:
+        """Let the cheapest and the dearest architecture take a step, with what a trial has; raises NasError when they cannot."""
+        share = self._usual(self.resources.cpu, living_nodes())
+        step = ray.remote(num_cpus=share[CPU], num_gpus=share[GPU], max_retries=0)(smoke_step)
+        try:
+            return read_smoke(ray.get(step.remote(study.model_dump_json())))
+        except ray.exceptions.RayError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise NasError(f"the smoke step's worker died ({reason}); lower training.batch_size or look at Ray's logs") from None
+
+    def search(self, search: Search) -> None:
+        """Train until the search hands out nothing more."""
+        self._fit(search, None, self.resources.cpu, self.resources.concurrent)
+
+    def finish(self, search: Search, plans: list[TrialPlan]) -> None:
+        """Train the chosen trials on, with all of the cluster's cores shared among them."""
+        if plans:
+            cores = [int(node.cpu) for node in living_nodes()]
+            # A trial runs on one machine.
+            share = max(self.resources.cpu, min(sum(cores) // len(plans), max(cores)))
+            self._fit(search, plans, share, None)
+
+    def _usual(self, cpu: int, nodes: list[Node]) -> Share:
+        """What a trial occupies that needs no particular share of a GPU."""
+        gpu = self.resources.gpu
+        return {CPU: float(cpu), GPU: min(1.0, max(node.gpu for node in nodes)) if gpu == "auto" else gpu}
+
+    def _shares(self, search: Search, cpu: int) -> Callable[[TrialPlan], Share]:
+        """What the trial of a plan occupies."""
+        nodes, training = living_nodes(), search.study.training
+        usual, own = self._usual(cpu, nodes), self.address is None
+        _check_share(usual, nodes)
+        cores, samples = max(node.cpu for node in nodes), data_bytes(search.study)
+
+        def share(plan: TrialPlan) -> Share:
+            if plan.alone and usual[GPU]:
+                return usual | {GPU: max(1.0, usual[GPU])}
+            if plan.alone and own:
+                # Without a GPU it is this machine's memory that ran out; on a shared cluster no node may become free of others.
+                return usual | {CPU: cores}
+            if self.resources.gpu != "auto" or self.gpu_bytes is None or not usual[GPU]:
+                return usual
+            needed = training_bytes(plan.spec, training.batch_size, len(training.ema))
+            return usual | {GPU: share_of_gpu(needed, samples, self.gpu_bytes)}
+
+        return share
+
+    def _fit(self, search: Search, plans: list[TrialPlan] | None, cpu: int, concurrent: int | None) -> None:
+        scheduler, study = RungScheduler(search, plans), self._state / "study.json"
+        _write(study, search.study.model_dump_json())
+        elsewhere: dict[str, str] = {}
+        if self.uri is not None:
+            reached(self.uri).put(study, STUDY_FILE)
+            study, elsewhere = Path(STUDY_FILE), {URI: self.uri, RUN: run_identity(search.ledger.folder)}
+        tuner = tune.Tuner(
+            tune.with_resources(self.trainable, _request),
+            tune_config=tune.TuneConfig(
+                search_alg=PlanSearcher(scheduler, study, self.folder / "trials", self._shares(search, cpu), **elsewhere),
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="search" if plans is None else "finish",
+                storage_path=str(self._state),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=0),
+                callbacks=[*self.callbacks, ShortMemory()],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        if scheduler.broken is not None:
+            raise scheduler.broken
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; free some space and run the same command again") from None
+
+
+def _check_address(address: str | None) -> None:
+    for scheme, what in {"ray://": "a Ray Client address", "http": "the address of Ray's dashboard and its jobs"}.items():
+        if address and address.startswith(scheme):
+            raise NasError(f"{address}: {what} cannot be used; run on a node of the cluster with --address auto")
+
+
+def _check_share(wanted: Share, nodes: list[Node]) -> None:
+    """Raises NasError when no node has as much."""
+    for name, amount in wanted.items():
+        largest = max(getattr(node, name) for node in nodes)
+        if amount > largest:
+            raise NasError(f"resources.{name} is {amount:g}, but no node has more than {largest:g}; lower it or add a node")
+
+
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Ray keeps for a trial, from its configuration."""
+    return tune.PlacementGroupFactory([{name.upper(): config[name] for name in (CPU, GPU) if config[name]}])

@@ -1,0 +1,126 @@
+"""Runs a study from its first trial to the exported winner; the same call again goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Protocol, Self
+
+from nas.execution.smoke import Smoke, smoke_lines
+from nas.runs.ledger import LEDGER, Ledger
+from nas.runs.mirror import Mirror
+from nas.runs.records import TrialPlan
+from nas.runs.remote import Place, place
+from nas.runs.run import Run
+from nas.search.controller import Listener, Search
+from nas.study.study import Study, check_data
+from space.errors import DataError, RunError, StudyError
+
+EXPORTS = "export"
+
+
+class Executor(Protocol):
+    """What carries out plans; entering it starts what it needs, and raises NasError when no trial could be run."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def smoke(self, study: Study) -> Smoke:
+        """Let the cheapest and the dearest architecture take a step where trials will run; raises NasError when they cannot."""
+
+    def search(self, search: Search) -> None:
+        """Train until the search hands out nothing more."""
+
+    def finish(self, search: Search, plans: list[TrialPlan]) -> None:
+        """Train the chosen trials on."""
+
+
+def run_study(
+    study: Study,
+    out: Path | str,
+    *,
+    in_process: bool = False,
+    address: str | None = None,
+    listeners: tuple[Listener, ...] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Search, train the best on, export and sample them; returns the run as it is then.
+
+    `out` is the run directory, a path or a URI, new or an
+    earlier run of the same study. Trials run on Ray, or one after the other in
+    this process. `say` is given the lines of the smoke step, with which a new run begins. Raises NasError for a study,
+    data, directory or cluster that cannot be used, before anything is trained.
+    """
+    study.check_runs()
+    check_data(study)
+    where = place(out) if isinstance(out, str) else Place(out)
+    folder, mirror = where.folder, Mirror(where) if where.uri else None
+    executor = _executor(study, where, in_process, address)
+    with ExitStack() as stack:
+        if mirror is not None:
+            stack.enter_context(mirror)
+            listeners = (*listeners, mirror)
+        new = not (folder / LEDGER).exists()
+        if new:
+            # Nothing is written unless trials can be run.
+            stack.enter_context(executor)
+            for line in smoke_lines(executor.smoke(study)):
+                say(line)
+        search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners)
+        if not search.complete:
+            if not new:
+                stack.enter_context(executor)
+            executor.search(search)
+            if search.gave_up is not None:
+                raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again")
+            if search.may_come:
+                # Ray Tune returns early when it is told to stop (SIGUSR1).
+                raise RunError(f"{folder}: interrupted; the same command goes on from the last rungs")
+            # Again, for what was lost with its worker.
+            while plans := search.finish_plans():
+                executor.finish(search, plans)
+        _export_best(search, folder, mirror)
+        return search.run
+
+
+def _executor(study: Study, where: Place, in_process: bool, address: str | None) -> Executor:
+    if in_process:
+        if study.tracking:
+            raise StudyError("tracking goes through Ray; remove --in-process, or tracking")
+        from nas.execution.local_executor import InProcess
+
+        return InProcess(where.folder / "trials", where.uri)
+    if address is None:
+        # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from nas.execution.ray_executor import OnRay
+    from nas.execution.tracking import callbacks
+
+    return OnRay(where.folder, study.resources, address, uri=where.uri, callbacks=callbacks(study.tracking, study, where.folder))
+
+
+def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
+    from nas.training.export import EVALUATION, SAMPLES, export, write_evaluation, write_samples
+    from space.weights import facts_of
+
+    for trial in search.run.best(search.study.finish.best if search.study.finish else 1):
+        out = folder / EXPORTS / trial.name
+        if mirror is not None:
+            mirror.fetch_folder(f"{EXPORTS}/{trial.name}")
+        wanted = [SAMPLES] if search.study.evaluation.fid is None else [SAMPLES, EVALUATION]
+        if search.export_due(trial) or not all((out / name).exists() for name in wanted):
+            if mirror is not None:
+                mirror.fetch_checkpoint(trial.name)
+            model = export(search.study, trial, folder, out)
+            reason = None
+            try:
+                if search.study.evaluation.fid is not None:
+                    write_evaluation(model, facts_of(out), search.study, out / EVALUATION)
+                write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
+            except DataError as error:
+                # A VAE that is not at hand here: the model is trained all the same, and the same command draws them later.
+                reason = str(error)
+            search.exported(trial, f"{EXPORTS}/{trial.name}", reason)

@@ -1,0 +1,1 @@
+"""What other rungs or samplers would have decided over recorded curves."""

@@ -1,0 +1,142 @@
+"""In which order recorded architectures are tried again: a listed one, or what a sampler proposes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from nas.replay.curves import Recorded
+from nas.runs.records import State
+from nas.search.halving import Values
+from nas.study.study import Study
+from space.costs.points import Array, Column, Points
+from space.costs.table import CostTable
+from space.domains.domain import Value
+from space.domains.space import Parameter, Params, SearchSpace
+
+Sampler = Literal["recorded", "random", "tpe", "nsga2", "gp"]
+
+
+class Order:
+    """An order that is known beforehand: which recorded architecture is tried next, by its place among them.
+
+    A search tells it how those tried fare, by their `number`, which counts them as they are tried; from this nothing follows here.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        self._places = places
+
+    def next(self, number: int) -> int:
+        """The place of the architecture to try as the one of this number."""
+        return self._places[number]
+
+    def wait(self, number: int, losses: Sequence[float]) -> None:
+        """It waits at a rung, with a loss for every rung so far."""
+
+    def go_on(self, number: int) -> None:
+        """It waited, and trains on."""
+
+    def end(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
+        """It ended: `values` of the objectives when COMPLETE, and a loss for every rung reached."""
+
+
+class Proposed(Order):
+    """What a sampler proposes, moved to the nearest recorded architecture that was not tried; those outside the space go first."""
+
+    def __init__(self, record: Recorded, kind: Sampler, seed: int) -> None:
+        # Optuna takes a while to import, and listed orders do without it.
+        from nas.search.searcher import Proposer
+
+        search = record.search
+        sampler = search.sampler.model_copy(update={"kind": kind, "seed": seed})
+        inside = [place for place, curve in enumerate(record.curves) if curve.params is not None]
+        self._outside = [place for place, curve in enumerate(record.curves) if curve.params is None]
+        self._space = RecordedSpace(record.study, {place: record.curves[place].params or {} for place in inside})
+        # A feasible share of 0 makes it move every proposal into the space of what is recorded.
+        self._proposer = Proposer(self._space, search.model_copy(update={"sampler": sampler}), share=0.0)
+
+    def next(self, number: int) -> int:
+        """The place of the recorded architecture nearest to the next proposal."""
+        if number < len(self._outside):
+            return self._outside[number]
+        proposed = self._proposer.propose(number, self._space.turned_down)
+        assert proposed is not None, "an architecture is left"
+        return self._space.take(proposed[0])
+
+    def wait(self, number: int, losses: Sequence[float]) -> None:
+        """Tell the sampler, as a search does."""
+        if number in self._proposer:
+            self._proposer.wait(number, losses)
+
+    def go_on(self, number: int) -> None:
+        """Tell the sampler, as a search does."""
+        if number in self._proposer:
+            self._proposer.go_on(number)
+
+    def end(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
+        """Tell the sampler, as a search does."""
+        if number in self._proposer:
+            self._proposer.end(number, state, values, losses)
+
+
+class RecordedSpace(SearchSpace):
+    """A search space that has no points but the recorded ones that were not tried yet."""
+
+    def __init__(self, study: Study, params: Mapping[int, Params]) -> None:
+        assert study.search is not None, "only searches are replayed"
+        super().__init__(study.base, study.search.space, study.search.constraints)
+        columns = {parameter.name: _column(parameter, list(params.values())) for parameter in self.parameters}
+        self._all = Points(self.base, columns, len(params))
+        self._rows = {_key(self._all.params(row)): row for row in range(len(params))}
+        self._places = list(params)
+        self._left = np.ones(len(params), dtype=bool)
+
+    def points(self, rng: np.random.Generator, count: int) -> Points:
+        """All that are left, whatever the count."""
+        return self._all.take(np.flatnonzero(self._left))
+
+    def violation(self, table: CostTable) -> Array:
+        """None: all were trained."""
+        return np.zeros(len(table))
+
+    def turned_down(self, params: Params) -> dict[str, float] | None:
+        """None for a recorded point that is left, otherwise the constraints that a point breaks."""
+        row = self._rows.get(_key(params))
+        if row is not None and self._left[row]:
+            return None
+        spec = self.spec_or_none(params)
+        return {"spec": 1.0} if spec is None else self.violations(spec)
+
+    def take(self, params: Params) -> int:
+        """The place of an architecture, which is tried from now on."""
+        row = self._rows[_key(params)]
+        self._left[row] = False
+        return self._places[row]
+
+
+def _column(parameter: Parameter, params: Sequence[Params]) -> Column:
+    name, domain = parameter.name, parameter.domain
+    active = np.array([name in own for own in params])
+    if domain.choice is not None:
+        places = {json.dumps(value): place for place, value in enumerate(domain.choice)}
+        return Column(np.array([places[json.dumps(own[name])] if name in own else 0 for own in params]), domain.choice, active)
+    low, _ = domain.int_ or domain.float_ or (0, 0)
+    kind = np.int64 if domain.int_ is not None else np.float64
+    return Column(np.array([own.get(name, low) for own in params], dtype=kind), None, active)
+
+
+def _key(params: Mapping[str, Value]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def order_of(record: Recorded, sampler: Sampler, seed: int) -> Order:
+    """The order of a name; the seed is that of a shuffle, or of the sampler."""
+    places = range(len(record.curves))
+    if sampler == "recorded":
+        return Order(places)
+    if sampler == "random":
+        return Order(np.random.default_rng(seed).permutation(len(places)).tolist())
+    return Proposed(record, sampler, seed)

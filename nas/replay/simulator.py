@@ -1,0 +1,291 @@
+"""Replay: what other rungs and samplers would have decided over the full-length curves of a run; nothing is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import product
+from statistics import fmean, stdev
+from typing import Literal
+
+import numpy as np
+
+from nas.replay.curves import Agreement, Recorded
+from nas.replay.order import Order, Sampler, order_of
+from nas.runs.records import State
+from nas.search.halving import Rungs
+from nas.study.settings import BudgetSettings
+from space.document import parse
+from space.errors import StudyError
+
+Mode = Literal["stop", "promote", "none"]
+Clock = Literal["seconds", "compute"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rungs to try out: `nas.study.settings.BudgetSettings` over the recorded rungs.
+
+    `reduction` is the run's own by default, or one of its powers; `rungs` is how many that fit are taken, from the last one down.
+    """
+
+    mode: Mode = "stop"
+    reduction: int | None = None
+    rungs: int | None = None
+    grace: int = 0
+    brackets: int = 1
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """In which order, and how fast, architectures arrive at the rungs.
+
+    A training stretch takes one of `workers` as long as it took when it was recorded, or as its compute. `trials` of the recorded
+    ones are tried (all by default), in `repeats` orders; the recorded order is but one.
+    """
+
+    sampler: Sampler = "random"
+    workers: int = 1
+    clock: Clock = "seconds"
+    trials: int | None = None
+    repeats: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One repeat: the places of the architectures tried, in their order, at how many rungs each reported, and what it took."""
+
+    tried: tuple[int, ...]
+    reached: tuple[int, ...]
+    macs: int
+    end: float
+    """When the last report came in, in seconds, or multiply-accumulates of one worker by the clock of compute."""
+    regret: float
+    """The lowest final val_loss of those that reached the last rung, minus the lowest recorded."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (n - 1) over repeats; None for the one of a single repeat."""
+
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class RungFacts:
+    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and what it says of the last one."""
+
+    macs: int
+    reported: Spread
+    agreement: Agreement
+    top_regret: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came out of one set of rules. `kept` is the share of repeats in which the best recorded architecture won."""
+
+    budget: BudgetSettings
+    trials: int
+    top: int
+    pflops: Spread
+    share: Spread
+    """Of what training all that is recorded took."""
+    regret: Spread
+    kept: float
+    hours: Spread | None
+    """Until the last report; None by the clock of compute."""
+    rungs: tuple[RungFacts, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+def replay(record: Recorded, rules: Rules | None = None, arrival: Arrival | None = None, top: int = 3) -> Replay:
+    """What a search with these rungs over the recorded architectures would have spent and found; the same for the same seed.
+
+    Raises StudyError when the rungs do not fit those recorded, or when more trials are asked for than are recorded.
+    """
+    rules, arrival = rules or Rules(), arrival or Arrival()
+    budget, used = _fitting(record.study.budget, rules)
+    count = _architectures(record, arrival.trials)
+    repeats = 1 if arrival.sampler == "recorded" else arrival.repeats
+    outcomes = []
+    for repeat in range(repeats):
+        seed = int(np.random.SeedSequence([arrival.seed, repeat]).generate_state(1)[0])
+        outcomes.append(_Simulation(record, budget, used, order_of(record, arrival.sampler, seed), count, arrival).outcome())
+    rungs = tuple(
+        RungFacts(
+            macs=macs,
+            reported=_spread([record.study.replicates * sum(n > rung for n in one.reached) for one in outcomes]),
+            agreement=record.agreements[used[rung]],
+            top_regret=record.top_regret(used[rung], top),
+        )
+        for rung, macs in enumerate(budget.milestones)
+    )
+    return Replay(
+        budget=budget,
+        trials=count * record.study.replicates,
+        top=top,
+        pflops=_spread([one.macs / 1e15 for one in outcomes]),
+        share=_spread([one.macs / record.full_macs for one in outcomes]),
+        regret=_spread([one.regret for one in outcomes]),
+        kept=fmean(one.regret == 0 for one in outcomes),
+        hours=_spread([one.end / 3600 for one in outcomes]) if arrival.clock == "seconds" else None,
+        rungs=rungs,
+        outcomes=tuple(outcomes),
+    )
+
+
+def candidates(record: Recorded, rungs: int | None = None, brackets: int = 1) -> list[Rules]:
+    """The rules to compare by default: training all fully, and stop and promote with reduction 2, 3, 4 and grace 0, 1.
+
+    Only those that fit the recorded rungs; raises StudyError when none does.
+    """
+    found, own = [], record.study.budget
+    modes: tuple[Mode, ...] = ("stop", "promote")
+    for mode, reduction, grace in product(modes, (2, 3, 4), (0, 1)):
+        rules = Rules(mode, reduction, rungs, grace, brackets)
+        try:
+            budget, _ = _fitting(own, rules)
+        except StudyError:
+            continue
+        if budget.rungs > 1:
+            found.append(rules)
+    if not found:
+        raise StudyError(
+            f"reductions 2, 3 and 4 with grace 0 and 1 do not fit the run's {own.rungs} rungs, each the next divided by "
+            f"{own.reduction}; replay one that does"
+        )
+    return [Rules("none", own.reduction), *found]
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[int, ...]]:
+    """The budget to replay, and the recorded rungs that are its own."""
+    reduction = rules.reduction or own.reduction
+    apart = round(math.log(reduction, own.reduction))
+    if own.reduction**apart != reduction:
+        raise StudyError(
+            f"reduction {reduction} does not fit the run, whose rungs are each the next divided by {own.reduction}; take "
+            f"{own.reduction} or one of its powers"
+        )
+    fitting = range(own.rungs - 1, -1, -apart)
+    if rules.rungs is not None and rules.rungs > len(fitting):
+        raise StudyError(
+            f"{rules.rungs} rungs of reduction {reduction} are more than the run has: of its {own.rungs}, {len(fitting)} fit"
+        )
+    used = tuple(fitting[: rules.rungs][::-1])
+    how = {"mode": rules.mode, "grace": rules.grace, "brackets": rules.brackets}
+    return parse(BudgetSettings, {"max": own.max, "rungs": len(used), "reduction": reduction, **how}), used
+
+
+def _architectures(record: Recorded, trials: int | None) -> int:
+    """How many architectures a number of trials is."""
+    replicates = record.study.replicates
+    if trials is None:
+        return len(record.curves)
+    if trials > len(record.curves) * replicates:
+        raise StudyError(f"{trials} trials are more than the {len(record.curves) * replicates} recorded at every rung; take fewer")
+    if trials < 1 or trials % replicates:
+        raise StudyError(f"{trials} trials are no whole number of architectures with {replicates} replicates; change them")
+    return trials // replicates
+
+
+class _Simulation:
+    """One search over recorded curves, with the hand-out of `nas.search.controller.Search` on a simulated clock."""
+
+    def __init__(
+        self, record: Recorded, budget: BudgetSettings, used: tuple[int, ...], order: Order, count: int, arrival: Arrival
+    ) -> None:
+        self.record, self.used, self.order, self.workers = record, used, order, arrival.workers
+        self.by_seconds = arrival.clock == "seconds"
+        self.rungs, self.replicates = Rungs(budget), record.study.replicates
+        self.signs = [1 if objective.direction == "minimize" else -1 for objective in record.study.objectives]
+        self.total = count * self.replicates
+        self.begun = 0
+        self.tried: list[int] = []
+        self.idle: set[int] = set()
+
+    def outcome(self) -> Outcome:
+        """Run to the end."""
+        busy: list[tuple[float, int, int]] = []
+        now, started = 0.0, 0
+        while True:
+            while len(busy) < self.workers and (trial := self._next()) is not None:
+                heappush(busy, (now + self._duration(trial), started, trial))
+                started += 1
+            if not busy:
+                break
+            now, _, trial = heappop(busy)
+            if self._report(trial):
+                heappush(busy, (now + self._duration(trial), started, trial))
+                started += 1
+        reached = tuple(len(self.rungs.variants[number].means) for number in range(len(self.tried)))
+        found = [(self.record.curves[place], n) for place, n in zip(self.tried, reached, strict=True)]
+        spent = sum(macs[self.used[n - 1]] for curve, n in found for macs in curve.macs)
+        best = min(curve.losses[-1] for curve, n in found if n == len(self.used))
+        return Outcome(tuple(self.tried), reached, spent, now, best - self.record.best)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.begun == self.total
+
+    def _next(self) -> int | None:
+        """A trial for a free worker: one that may go on, the next replicate, a promoted one, a new one."""
+        while not self.idle:
+            if self.begun % self.replicates == 0:
+                if (promoted := self.rungs.promotion(self.exhausted)) is not None:
+                    self._promote(promoted.number)
+                    continue
+                if self.exhausted:
+                    return None
+                number = len(self.tried)
+                self.tried.append(self.order.next(number))
+                self.rungs.begin(number, range(self.begun, self.begun + self.replicates))
+            self.idle.add(self.begun)
+            self.begun += 1
+        trial = min(self.idle)
+        self.idle.discard(trial)
+        return trial
+
+    def _duration(self, trial: int) -> float:
+        number, replicate = divmod(trial, self.replicates)
+        curve, rung = self.record.curves[self.tried[number]], self.rungs.variant_of(trial).reported[trial]
+        taken = (curve.seconds if self.by_seconds else curve.macs)[replicate]
+        return taken[self.used[rung]] - (taken[self.used[rung - 1]] if rung else 0)
+
+    def _report(self, trial: int) -> bool:
+        """The next report of a trial; whether it goes on with the worker it has."""
+        number, replicate = divmod(trial, self.replicates)
+        variant = self.rungs.variant_of(trial)
+        rung = variant.reported[trial]
+        values = self.record.curves[self.tried[number]].values[replicate][self.used[rung]]
+        verdict = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
+        if variant.waits:
+            self.order.wait(number, [mean[0] for mean in variant.means])
+        verdict += self.rungs.hopeless(self.exhausted)
+        self.idle |= set(verdict.released)
+        ended = dict.fromkeys((trial // self.replicates for trial in verdict.stopped), State.PRUNED)
+        if len(variant.means) == len(self.used):
+            ended[number] = State.COMPLETE
+        for one, state in sorted(ended.items()):
+            self._end(one, state)
+        if variant.waits and self.rungs.promotion(self.exhausted) is variant:
+            self._promote(number)
+        return self.rungs.may_train(trial) and trial not in self.idle
+
+    def _promote(self, number: int) -> None:
+        self.idle |= set(self.rungs.promote(number).released)
+        self.order.go_on(number)
+
+    def _end(self, number: int, state: State) -> None:
+        curve, means = self.record.curves[self.tried[number]], self.rungs.variants[number].means
+        last = [values[-1] for values in curve.values]
+        values = tuple(fmean(one) for one in zip(*last, strict=True)) if state is State.COMPLETE else ()
+        self.order.end(number, state, values, [mean[0] for mean in means])

@@ -1,0 +1,1 @@
+"""What a plan or a run looks like to a person: estimate, power, progress, console."""

@@ -1,0 +1,128 @@
+"""The bill of an ablation: what it would train and cost, and what it could show; needs neither torch, Ray nor Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nas.execution.smoke import Rate
+from nas.reporting.estimate import UNITS, hours, line
+from nas.reporting.power import known_spread
+from nas.stats.paired import attainable_p, pairs_needed, smallest_difference
+from nas.study.rows import Comparison, Row, comparisons
+from nas.study.settings import FidSettings
+from nas.study.study import Study
+from space.costs.cost import cost
+
+ALPHA = 0.05
+
+
+def ablation_bill(study: Study, root: Path, rate: Rate | None = None) -> str:
+    """What an ablation would train and cost, a line a fact, at most 100 columns wide.
+
+    The spread that decides which differences can be seen is taken from the runs under the run root, where there are any. Raises
+    StudyError when the first rung is under one step.
+    """
+    study.check_runs()
+    assert study.ablation is not None
+    return "\n".join(line(label, text) for label, text in _facts(study, root, rate))
+
+
+def planned_macs(study: Study, seeds: int) -> int:
+    """Training multiply-accumulates of every architecture of an ablation with so many seeds."""
+    specs = {row.spec.digest: row.spec for row in study.rows}.values()
+    return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
+
+
+def _facts(study: Study, root: Path, rate: Rate | None) -> Iterator[tuple[str, str]]:
+    assert study.ablation is not None
+    seeds, budget = study.ablation.seeds, study.budget
+    yield "study", f"{study.name}: {study.question}" if study.question else study.name
+    count = len({row.spec.digest for row in study.rows})
+    often = f"{seeds.min} to {seeds.max}" if seeds.sequential else str(seeds.min)
+    trials = f"{count * seeds.min} to {count * seeds.max}" if seeds.sequential else str(count * seeds.min)
+    yield "trials", f"{trials}: {count} architectures × {often} seeds, the first of them {study.training.seed}"
+    yield from _blocks(study)
+    for name, unit in UNITS.items():
+        found = [float(getattr(cost(row.spec), name)) for row in study.rows]
+        yield name, f"{min(found):.4g} to {max(found):.4g} {unit}"
+    yield from _mismatches(study.rows)
+    yield from _equals(study.rows)
+    marks = ", ".join(f"{mark:,}" if budget.max is None else f"{mark / 1e12:.4g}" for mark in budget.milestones)
+    unit = "steps" if budget.max is None else "training TFLOPs"
+    yield "budget", f"{marks} {unit} a trial" + ("" if budget.max else ": the same samples for every row, not the same compute")
+    least, most = (planned_macs(study, n) / 1e15 for n in (seeds.min, seeds.max))
+    yield "training", f"{least:.4g} to {most:.4g} PFLOPs" if seeds.sequential else f"{least:.4g} PFLOPs"
+    if study.evaluation.fid:
+        yield "evaluation", _evaluation(study.evaluation.fid)
+    yield "hours", hours(planned_macs(study, seeds.max), count * seeds.max, rate)
+    yield from _claims(study, root)
+    yield "units", f"FLOPs are multiply-accumulates; a training step is of {study.training.batch_size} samples"
+
+
+def _blocks(study: Study) -> Iterator[tuple[str, str]]:
+    assert study.ablation is not None
+    for block in study.ablation.blocks:
+        names = list(dict.fromkeys(row.variant for row in study.rows if row.block == block.name))
+        controls = ", ".join(study.ablation.controls)
+        printed = f"; beside {block.published}" if block.published else ""
+        yield block.name or "rows", f"{block.design}, {controls}: {'; '.join(names)} (baseline {block.baseline}){printed}"
+
+
+def _mismatches(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
+    """Rows under a control whose cost could not be brought to the baseline's."""
+    missed = [row for row in rows if row.match and not row.match.within]
+    if missed:
+        text = "; ".join(f"{row.variant}: {row.match.error:+.1%} of {row.match.metric}" for row in missed if row.match)
+        yield "not matched", f"{text}; their cost is not the baseline's, so read their rows with that"
+
+
+def _equals(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
+    """Rows that are the architecture of what they are compared with: they cannot differ, yet count in the correction."""
+    same = [one for one in comparisons(rows) if one.row.spec.digest == one.reference.spec.digest]
+    if same:
+        text = "; ".join(f"{one.row.variant} is {one.reference.variant} ({one.row.control})" for one in same)
+        yield "equal rows", f"{text}; they cannot differ, but count in the correction"
+
+
+def _evaluation(fid: FidSettings) -> str:
+    often = "every rung" if fid.at == "every" else "the last rung"
+    return f"{len(fid.seeds)} × {fid.samples:,} samples of {fid.steps} steps at {often} of every trial; not in training and hours"
+
+
+def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
+    """What the planned seeds can show at best."""
+    assert study.ablation is not None
+    seeds = study.ablation.seeds
+    most = max(len(group) for group in _families(study))
+    if seeds.max < 2:
+        yield "claims", "one seed a row: no test and no interval; differences of one seed are not evidence"
+        return
+    p, needed = attainable_p(seeds.max, most), pairs_needed(most, ALPHA)
+    many = f"{most} comparisons" if most > 1 else "one comparison"
+    exact = f"{seeds.max} seeds and {many}: the exact sign-flip test with Holm reaches p = {p:.2g} at best"
+    if p > ALPHA:
+        exact += f", {needed} seeds would get below {ALPHA}; the paired t test can, if the differences are normal"
+    if seeds.sequential:
+        exact = (
+            f"{many}, looked at after each of {seeds.min} to {seeds.max} seeds by a group-sequential t test, valid under "
+            "peeking if the differences are normal; there is no exact one"
+        )
+    yield "claims", exact
+    spread = known_spread(root, study)
+    share = smallest_difference(1.0, seeds.max, ALPHA / most)
+    if spread is None:
+        seen = f"{share:.2g} standard deviations of the paired differences; no earlier run under {root} says how much that is"
+    else:
+        known = f"paired differences scatter by {spread.sd:.2g} in run {spread.run} ({spread.pairs} pairs)"
+        seen = f"{share * spread.sd:.2g} in {study.ablation.metric}, as {known}"
+    least = "at the best, as looks cost some, " if seeds.sequential else ""
+    yield "visible", f"{least}with a chance of 80 % (paired t, Bonferroni), a difference of {seen}"
+
+
+def _families(study: Study) -> list[list[Comparison]]:
+    """The comparisons that are corrected together: those of one block under one control."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for one in comparisons(study.rows):
+        groups.setdefault((one.row.block, one.row.control), []).append(one)
+    return list(groups.values())

@@ -1,0 +1,68 @@
+"""How far paired differences scatter, from runs that are there already: what a plan's smallest visible difference follows from."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas.runs.ledger import LEDGER
+from nas.runs.run import Run, read_run
+from nas.search.seeds import metric_value
+from nas.study.study import Study
+from space.errors import NasError
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation of the paired differences between architectures of a run."""
+
+    sd: float
+    run: str
+    pairs: int
+    """Degrees of freedom: pairs, less one for each architecture compared."""
+
+
+def known_spread(root: Path, study: Study) -> Spread | None:
+    """The spread in the run under a run root that has the most pairs, of those trained as the study; None without any.
+
+    Data, codec, objective, batch size and budget must be the same: a short training scatters otherwise than a long one. Every
+    architecture is compared with the run's first one seed by seed, at the last rung; their variances are pooled.
+    """
+    found: list[Spread] = []
+    checksum, metric = study.data.header().checksum, study.ablation.metric if study.ablation else "val_loss"
+    for ledger in sorted(root.glob(f"*/{LEDGER}")) if root.is_dir() else []:
+        with suppress(NasError, OSError, ValueError, KeyError):
+            run = read_run(ledger.parent)
+            if run.study is not None and _way(run.study) == _way(study) and run.data is not None and run.data.checksum == checksum:
+                spread = _spread(run, metric, ledger.parent.name)
+                if spread is not None:
+                    found.append(spread)
+    return max(found, key=lambda spread: spread.pairs, default=None)
+
+
+def _way(study: Study) -> tuple[object, ...]:
+    training, budget = study.training, study.budget
+    return study.data.codec, training.objective, training.batch_size, budget.max is None, budget.full
+
+
+def _spread(run: Run, metric: str, name: str) -> Spread | None:
+    values: dict[str, dict[int, float]] = {}
+    for trial in run.trials.values():
+        value = metric_value(trial, metric)
+        if math.isfinite(value):
+            values.setdefault(trial.digest, {})[trial.seed] = value
+    if len(values) < 2:
+        return None
+    first, *others = values.values()
+    squares, freedom = 0.0, 0
+    for other in others:
+        differences = np.array([other[seed] - first[seed] for seed in other if seed in first])
+        # What is no difference at all, as of a choice without effect, is no spread either.
+        if len(differences) > 1 and differences.any():
+            squares += float(((differences - differences.mean()) ** 2).sum())
+            freedom += len(differences) - 1
+    return Spread(math.sqrt(squares / freedom), name, freedom) if freedom else None

@@ -1,0 +1,337 @@
+"""Places for run directories that only pyarrow reaches, such as S3 and Google Cloud Storage.
+
+Driver and workers work in folders of the machine they run on, below the user's cache: the mirrors. This module moves single files
+between a mirror and such a place; `nas.runs.mirror` keeps a whole run directory there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from pyarrow import fs  # type: ignore[import-untyped]
+
+from nas.runs.ledger import LEDGER
+from nas.search.reuse import CHECKPOINT, LAST_RUNG
+from space.errors import RunError
+
+ORIGIN = "of-run"
+"""In a trial's folder of a mirror: the identity of the run that its checkpoint is of."""
+
+_OPTIONS = {
+    # A small file is one request then, not three.
+    "s3": "allow_delayed_open=true",
+    # Google's client tries again for 15 minutes by default, even when it has no credentials.
+    "gs": "retry_limit_seconds=60",
+    "gcs": "retry_limit_seconds=60",
+}
+"""What is asked of pyarrow unless the URI says otherwise."""
+
+CHUNK_BYTES = 4 * 2**20
+
+_HINTS = {
+    "s3": "check the bucket, the network and the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role)",
+    "gcs": "check the bucket, the network and the credentials (GOOGLE_APPLICATION_CREDENTIALS or a service account)",
+    "abfs": "check the container, the network and the credentials (AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or `az login`)",
+}
+
+_REPLACED_AS_A_WHOLE = frozenset(_HINTS)
+"""Kinds of stores where a file that is being written is not seen until it is complete."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run directory is: the folder to work in, and the URI that the folder mirrors if it is elsewhere."""
+
+    folder: Path
+    uri: str | None = None
+
+    def __str__(self) -> str:
+        return shown(self.uri) if self.uri else str(self.folder)
+
+
+def is_uri(out: str) -> bool:
+    """Whether a run directory is named by a URI, not by a path."""
+    return "://" in out
+
+
+def place(out: str) -> Place:
+    """The place that a path or a URI names; the store is not asked yet.
+
+    Runs beside each other at a URI have mirrors beside each other. Raises RunError when the URI names no folder.
+    """
+    if not is_uri(out):
+        return Place(Path(out))
+    parts = urlsplit(shown(out))
+    root, _, name = f"{parts.netloc}{parts.path}".rstrip("/").rpartition("/")
+    if name in ("", ".", ".."):
+        raise RunError(f"{shown(out)} names no folder for the run; write one, such as {parts.scheme}://bucket/runs/NAME")
+    digest = hashlib.sha256(f"{parts.scheme}://{root}?{parts.query}".encode()).hexdigest()[:12]
+    label = quote(root.rpartition("/")[2] or parts.scheme, safe="")
+    return Place(_cache() / f"{label}-{digest}" / quote(name, safe=""), out)
+
+
+def _cache() -> Path:
+    """Where mirrors are: `udit-nas/runs` below XDG_CACHE_HOME, or below ~/.cache."""
+    # Absolute, as workers run in directories of their own.
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "udit-nas" / "runs"
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be printed: without the secret, if it holds one as `s3://key:secret@bucket/…` does."""
+    return re.sub(r"://([^/@:]*):[^/@]*@", r"://\1@", uri)
+
+
+class Remote:
+    """A folder at a URI; its files by their names below it, such as `trials/0000-ab12/checkpoint.safetensors`.
+
+    Whatever the store has to complain of is raised as RunError, one sentence with what can be done.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self._made = shown(uri), set[str]()
+        self._hint = "check the address and what may be written there"
+        scheme = urlsplit(uri).scheme
+        try:
+            self._files, path = fs.FileSystem.from_uri(_with_options(uri))
+        except (ValueError, ImportError) as error:
+            raise RunError(
+                f"{self.uri} is no address that pyarrow knows a file system for ({_reason(error)}); "
+                "write s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://…, hdfs://…, file:///PATH or fsspec+PROTOCOL://…"
+            ) from None
+        except OSError as error:
+            hint = _HINTS.get(scheme, self._hint)
+            raise RunError(f"{self.uri} cannot be reached: {_reason(error)}; {hint}") from None
+        self._base, self._kind = path.rstrip("/"), self._files.type_name
+        self._hint = _HINTS.get(self._kind, self._hint)
+
+    @contextmanager
+    def told(self, name: str, done: str) -> Iterator[None]:
+        """Within it, what goes wrong becomes a RunError that says which file cannot be `done` (fetched, written, …)."""
+        try:
+            yield
+        except (RunError, FileNotFoundError):
+            raise
+        # File systems that come from fsspec raise errors of their own libraries.
+        except Exception as error:
+            raise RunError(f"{name} at {self.uri} cannot be {done}: {_reason(error)}; {self._hint}") from None
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None when there is none."""
+        try:
+            with self.told(name, "read"), self._files.open_input_stream(self._path(name)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace a file; who reads it meanwhile gets the old or the new content, as far as the store can do that."""
+        with self._writing(name) as stream:
+            stream.write(content)
+
+    def put(self, path: Path, name: str) -> None:
+        """Upload a file of this machine, likewise."""
+        with self._writing(name) as stream, path.open("rb") as file:
+            shutil.copyfileobj(file, stream, CHUNK_BYTES)
+
+    def put_folder(self, folder: Path, name: str) -> None:
+        """Upload the files of a folder of this machine."""
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            self.put(path, f"{name}/{path.name}")
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Any]:
+        whole = self._kind in _REPLACED_AS_A_WHOLE
+        path = self._path(name)
+        partial = path if whole else f"{path}.partial"
+        parent = path.rpartition("/")[0]
+        try:
+            with self.told(name, "written"):
+                if not whole and parent not in self._made:
+                    self._files.create_dir(parent, recursive=True)
+                    self._made.add(parent)
+                with self._files.open_output_stream(partial) as stream:
+                    yield stream
+                if not whole:
+                    self._files.move(partial, path)
+        except FileNotFoundError as error:
+            raise RunError(f"{name} at {self.uri} cannot be written: {_reason(error)}; {self._hint}") from None
+
+    def get(self, name: str, path: Path) -> bool:
+        """Download a file in place of one of this machine; False when there is none."""
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with self.told(name, f"brought to {path}"), self._files.open_input_stream(self._path(name)) as stream:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with partial.open("wb") as file:
+                    shutil.copyfileobj(stream, file, CHUNK_BYTES)
+                partial.replace(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def get_folder(self, name: str, folder: Path) -> bool:
+        """Download the files of a folder (not of those in it); False when there are none."""
+        names = [found for found in self.names(name) if not found.endswith(".partial")]
+        for found in names:
+            self.get(f"{name}/{found}".lstrip("/"), folder / found)
+        return bool(names)
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of the files in a folder, sorted; none where there is no folder."""
+        try:
+            with self.told(folder or "the folder", "listed"):
+                selector = fs.FileSelector(self._path(folder).rstrip("/"), allow_not_found=True)
+                found = self._files.get_file_info(selector)
+        except FileNotFoundError:
+            return []
+        return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+
+    def modified(self, name: str) -> datetime | None:
+        """When a file was written by the store's own clock; None where there is no such file, or the store does not say."""
+        with self.told(name, "found"):
+            found: datetime | None = self._files.get_file_info(self._path(name)).mtime
+        return found
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if there is one."""
+        try:
+            with self.told(name, "deleted"):
+                self._files.delete_file(self._path(name))
+        except FileNotFoundError:
+            pass
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder and what is in it, if there is one."""
+        try:
+            with self.told(name, "deleted"):
+                self._files.delete_dir(self._path(name))
+        except FileNotFoundError:
+            pass
+
+    def step(self, name: str) -> int | None:
+        """The training step of a checkpoint, from its first bytes alone; None when there is none or it is damaged."""
+        try:
+            with self.told(name, "read"), self._files.open_input_file(self._path(name)) as file:
+                return _step_in(file, file.size())
+        except FileNotFoundError:
+            return None
+
+
+def _with_options(uri: str) -> str:
+    option = _OPTIONS.get(urlsplit(uri).scheme, "")
+    if not option or option.partition("=")[0] in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{option}"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without what only the store's owner can look up, and without secrets of a URI."""
+    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    line = re.sub(r" *\(Request ID:[^)]*\)", "", text.splitlines()[0])
+    return shown(line)[:300].rstrip(".:; ")
+
+
+@lru_cache(maxsize=8)
+def reached(uri: str) -> Remote:
+    """The place at a URI, looked up once a process."""
+    return Remote(uri)
+
+
+def fetch_folder(uri: str) -> Path:
+    """Bring the files of a folder at a URI, such as an exported model, to a folder of this machine.
+
+    Raises RunError when there is none.
+    """
+    folder = place(uri).folder
+    if not reached(uri).get_folder("", folder):
+        raise RunError(f"{shown(uri)} holds no files; check the address")
+    return folder
+
+
+def run_identity(folder: Path) -> str:
+    """What tells a run from every other at the same address: a digest of the first line of its ledger, which has a time.
+
+    Raises RunError when the folder has no ledger.
+    """
+    try:
+        with (folder / LEDGER).open("rb") as file:
+            return hashlib.sha256(file.readline()).hexdigest()[:16]
+    except OSError as error:
+        raise RunError(f"{folder / LEDGER} cannot be read: {error.strerror}") from None
+
+
+def fetch_checkpoint(uri: str, name: str, folder: Path, run: str) -> None:
+    """Before a trial goes on: bring its checkpoint from a URI, unless its folder has one of the same run that is as far.
+
+    `name` is the trial's, `run` the identity of the run. What the folder has of another run is removed. Raises RunError when the
+    place cannot be read, or the folder not written.
+    """
+    remote, where = reached(uri), f"trials/{name}/{CHECKPOINT}"
+    with remote.told(where, f"brought to {folder}"):
+        _claim(folder, run)
+    here, there = step_of(folder / CHECKPOINT), remote.step(where)
+    if there is not None and (here is None or here < there):
+        remote.get(where, folder / CHECKPOINT)
+
+
+def _claim(folder: Path, run: str) -> None:
+    """Make a trial's folder one of a run."""
+    note = folder / ORIGIN
+    if note.exists() and note.read_text(encoding="utf-8") == run:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CHECKPOINT, LAST_RUNG):
+        (folder / name).unlink(missing_ok=True)
+    note.write_text(run, encoding="utf-8")
+
+
+def upload_checkpoint(uri: str, name: str, folder: Path) -> None:
+    """After a milestone: bring a trial's checkpoints to a URI, unless they are there.
+
+    Raises RunError when they cannot be written there; the files in the folder stay.
+    """
+    # In this order: once a finish is there, so is where the search ended.
+    for file in (LAST_RUNG, CHECKPOINT):
+        here, where = step_of(folder / file), f"trials/{name}/{file}"
+        if here is not None and reached(uri).step(where) != here:
+            reached(uri).put(folder / file, where)
+
+
+def step_of(path: Path) -> int | None:
+    """The training step of a checkpoint on this machine; None when there is none or it is damaged."""
+    try:
+        with path.open("rb") as file:
+            return _step_in(file, path.stat().st_size)
+    except OSError:
+        return None
+
+
+def _step_in(file: Any, size: int) -> int | None:
+    """From the header of a safetensors file: its length (8 bytes, little-endian), and JSON with the place of every tensor."""
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= size - 8:
+        return None
+    try:
+        header = json.loads(file.read(length))
+        facts = json.loads(header.pop("__metadata__")["facts"])
+        ends = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        step = facts["step"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    # A file that was cut short has the header all the same.
+    return int(step) if 8 + length + ends == size else None

@@ -1,0 +1,192 @@
+"""A run's trials as a study in an Optuna storage, so that optuna-dashboard can show them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas.runs.ledger import Event, read_events
+from nas.runs.records import State
+from nas.runs.run import Run, TrialResult, objective_value
+from nas.search.searcher import distribution, encoded
+from space.errors import NasError, RunError
+
+MARK = "exported from run"
+"""The user attribute of a study that tells which run it shows."""
+
+_STATES = {
+    State.RUNNING: TrialState.RUNNING,
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.FAILED: TrialState.FAIL,
+}
+
+
+def export_run(folder: Path, storage: str, name: str | None = None) -> int:
+    """Write the trials of a run directory to an Optuna storage as one study, and return how many they are.
+
+    `storage` is a URL such as `sqlite:///run.db`, or the path of a journal file, which ends in `.log`. The study gets the
+    name of the run's study unless another is given; what an earlier export of the same run wrote under that name is
+    replaced. Raises RunError when the directory is no run or is damaged, and NasError when the storage cannot be used, or
+    holds a study of that name from elsewhere.
+    """
+    events = list(read_events(folder))
+    run = Run(events)
+    if run.study is None:
+        raise RunError(f"{folder} holds no study; its ledger is empty")
+    name = name or run.study.name
+    trials = _trials(run, events)
+    with _opened(storage) as opened:
+        study = _emptied(opened, storage, name, run, _identity(events))
+        study.set_user_attr("run directory", str(folder.resolve()))
+        study.set_user_attr("question", run.study.question)
+        study.add_trials(trials)
+    return len(trials)
+
+
+def _identity(events: list[Event]) -> str:
+    """What tells this run from any other, wherever its directory lies: its first event, with the time it began."""
+    return hashlib.sha256(json.dumps(events[0], sort_keys=True).encode()).hexdigest()[:16]
+
+
+# The storage.
+
+
+@contextmanager
+def _opened(storage: str) -> Iterator[BaseStorage]:
+    """The storage, open for as long as it is written; whatever goes wrong with it is told in one sentence."""
+    shown = re.sub(r"://[^@/]*@", "://…@", storage)  # without a password
+    form = "write sqlite:///FILE.db, the URL of another database, or FILE.log for a journal"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        opened = _journal(Path(storage)) if storage.endswith(".log") and "://" not in storage else RDBStorage(storage)
+    except Exception as error:
+        # Whatever the database's driver raises, or the reader of a file that is no journal.
+        raise NasError(f"Optuna cannot open the storage {shown} ({_first_line(error)}); {form}") from None
+    try:
+        yield opened
+    except (OptunaError, OSError) as error:
+        raise NasError(
+            f"Optuna could not write to the storage {shown} ({_first_line(error)}); export again once that is mended"
+        ) from None
+    finally:
+        opened.remove_session()
+
+
+def _journal(path: Path) -> BaseStorage:
+    """A journal file, new or there already; raises ValueError for another file, which Optuna would write to all the same."""
+    if path.exists():
+        with path.open("rb") as file:
+            first = file.readline()
+        if first.strip() and not isinstance(json.loads(first), dict):
+            raise ValueError("it holds something else than a journal")
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _first_line(error: BaseException) -> str:
+    """What happened, in the words of the database where Optuna passes them on."""
+    error = error.__cause__ or error
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: str) -> optuna.Study:
+    """The study to write to, without the trials of an earlier export; raises NasError when the name is another study's."""
+    assert run.study is not None, "a run begins with its study"
+    if name in optuna.get_all_study_names(opened):
+        if optuna.load_study(study_name=name, storage=opened).user_attrs.get(MARK) != identity:
+            raise NasError(f"the storage holds a study '{name}' that was not exported from this run; take another name with --name")
+        optuna.delete_study(study_name=name, storage=opened)
+    objectives = run.study.objectives
+    study = optuna.create_study(storage=opened, study_name=name, directions=[objective.direction for objective in objectives])
+    study.set_user_attr(MARK, identity)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([objective.metric for objective in objectives])
+    return study
+
+
+# The trials.
+
+
+def _trials(run: Run, events: list[Event]) -> list[FrozenTrial]:
+    """All trials by number, so that Optuna numbers them as the run does."""
+    began = {event["trial"]: _local(event["time"]) for event in events if event["event"] == "trial"}
+    ended = {event["trial"]: _local(event["time"]) for event in events if event["event"] == "end"}
+    assert run.study is not None, "a run begins with its study"
+    distributions = {parameter.name: distribution(parameter.domain) for parameter in run.study.search_space.parameters}
+    trials = []
+    for number, trial in sorted(run.trials.items()):
+        made = _trial(run, trial, distributions)
+        made.datetime_start = began[number]
+        if made.state.is_finished():
+            made.datetime_complete = ended[number]
+        trials.append(made)
+    return trials
+
+
+def _local(time: str) -> datetime:
+    """A ledger's time as Optuna keeps times: local, and without saying so."""
+    return datetime.fromisoformat(time).astimezone().replace(tzinfo=None)
+
+
+def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
+    assert run.study is not None, "a run begins with its study"
+    metrics = [objective.metric for objective in run.study.objectives]
+    losses = {report.rung + 1: report.val_loss for report in trial.search_reports}
+    attrs = _attributes(trial)
+    if len(metrics) > 1 and losses:
+        # Optuna has no intermediate values for several objectives.
+        attrs["val_loss at rungs"] = list(losses.values())
+    if trial.params is None:
+        # Enqueued from outside the space, so Optuna's parameters cannot say what it is.
+        attrs |= {path: encoded(trial.spec.value_at(path)) for path in run.study.varied}
+    values = None
+    if trial.state is State.COMPLETE:
+        last, batch_size = trial.search_reports[-1], run.study.training.batch_size
+        values = [objective_value(trial, last, metric, batch_size) for metric in metrics]
+    params = trial.params or {}
+    return create_trial(
+        state=_STATES[trial.state],
+        values=values,
+        params={name: encoded(value) for name, value in params.items()},
+        distributions={name: distributions[name] for name in params},
+        user_attrs=attrs,
+        intermediate_values=losses if len(metrics) == 1 else {},
+    )
+
+
+def _attributes(trial: TrialResult) -> dict[str, Any]:
+    """What a trial is and has cost, in the words of `analysis`; GFLOPs and TFLOPs are multiply-accumulates / 1e9 and / 1e12."""
+    attrs: dict[str, Any] = {
+        "name": trial.name,
+        "digest": trial.spec.digest,
+        "variant": trial.variant,
+        "seed": trial.seed,
+        "gflops": trial.cost.gflops,
+        "params_m": trial.cost.params_m,
+    }
+    if trial.search_reports:
+        last = trial.search_reports[-1]
+        attrs["train_tflops"], attrs["images_per_s"] = last.macs / 1e12, last.images_per_s
+        attrs["peak_memory_mib"] = max(report.peak_memory_mib for report in trial.search_reports)
+    if trial.reused:
+        attrs["rungs from another run"] = [rung + 1 for rung in trial.reused]
+    if trial.reason:
+        attrs["reason"] = trial.reason
+    if trial.finish_failure:
+        attrs["finish_failure"] = trial.finish_failure
+    return attrs

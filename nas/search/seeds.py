@@ -1,0 +1,110 @@
+"""New trials of an ablation: every row with the same seeds, and more of them where a difference is still open."""
+
+from __future__ import annotations
+
+import math
+
+from nas.runs.ledger import Event
+from nas.runs.records import State
+from nas.runs.run import Run, TrialResult
+from nas.search.proposals import begin
+from nas.stats.sequential import looks, settled
+from nas.study.rows import Comparison, comparisons
+from nas.study.study import Study
+from space.spec import ModelSpec
+
+CONFIDENCE = 0.95
+"""Of all claims of a block under a control together."""
+
+Pair = tuple[str, int]
+"""An architecture's digest, and the place of its seed, from 0."""
+
+
+class Pairs:
+    """What an ablation trains next; its state follows from the ledger's events.
+
+    Seed by seed, all rows with one before any with the next, so that an interrupted run has whole pairs. Rows of equal architecture
+    share their trials. With sequential seeds the next seed is given, once every trial of the last has ended, to the rows whose
+    difference to their reference is still open, and to those references.
+    """
+
+    def __init__(self, study: Study) -> None:
+        assert study.ablation is not None, "pairs are of an ablation"
+        self._study, self._seeds, self._metric = study, study.ablation.seeds, study.ablation.metric
+        self._specs: dict[str, ModelSpec] = {row.spec.digest: row.spec for row in study.rows}
+        self._asked = comparisons(study.rows)
+        self._begun: dict[Pair, int] = {}
+        self._planned: list[Pair] = [(digest, seed) for seed in range(self._seeds.min) for digest in self._specs]
+        self._next, self._count = 0, self._seeds.min
+
+    def exhausted(self, run: Run) -> bool:
+        """Whether nothing more is to be begun for now; the end of running trials may change that where seeds are sequential."""
+        return self._due(run) is None
+
+    def next(self, run: Run) -> Event:
+        """The event that begins the next trial."""
+        due = self._due(run)
+        assert due is not None, "asked when exhausted"
+        digest, seed = due
+        number = len(run.trials)
+        return begin(self._study, number, number, None, self._specs[digest].model_dump(mode="json"), digest, seed)
+
+    def take(self, event: Event) -> None:
+        """Take in what was begun."""
+        if event["event"] == "trial":
+            self._begun[event["digest"], event["seed"] - self._study.training.seed] = event["trial"]
+
+    def _due(self, run: Run) -> Pair | None:
+        while True:
+            while self._next < len(self._planned) and self._planned[self._next] in self._begun:
+                self._next += 1
+            if self._next < len(self._planned):
+                return self._planned[self._next]
+            if self._count >= self._seeds.max or not self._all_ended(run):
+                return None
+            open_digests = self._open(run)
+            if not open_digests:
+                self._count = self._seeds.max
+                return None
+            self._planned += [(digest, self._count) for digest in self._specs if digest in open_digests]
+            self._count += 1
+
+    def _all_ended(self, run: Run) -> bool:
+        return all(run.trials[self._begun[pair]].state is not State.RUNNING for pair in self._planned)
+
+    def _open(self, run: Run) -> set[str]:
+        """The architectures of rows whose difference is not settled after `_count` seeds, and of their references."""
+        found: set[str] = set()
+        for one in self._asked:
+            together = sum(1 for other in self._asked if (other.row.block, other.row.control) == (one.row.block, one.row.control))
+            if not self._is_settled(run, one, (1 - CONFIDENCE) / together):
+                found |= {one.row.spec.digest, one.reference.spec.digest}
+        return found
+
+    def _is_settled(self, run: Run, one: Comparison, alpha: float) -> bool:
+        if one.row.spec.digest == one.reference.spec.digest:
+            return True
+        pairs = [self._difference(run, one, seed) for seed in range(self._count)]
+        if (one.row.spec.digest, self._count - 1) not in self._begun:
+            # Settled before, as it was given no seed since.
+            return True
+        differences = [difference for difference in pairs if math.isfinite(difference)]
+        # Failed again and again: more seeds would not tell.
+        if len(differences) < 3:
+            return self._count > 2 * self._seeds.min
+        return settled(differences, looks(self._seeds.min, self._seeds.max), alpha, self._seeds.margin)
+
+    def _difference(self, run: Run, one: Comparison, seed: int) -> float:
+        return self._value(run, one.row.spec.digest, seed) - self._value(run, one.reference.spec.digest, seed)
+
+    def _value(self, run: Run, digest: str, seed: int) -> float:
+        number = self._begun.get((digest, seed))
+        return metric_value(run.trials[number], self._metric) if number is not None else math.nan
+
+
+def metric_value(trial: TrialResult, metric: str) -> float:
+    """What a complete trial reached at its last rung; NaN for another state, and where it was not measured."""
+    if trial.state is not State.COMPLETE:
+        return math.nan
+    last = trial.search_reports[-1]
+    return last.val_loss if metric == "val_loss" else last.scores.get(metric, math.nan)

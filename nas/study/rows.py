@@ -1,0 +1,188 @@
+"""The rows of an ablation: every variant under every control as an architecture, with what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from nas.study.ablation import MATCHED, AblationSettings, BlockSettings, Control, VariantSettings
+from space.costs.cost import cost
+from space.costs.matching import Match, match_cost, match_width
+from space.errors import NasError, StudyError
+from space.spec import ModelSpec
+
+Make = Callable[[str | None, Mapping[str, Any]], ModelSpec]
+"""The study's model from a preset (or the study's own), with changes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant under a control. Rows of equal architecture share their trials."""
+
+    block: str
+    variant: str
+    control: Control
+    spec: ModelSpec
+    baseline: str
+    """The name of the block's baseline; the row itself where `variant` is that."""
+    previous: str | None
+    """In a ladder, the variant that this one adds to."""
+    components: tuple[str, ...]
+    """The components that it has, where a design puts them together."""
+    family: str
+    published: str | None
+    """The published table to show beside it, and the row's name there."""
+    label: str
+    match: Match | None = None
+    """How near the width came to the baseline's cost, under a control."""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the others of the block are compared with this row."""
+        return self.variant == self.baseline
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row and the one that it is compared with: in a ladder the row before it, elsewhere the baseline."""
+
+    row: Row
+    reference: Row
+
+
+def rows_of(ablation: AblationSettings, make: Make) -> tuple[Row, ...]:
+    """Every row, block by block, the baseline first; raises StudyError for a row that cannot be built."""
+    return tuple(row for block in ablation.blocks for row in _rows_of_block(block, ablation, make))
+
+
+def comparisons(rows: Sequence[Row]) -> list[Comparison]:
+    """What an ablation asks: every row but the baselines, each with its reference under the same control."""
+    found = {(row.block, row.variant, row.control): row for row in rows}
+    asked = []
+    for row in rows:
+        if row.is_baseline:
+            continue
+        reference = row.previous or row.baseline
+        # The baseline's cost is what the others are matched to, so it is the same under every control.
+        control: Control = "raw" if reference == row.baseline else row.control
+        asked.append(Comparison(row, found[row.block, reference, control]))
+    return asked
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A row before it is built."""
+
+    name: str
+    changes: dict[str, Any]
+    components: tuple[str, ...] = ()
+    previous: str | None = None
+    of: VariantSettings | None = None
+    preset: str | None = None
+    """What it starts from, in place of the block's."""
+
+
+def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make) -> Iterator[Row]:
+    drafts = list(_drafts(block))
+    names = [draft.name for draft in drafts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise StudyError(f"two rows are called '{twice}'; rename the variant of that name")
+    drafts.sort(key=lambda draft: draft.name != block.baseline)
+    built = {draft.name: _built(draft, block, make) for draft in drafts}
+    target = cost(built[block.baseline])
+    for control in ablation.controls:
+        for draft in drafts:
+            if control != "raw" and draft.name == block.baseline:
+                continue
+            metric = MATCHED.get(control)
+            match = (
+                _matched(draft.name, built[draft.name], getattr(target, metric), metric, ablation.matched_by) if metric else None
+            )
+            of = draft.of
+            yield Row(
+                block=block.name,
+                variant=draft.name,
+                control=control,
+                spec=match.spec if match else built[draft.name],
+                baseline=block.baseline,
+                previous=draft.previous,
+                components=draft.components,
+                family=(of.family if of and of.family else block.name),
+                published=block.published,
+                label=(of.row if of and of.row else draft.name),
+                match=match,
+            )
+
+
+def _built(draft: _Draft, block: BlockSettings, make: Make) -> ModelSpec:
+    try:
+        return make(draft.preset or block.preset, draft.changes)
+    except NasError as error:
+        raise StudyError(f"'{draft.name}' cannot be built: {error}") from None
+
+
+def _matched(name: str, spec: ModelSpec, target: float, metric: str, by: str) -> Match:
+    try:
+        return match_width(spec, target, metric) if by == "channels" else match_cost(spec, target, by, metric)
+    except NasError as error:
+        raise StudyError(f"'{name}' cannot be matched to the baseline's {metric}: {error}") from None
+
+
+def _drafts(block: BlockSettings) -> Iterator[_Draft]:
+    """The rows of a design, in the order of the table."""
+    own = next((variant for variant in block.variants if variant.name == block.baseline), None)
+    others = [variant for variant in block.variants if variant is not own]
+    base = own.set if own else {}
+    first = _Draft(block.baseline, dict(base), of=own, preset=own.preset if own else None)
+    if block.design == "ladder":
+        yield from _ladder(block, first)
+    elif block.design in ("table", "add-one-in"):
+        yield first
+        for variant in others:
+            if block.design == "table" or variant.preset:
+                # Given whole, where the others are what they add to the baseline.
+                yield _Draft(variant.name, dict(variant.set), of=variant, preset=variant.preset)
+            else:
+                yield _Draft(variant.name, {**base, **variant.set}, (variant.name,), of=variant, preset=first.preset)
+    elif block.design == "leave-one-out":
+        names = tuple(variant.name for variant in others)
+        yield _Draft(block.baseline, _together(others), names)
+        for left in others:
+            kept = [variant for variant in others if variant is not left]
+            yield _Draft(f"without {left.name}", _together(kept), tuple(variant.name for variant in kept), of=left)
+    else:
+        for count in range(len(others) + 1):
+            for chosen in combinations(others, count):
+                names = tuple(variant.name for variant in chosen)
+                yield _Draft(" + ".join(names) or block.baseline, _together(chosen), names, of=chosen[0] if count == 1 else None)
+
+
+def _ladder(block: BlockSettings, first: _Draft) -> Iterator[_Draft]:
+    """The baseline, and variants that each add to the one before; those of a preset of their own stand beside them."""
+    if all(variant.name != block.baseline for variant in block.variants):
+        yield first
+    changes, previous = dict(first.changes), block.baseline
+    components: tuple[str, ...] = ()
+    for variant in block.variants:
+        if variant.name == block.baseline:
+            yield first
+        elif variant.preset:
+            yield _Draft(variant.name, dict(variant.set), of=variant, preset=variant.preset)
+        else:
+            changes, components = {**changes, **variant.set}, (*components, variant.name)
+            yield _Draft(variant.name, dict(changes), components, previous, variant, first.preset)
+            previous = variant.name
+
+
+def _together(variants: Sequence[VariantSettings]) -> dict[str, Any]:
+    """The changes of several components; raises StudyError when two of them set the same path."""
+    changes: dict[str, Any] = {}
+    for variant in variants:
+        clash = next((path for path in variant.set if path in changes), None)
+        if clash is not None:
+            raise StudyError(f"'{variant.name}' and another component both set {clash}, so they cannot be put together")
+        changes |= variant.set
+    return changes

@@ -1,0 +1,337 @@
+"""The study: one question as a YAML file, checked and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import Field, model_validator
+
+from nas.data.settings import DataSettings
+from nas.study.ablation import AblationSettings
+from nas.study.rows import Row, rows_of
+from nas.study.settings import (
+    SAMPLERS,
+    BudgetSettings,
+    EvaluationSettings,
+    FinishSettings,
+    ModelSettings,
+    Objective,
+    ResourceSettings,
+    SearchSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
+from space.costs.cost import cost
+from space.document import Document, parse
+from space.domains.census import Census
+from space.domains.census import census as take_census
+from space.domains.space import FIXED_BY_DATA, SearchSpace
+from space.errors import DataError, NasError, StudyError
+from space.paths import changed, spec_paths
+from space.presets import preset
+from space.resize import scaled
+from space.spec import Frozen, ModelSpec
+
+CENSUS_DRAWS = 100_000
+
+
+class Study(Frozen):
+    """One question, and all that is needed to answer it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    question: str = ""
+    data: DataSettings
+    model: ModelSettings
+    search: SearchSettings | None = None
+    ablation: AblationSettings | None = None
+    training: TrainingSettings = TrainingSettings()
+    budget: BudgetSettings
+    finish: FinishSettings | None = None
+    evaluation: EvaluationSettings = EvaluationSettings()
+    resources: ResourceSettings = ResourceSettings()
+    tracking: tuple[TrackingSettings, ...] = ()
+
+    @cached_property
+    def base(self) -> ModelSpec:
+        """The spec that is varied: the preset with its changes, its input as the data have it."""
+        return self.spec_of(None, {})
+
+    def spec_of(self, name: str | None, changes: Mapping[str, Any]) -> ModelSpec:
+        """A preset, by default the study's, scaled and changed as the study's model is, and with changes of its own."""
+        header = self.data.header()
+        channels, height, width = header.shape
+        classes = len(header.class_names)
+        if height != width:
+            raise StudyError(f"data of {height}×{width} are not square, which the model needs")
+        fixed: dict[str, Any] = {"in_channels": channels, "input_size": height, "num_classes": classes}
+        if self.training.objective.kind != "epsilon":
+            fixed["learned_variance"] = False
+        for path, value in [*self.model.set.items(), *changes.items()]:
+            if path in fixed and value != fixed[path]:
+                origin = "the objective has" if path == "learned_variance" else "the data have"
+                where = f"model.set.{path}" if path in self.model.set else path
+                raise StudyError(f"{where} is {value}, but {origin} {fixed[path]}; remove it")
+        found = preset(name or self.model.preset)
+        return changed(scaled(found, self.model.scale, height), {**self.model.set, **fixed, **changes})
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """The space around the base spec; an ablation's has that spec alone."""
+        search = self.search
+        return SearchSpace(self.base, search.space, search.constraints) if search else SearchSpace(self.base, {}, {})
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of an ablation; a search has none. Raises StudyError for one that cannot be built."""
+        return rows_of(self.ablation, self.spec_of) if self.ablation else ()
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What trials are compared by at rungs."""
+        return self.search.objectives if self.search else (Objective(metric="val_loss"),)
+
+    @property
+    def replicates(self) -> int:
+        """Trials that are judged together; in an ablation every trial stands for itself."""
+        return self.search.replicates if self.search else 1
+
+    @cached_property
+    def most_trials(self) -> int:
+        """How many trials there will be at most."""
+        if self.search:
+            return self.search.trials
+        assert self.ablation is not None, "a study searches or ablates"
+        return len({row.spec.digest for row in self.rows}) * self.ablation.seeds.max
+
+    @cached_property
+    def varied(self) -> tuple[str, ...]:
+        """The dotted paths by which the architectures of the study may differ."""
+        if self.search:
+            return tuple(self.search.space)
+        specs = [row.spec for row in self.rows]
+        return tuple(path for path in spec_paths() if any(spec.value_at(path) != specs[0].value_at(path) for spec in specs))
+
+    @cached_property
+    def enqueued(self) -> tuple[ModelSpec, ...]:
+        """The specs to try first; raises SpecError for one that cannot be built, StudyError for one outside the constraints."""
+        specs = []
+        for place, changes in enumerate(self.search.enqueue if self.search else ()):
+            spec = changed(self.base, changes)
+            fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
+            if fixed:
+                raise StudyError(f"enqueue.{place} sets {fixed[0]}, which the data decide; remove it")
+            broken = self.search_space.violations(spec)
+            if broken:
+                reached = ", ".join(f"{metric} {getattr(cost(spec), metric):.4g}" for metric in broken)
+                raise StudyError(
+                    f"enqueue.{place} has {reached}, outside the constraints, in which everything is trained; mend one"
+                )
+            specs.append(spec)
+        return tuple(specs)
+
+    @cached_property
+    def census(self) -> Census:
+        """What random points of the space are; the same for the same study."""
+        return take_census(self.search_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prunes_nothing(cls, given: Any) -> Any:
+        """An ablation's budget has mode none unless it says otherwise, which is refused."""
+        if isinstance(given, dict) and given.get("ablation") is not None and isinstance(given.get("budget"), dict):
+            return {**given, "budget": {"mode": "none", **given["budget"]}}
+        return given
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Study:
+        if (self.search is None) == (self.ablation is None):
+            raise StudyError("a study holds either search or ablation; give one of them")
+        _within("data", self.data.header)
+        _within("model", lambda: self.base)
+        if self.search:
+            self._check_search(self.search)
+        elif self.ablation:
+            self._check_ablation(self.ablation)
+        kind = self.training.objective.kind
+        for key in ("samples", "fid"):
+            sampler = getattr(getattr(self.evaluation, key), "sampler", None)
+            if sampler is not None and sampler not in SAMPLERS[kind]:
+                raise StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
+        if len(set(self.training.ema)) < len(self.training.ema):
+            raise StudyError("training.ema names a decay twice; remove one")
+        if self.finish and self.budget.decay:
+            raise StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
+        return self
+
+    def _check_search(self, search: SearchSettings) -> None:
+        _within("search", lambda: self.search_space)
+        _within("search", lambda: self.enqueued)
+        metrics = [objective.metric for objective in search.objectives]
+        if len(set(metrics)) < len(metrics):
+            raise StudyError(f"search.objectives names {metrics[0]} twice")
+        if metrics[0] != "val_loss":
+            raise StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
+        if search.objectives[0].direction != "minimize":
+            raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
+        if self.budget.max is None:
+            raise StudyError(
+                "budget.steps is for ablations: a search compares at equal compute; write budget.max, such as '1.5 TFLOPs'"
+            )
+        if self.finish and self.finish.budget <= self.budget.max:
+            raise StudyError("finish.budget must be above budget.max: the winner trains on")
+        if self.training.objective.kind != "epsilon" and "learned_variance" in search.space:
+            raise StudyError(f"search.space varies learned_variance, which {self.training.objective.kind} has none of; remove it")
+        if self.evaluation.fid and self.evaluation.fid.at == "every":
+            raise StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
+
+    def _check_ablation(self, ablation: AblationSettings) -> None:
+        if self.budget.mode != "none":
+            raise StudyError(f"budget.mode {self.budget.mode} prunes, but an ablation trains every row to the end; remove it")
+        if self.finish:
+            raise StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
+        if ablation.metric != "val_loss" and self.evaluation.fid is None:
+            raise StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
+        _within("ablation", lambda: self.rows)
+
+    @property
+    def architectures(self) -> tuple[ModelSpec, ...]:
+        """The cheapest and the dearest architecture that may be trained, and those between that the study names itself."""
+        if self.ablation:
+            return tuple(row.spec for row in self.rows)
+        return tuple(spec for spec in (self.census.cheapest, self.census.dearest, *self.enqueued) if spec is not None)
+
+    def check_runs(self) -> None:
+        """The checks that look at many architectures; raises StudyError when none is feasible or a rung is under one step."""
+        if self.search:
+            census = self.census
+            if not census.feasible:
+                raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
+        if self.budget.max is None:
+            return
+        dearest = max(cost(spec).step_macs(self.training.batch_size) for spec in self.architectures)
+        first = self.budget.milestones[0]
+        if first < dearest:
+            raise StudyError(
+                f"budget: the first rung, {first / 1e9:.3g} GFLOPs, is less than one step of the dearest architecture "
+                f"({dearest / 1e9:.3g} GFLOPs at batch size {self.training.batch_size}); raise budget.max or take fewer rungs"
+            )
+
+
+def check_data(study: Study) -> None:
+    """Read the data; raises DataError when they are missing or damaged, or fewer images are held out than validation needs."""
+    study.data.check_flip()
+    held_out = len(study.data.load().validation)
+    wanted = study.evaluation.val_loss.images
+    if wanted > held_out:
+        raise DataError(f"evaluation.val_loss.images is {wanted}, but only {held_out} images are held out; lower it")
+    if study.evaluation.fid is not None:
+        # What judges the winners must be there, and have enough samples, before anything is trained.
+        from nas.evaluation.evaluate import check_count
+        from nas.evaluation.extractors import extractor_named
+
+        check_count(study.evaluation.fid.samples, extractor_named(study.evaluation.fid.extractor).dimensions)
+
+
+def _within(key: str, check: Any) -> None:
+    """Run a check, its message led by the key it is about."""
+    try:
+        check()
+    except NasError as error:
+        raise StudyError(f"{key}: {error}") from None
+
+
+def load_study(path: Path, changes: list[str] | None = None) -> Study:
+    """The study in a YAML file, laid over the one it `extends`, with `key.path=value` changes.
+
+    Raises StudyError with the one sentence for what is wrong.
+    """
+    document = Document.read_extended(path)
+    for change in changes or []:
+        _apply(document.data, change)
+    return parse(Study, document.data, document)
+
+
+def _apply(data: dict[str, Any], change: str) -> None:
+    """Set one `key.path=value`; a key of the file that holds dots itself is found too."""
+    path, equals, text = change.partition("=")
+    if not equals or not path:
+        raise StudyError(f"--set {change}: write KEY=VALUE, such as search.trials=8")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise StudyError(f"--set {change}: '{text}' is not a YAML value") from None
+    inner, parts = data, path.split(".")
+    while parts:
+        # The longest key that is there, so that search.space.attention.tokens means the space's key `attention.tokens`.
+        known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in inner]
+        dotted = any(inner is _below(data, *keys) for keys in (("model", "set"), ("search", "space")))
+        take = known[0] if known else (len(parts) if dotted else 1)
+        key, parts = ".".join(parts[:take]), parts[take:]
+        if not parts:
+            inner[key] = value
+            return
+        below = inner.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise StudyError(f"--set {change}: '{key}' holds {below!r}, not keys")
+        inner = below
+
+
+def _below(data: Any, *keys: str) -> Any:
+    """The value below some keys, None when one is missing."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+FREE_TO_CHANGE = (
+    "question",
+    "search.trials",
+    "search.enqueue",
+    "ablation",
+    "finish",
+    "evaluation.samples",
+    "evaluation.fid",
+    "resources",
+    "tracking",
+)
+"""What may differ when a run goes on: none of it changes what a finished trial means."""
+
+
+def differences(old: Study, new: Study) -> list[str]:
+    """`key: old → new` for all that differs and may not."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    # A rate that has fallen to 0 cannot go on from there.
+    free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
+    if old.ablation:
+        # Every trial of it was scored in that way.
+        free_keys.remove("evaluation.fid")
+    if budget_grows(old, new):
+        free_keys += ["budget.max", "budget.steps", "budget.rungs"]
+    changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
+        for key in changed_keys
+        if not any(key == free or key.startswith(f"{free}.") for free in free_keys)
+    ]
+
+
+def budget_grows(old: Study, new: Study) -> bool:
+    """Whether a budget has the other's rungs and more above them, so that trials can train on."""
+    before, after = old.budget.milestones, new.budget.milestones
+    if (old.budget.max is None) != (new.budget.max is None) or old.budget.even != new.budget.even:
+        return False
+    return len(after) > len(before) and after[: len(before)] == before and not old.budget.decay
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,1 @@
+"""One trial: steps, checkpoints, scores, the exported model."""

@@ -1,0 +1,160 @@
+"""Export: a trained trial as a model folder with a card, and a grid of its samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.data.codecs import codec_named
+from nas.diffusion.generate import sample
+from nas.diffusion.prediction import Objective, objective
+from nas.evaluation.evaluate import evaluate_model
+from nas.evaluation.extractors import extractor_named
+from nas.evaluation.images import write_grid
+from nas.evaluation.reference import reference_of_split
+from nas.runs.records import State
+from nas.runs.run import Run, TrialResult
+from nas.search.reuse import CHECKPOINT
+from nas.study.settings import ObjectiveSettings, SampleSettings
+from nas.study.study import Study
+from nas.training.checkpoint import read_checkpoint
+from nas.training.trainer import average_name
+from space.errors import RunError
+from space.model.network import Network
+from space.weights import load, save
+
+CARD, SAMPLES, EVALUATION = "card.md", "samples.png", "evaluation.json"
+
+
+def select(run: Run, which: str) -> list[TrialResult]:
+    """The trials that `best`, `pareto:K` or a trial's number name; raises RunError when there is none.
+
+    `pareto:K` takes the front of val_loss and gflops, lowest loss first. Only complete trials are chosen unless a
+    number is given.
+    """
+    complete = run.in_state(State.COMPLETE)
+    if which.isdecimal():
+        if int(which) not in run.trials:
+            raise RunError(f"no trial {which}; the run has 0 to {len(run.trials) - 1}")
+        return [run.trials[int(which)]]
+    if not complete:
+        raise RunError("no trial is complete yet, so there is none to choose; run the study on, or name a trial's number")
+    if which == "best":
+        return run.best()
+    kind, _, count = which.partition(":")
+    if kind != "pareto" or not count.isdecimal() or int(count) < 1:
+        raise RunError(f"'{which}' selects nothing; write best, pareto:K or a trial's number")
+    return run.front()[: int(count)]
+
+
+def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: float | None = None) -> Network:
+    """Write the trial's averaged weights, folded, with spec and card to a folder; returns the model.
+
+    `ema` chooses among the decays of the study; the first by default. Raises RunError when the trial has no checkpoint.
+    """
+    path = run_folder / "trials" / trial.name / CHECKPOINT
+    found = read_checkpoint(path)
+    if found is None:
+        raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
+    tensors, checkpoint = found
+    model = Network(trial.spec)
+    decay = ema if ema is not None else study.training.ema[0]
+    prefix = f"{average_name(decay)}."
+    average = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not average:
+        raise RunError(f"the study keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in study.training.ema)}")
+    model.load_state_dict(average)
+    facts = _facts(study, trial, checkpoint["step"], decay)
+    save(model, out, facts)
+    (out / CARD).write_text(_card(study, trial, facts), encoding="utf-8")
+    return load(out)
+
+
+def write_samples(
+    model: Network, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
+) -> None:
+    """A grid of images, one row a class, drawn as the settings say; unguided when the model has no null class.
+
+    Raises RunError when the facts do not say how latents become images, or the picture cannot be written.
+    """
+    if "codec" not in facts:
+        raise RunError("the model folder does not say which codec its latents have; use a folder that `nas export` wrote")
+    if path.suffix != ".png":
+        raise RunError(f"{path}: the picture is a PNG file; give a name that ends in .png")
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent} is no folder; create it, or write the picture elsewhere")
+    codec = codec_named(facts["codec"])
+    labels = [label for label in (classes or range(model.spec.num_classes)) for _ in range(settings.per_class)]
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    latents = sample(
+        model,
+        labels,
+        objective=trained_for(facts),
+        sampler=settings.sampler,
+        steps=settings.steps,
+        guidance=settings.guidance if model.spec.null_class else 1.0,
+        guided_channels=codec.guided_channels,
+        bound=codec.bound,
+        seed=settings.seed,
+    )
+    write_grid(codec.decode(latents.numpy()), settings.per_class, path)
+
+
+def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: Path) -> None:
+    """The report of `nas evaluate` on a finished model, drawn as `evaluation.fid` says; raises DataError for too few samples."""
+    settings = study.evaluation.fid
+    assert settings is not None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    extractor = extractor_named(settings.extractor, device=device)
+    reference = reference_of_split(study.data.load().train, "train", extractor, device)
+    report = evaluate_model(model.to(device), facts["codec"], trained_for(facts), extractor, reference, settings)
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def trained_for(facts: dict[str, Any]) -> Objective:
+    """The objective of a model folder's facts; the papers' where they say nothing, as for imported checkpoints."""
+    return objective(ObjectiveSettings.model_validate(facts.get("objective", {})))
+
+
+def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[str, Any]:
+    last, header = trial.reports[-1], study.data.header()
+    return {
+        "study": study.name,
+        "trial": trial.number,
+        "source": header.source,
+        "data": study.data.model_dump(mode="json"),
+        "codec": header.codec,
+        "class_names": list(header.class_names),
+        "step": step,
+        "images": last.images,
+        "train_tflops": last.macs / 1e12,
+        "val_loss": last.val_loss,
+        "val_loss_ema": study.training.ema[0],
+        "ema": decay,
+        "objective": study.training.objective.model_dump(mode="json"),
+    }
+
+
+def _card(study: Study, trial: TrialResult, facts: dict[str, Any]) -> str:
+    cost = trial.cost
+    return f"""# {trial.name}
+
+Trial {trial.number} of study `{study.name}`: {study.question or "no question stated"}
+
+| | |
+| --- | --- |
+| validation loss (averaged weights) | {facts["val_loss"]:.5f} |
+| GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
+| parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
+| trained on | {facts["source"]} through {facts["codec"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |
+
+```python
+import space
+model = space.load("{trial.name}")  # folded, eval mode: forward(x, t, y), forward_with_cfg(x, t, y, scale)
+```
+
+`spec.yaml` is the architecture, `model.safetensors` its weights with these facts as metadata.
+"""

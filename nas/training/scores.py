@@ -1,0 +1,42 @@
+"""Scores of a trial while it trains: FID and the others of the averaged weights, as `evaluation.fid` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from nas.data.feed import Feed
+from nas.data.settings import DataSettings
+from nas.diffusion.prediction import Objective
+from nas.evaluation.evaluate import evaluate_model
+from nas.evaluation.extractors import Extractor, extractor_named
+from nas.evaluation.reference import Reference, reference_of_split
+from nas.study.study import Study
+from space.model.network import Network
+
+
+def due(study: Study, rung: int) -> bool:
+    """Whether a trial is judged at a rung: in an ablation with `evaluation.fid`, at the last, or at every one."""
+    settings = study.evaluation.fid
+    return bool(study.ablation and settings and (settings.at == "every" or rung == study.budget.rungs - 1))
+
+
+def scores(model: Network, study: Study, train: Feed, objective: Objective, bar: Callable[[int], None]) -> dict[str, float]:
+    """The mean of every metric over the sample seeds of `evaluation.fid`; `bar` is told of every batch that was drawn.
+
+    Raises DataError when there are too few samples or the extractor is missing.
+    """
+    settings = study.evaluation.fid
+    assert settings is not None
+    extractor, reference = _judge(study.data, settings.extractor, train.device)
+    report = evaluate_model(model, train.store.header.codec, objective, extractor, reference, settings, bar=bar)
+    return {name: found["mean"] for name, found in report["metrics"].items()}
+
+
+@lru_cache(maxsize=1)
+def _judge(data: DataSettings, name: str, device: torch.device) -> tuple[Extractor, Reference]:
+    """Kept for the next trial in the same process."""
+    extractor = extractor_named(name, device=device)
+    return extractor, reference_of_split(data.load().train, "train", extractor, device)

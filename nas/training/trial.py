@@ -1,0 +1,186 @@
+"""A trial: trains a spec from milestone to milestone and scores it at each."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from nas.data.feed import Feed
+from nas.data.settings import DataSettings
+from nas.evaluation.validation import ValidationGrid
+from nas.runs.records import Failure, Report, TrialPlan
+from nas.search.reuse import CHECKPOINT, LAST_RUNG, keep
+from nas.study.study import Study
+from nas.training.checkpoint import read_checkpoint, write_checkpoint
+from nas.training.scores import due, scores
+from nas.training.trainer import Decay, DivergedError, Training
+from space.costs.cost import cost
+
+
+@lru_cache(maxsize=1)
+def feeds(settings: DataSettings, device: torch.device) -> tuple[Feed, Feed]:
+    """Training and validation data on a device, kept for the next trial in the same process."""
+    data = settings.load()
+    return Feed(data.train, device, settings.flip), Feed(data.validation, device, resident=False)
+
+
+class Trial:
+    """One plan being carried out; continues from the checkpoint in its folder when there is one.
+
+    Milestones are reached in whole steps, so a report stands at the first step whose cumulative training cost is at
+    least the milestone's. Raises NasError when the data are missing or do not fit.
+    """
+
+    def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None) -> None:
+        self.plan, self.study, self.folder = plan, study, folder
+        self.device = _device(study)
+        _reset_peak_memory(self.device)
+        self.train, validation = feeds(study.data, self.device)
+        self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
+        self.training = Training(plan.spec, plan.seed, study.training, self.train, self._decay())
+        self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.objective)
+        self.next, self._drawn = plan.reported, 0
+        self._kept: dict[int, Report] = {}
+        self._continue()
+
+    def _decay(self) -> Decay | None:
+        """Where the learning rate falls: over the last share of the budget, or of what the finish adds to it."""
+        budget, finish = self.study.budget, self.study.finish
+        if self.plan.reported < budget.rungs:
+            whole, before, share = budget.milestones_of(self.step_macs)[-1], 0, budget.decay
+        else:
+            assert finish is not None, "only a finish goes on beyond the last rung"
+            whole, before, share = finish.budget, budget.full, finish.decay
+        if not share:
+            return None
+        first = round(whole - share * (whole - before))
+        return Decay(-(-first // self.step_macs), -(-whole // self.step_macs))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every milestone has been reported."""
+        return self.next - self.plan.reported >= len(self.plan.milestones)
+
+    def advance(self) -> Report:
+        """Train to the next milestone, validate, write the checkpoint, and report."""
+        rung, wanted = self.next, self._step_at(self.next)
+        self.next += 1
+        if wanted in self._kept:
+            # Trained before a crash that came between the checkpoint and the ledger, or by another run.
+            return self._kept[wanted].model_copy(update={"trial": self.plan.number, "rung": rung})
+        before, start = self.training.step, time.perf_counter()
+        train_loss = self.training.train_to(wanted)
+        seconds = time.perf_counter() - start
+        # What was trained, even where a checkpoint was ahead of the plan.
+        step = self.training.step
+        loss = self.grid.loss(self.training.average.folded(), max(self.study.training.batch_size, 64))
+        if not math.isfinite(loss.mean):
+            raise DivergedError(f"diverged: the validation loss is {loss.mean} at step {step}")
+        report = Report(
+            trial=self.plan.number,
+            rung=rung,
+            step=step,
+            images=step * self.study.training.batch_size,
+            macs=step * self.step_macs,
+            val_loss=loss.mean,
+            val_loss_bins=loss.bins,
+            train_loss=train_loss,
+            seconds=seconds,
+            images_per_s=(step - before) * self.study.training.batch_size / seconds,
+            peak_memory_mib=_peak_memory_mib(self.device),
+            scores=self._scores(rung),
+        )
+        self._kept[step] = report
+        self._save()
+        return report
+
+    def _scores(self, rung: int) -> dict[str, float]:
+        """What the averaged weights' samples are worth, where the study asks at this rung."""
+        if not due(self.study, rung):
+            return {}
+
+        def bar(count: int) -> None:
+            self._drawn += count
+
+        return scores(self.training.average.folded(), self.study, self.train, self.training.objective, bar)
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Differs whenever there was progress: steps, milestones, samples drawn."""
+        return self.training.step, self.next, self._drawn
+
+    def _step_at(self, rung: int) -> int:
+        """The first step that reaches a milestone of the plan."""
+        return -(-self.plan.milestones[rung - self.plan.reported] // self.step_macs)
+
+    def _save(self) -> None:
+        if self.folder is not None:
+            kept = [report.model_dump(mode="json") for report in self._kept.values()]
+            facts = {"digest": self.plan.spec.digest, "seed": self.plan.seed, "step": self.training.step, "reports": kept}
+            path, rungs = self.folder / CHECKPOINT, self.study.budget.rungs
+            if self.plan.reported == rungs == self.next - 1 and path.exists():
+                # Where the search ended: other runs can go on from there.
+                keep(path, self.folder / LAST_RUNG)
+            write_checkpoint(path, self.training.tensors(), facts)
+
+    def _continue(self) -> None:
+        found = read_checkpoint(self.folder / CHECKPOINT) if self.folder is not None else None
+        # Without a usable checkpoint the trial trains from the start: the streams make it the same trial again.
+        if not found or found[1]["digest"] != self.plan.spec.digest or not self.plan.milestones:
+            return
+        tensors, facts = found
+        kept = {report.step: report for report in map(Report.model_validate, facts["reports"])}
+        ahead = facts["step"] > self._step_at(self.plan.reported) and self._step_at(self.plan.reported) not in kept
+        if ahead and self.plan.reported < self.study.budget.rungs:
+            # Past a rung that it has no report of, as after the budget's rungs were changed.
+            return
+        self.training.load(tensors, facts["step"])
+        self._kept = kept
+
+
+def run_trial(plan: TrialPlan, study: Study, report: Callable[[Report], bool], folder: Path | None = None) -> None:
+    """Carry out a plan; `report` takes every report and tells whether to go on."""
+    trial = Trial(plan, study, folder)
+    while not trial.finished and report(trial.advance()):
+        pass
+
+
+def as_failure(number: int, error: BaseException) -> Failure:
+    """An exception as data: one line of reason, and the traceback."""
+    out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
+    reason = f"out of memory: {first_line}" if out_of_memory else first_line
+    trace = "".join(traceback.format_exception(error))
+    return Failure(trial=number, reason=reason, trace=trace, out_of_memory=out_of_memory)
+
+
+def _device(study: Study) -> torch.device:
+    """A GPU when there is one and the study does not forbid it."""
+    return torch.device("cuda" if study.resources.gpu != 0 and torch.cuda.is_available() else "cpu")
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of the trials before, in a process that trains several."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak memory of the trial: CUDA's own on a GPU, the process's resident set (libraries included) on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,143 @@
+"""The cost of many specs at once, through the same formulas as the cost of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from space.costs.formulas import Numbers, StageNumbers, tallies
+from space.costs.points import Array, Points
+from space.spec import PER_STAGE
+from space.stage import place
+
+_SUMS = ("params", "params_training", "macs", "train_macs", "fold_macs")
+
+
+class CostTable:
+    """What every one of some points costs, as arrays with a row a point.
+
+    `buildable` says which points are architectures at all; the others' costs mean nothing. Names and units are those of
+    `space.costs.cost.Cost`.
+    """
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+        self.buildable: Array = np.zeros(points.count, dtype=bool)
+        self.params, self.params_training, self.macs, self.train_macs, self.fold_macs = np.zeros((5, points.count), dtype=np.int64)
+        counts = points.stage_counts()
+        for stages in np.unique(counts):
+            rows = np.flatnonzero(counts == stages)
+            if stages % 2:
+                self._fill(rows, points if len(rows) == points.count else points.take(rows), int(stages))
+
+    def _fill(self, rows: Array, points: Points, stages: int) -> None:
+        numbers, self.buildable[rows] = _numbers(points, stages)
+        for tally in tallies(numbers):
+            macs = tally.linear_macs + tally.convolution_macs + tally.attention_macs + tally.elementwise_macs
+            sums = (tally.params, tally.params_training, macs, tally.train_macs, tally.fold_macs)
+            for name, value in zip(_SUMS, sums, strict=True):
+                getattr(self, name)[rows] += value
+
+    def __len__(self) -> int:
+        return self.points.count
+
+    @property
+    def gflops(self) -> Array:
+        """Inference cost, folded form, batch 1, in 1e9 multiply-accumulates."""
+        return self.macs / 1e9
+
+    @property
+    def train_gflops(self) -> Array:
+        """Forward and backward of one training sample, in 1e9 multiply-accumulates."""
+        return self.train_macs / 1e9
+
+    @property
+    def params_m(self) -> Array:
+        """Parameters of the folded form, in millions."""
+        return self.params / 1e6
+
+    def step_macs(self, batch_size: int) -> Array:
+        """Multiply-accumulates of one training step."""
+        return self.train_macs * batch_size + 3 * self.fold_macs
+
+
+def _is(value: Any) -> Callable[[Any], int]:
+    return lambda given: int(given == value)
+
+
+def _numbers(points: Points, stages: int) -> tuple[Numbers, Any]:
+    """The numbers of points that all have so many stages, and which of the points can be built."""
+    channels, patch, size = (points.number(path) for path in ("channels", "patch", "input_size"))
+    outputs = points.base.in_channels * (1 + points.number("learned_variance"))
+    numbers = Numbers(
+        channels=channels,
+        grid=size // patch,
+        patch_inputs=points.base.in_channels * patch**2,
+        patch_outputs=outputs * patch**2,
+        label_rows=points.number("num_classes") + points.number("null_class"),
+        conv_ends=points.number("ends", _is("conv")),
+        add_skips=points.number("skip", _is("add")),
+        level_modulation=points.number("modulation", _is("level")),
+        stages=tuple(_stage(points, index, stages, channels, size // patch) for index in range(stages)),
+    )
+    conditions = [points.fits(path, stages) for path in PER_STAGE]
+    if stages > 1:
+        conditions.append(channels % 2 == 0)
+    conditions.append((points.number("absolute_position", _is("sincos")) == 0) | (channels % 4 == 0))
+    for index, stage in enumerate(numbers.stages):
+        conditions += _stage_conditions(points, index, stage, size, patch)
+    return numbers, _all(conditions)
+
+
+def _stage(points: Points, index: int, stages: int, channels: Any, grid: Any) -> StageNumbers:
+    def at(path: str, value: Any = None) -> Any:
+        return points.at_stage(path, index, int if value is None else _is(value))
+
+    where = place(index, stages)
+    width, positions = channels << where.condition, (grid >> where.level) ** 2
+    downsampled = 1 - at("attention.tokens", "all")
+    ordinary = at("attention.downsampler", "conv") * downsampled
+    depthwise = (1 - at("attention.downsampler", "pixel-shuffle")) * downsampled - ordinary
+    kernel = points.number("attention.kernel")
+    convolutional = at("feed_forward.kind", "conv")
+    reparam = convolutional * points.number("feed_forward.reparam")
+    return StageNumbers(
+        name=where.name,
+        level=where.level,
+        condition=where.condition,
+        layers=points.number("block_layers") * at("depths"),
+        width=width,
+        positions=positions,
+        heads=at("heads"),
+        keys=positions // _factor(points, index) ** 2,
+        key_value=at("attention.tokens", "key-value"),
+        depthwise_kernel=kernel * depthwise,
+        ordinary_kernel=kernel * ordinary,
+        cosine=at("attention.similarity", "cosine"),
+        rope=at("attention.position", "rope2d"),
+        convolutional=convolutional,
+        hidden=np.asarray(width * points.number("feed_forward.ratio", float)).astype(np.int64),
+        reparam=reparam,
+        branches=reparam * points.number("feed_forward.branches"),
+    )
+
+
+def _factor(points: Points, index: int) -> Any:
+    everything = points.at_stage("attention.tokens", index, _is("all"))
+    return np.where(everything, 1, points.at_stage("attention.factor", index))
+
+
+def _stage_conditions(points: Points, index: int, stage: StageNumbers, size: Any, patch: Any) -> Iterable[Any]:
+    """What must hold at a stage; the same as ModelSpec's checks, sentence by sentence."""
+    yield size % ((_factor(points, index) << stage.level) * patch) == 0
+    yield stage.width % stage.heads == 0
+    yield (stage.rope == 0) | (stage.width // stage.heads % 4 == 0)
+    yield stage.hidden >= 1
+    yield (stage.reparam == 0) | (stage.hidden % 2 == 0)
+
+
+def _all(conditions: list[Any]) -> Any:
+    return reduce(np.logical_and, conditions)

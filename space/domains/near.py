@@ -1,0 +1,50 @@
+"""Feasible points of a space near a point that need not be feasible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from space.costs.points import Array, Column
+from space.costs.table import CostTable
+from space.domains.domain import Domain, Value
+from space.domains.space import Params, SearchSpace
+
+
+def feasible_near(space: SearchSpace, wanted: Mapping[str, Value], rng: np.random.Generator, draws: int) -> Iterator[Params]:
+    """The feasible among so many random points, nearest first (see `distances`)."""
+    points = space.points(rng, draws)
+    feasible = np.flatnonzero(space.violation(CostTable(points)) == 0)
+    points = points.take(feasible)
+    far = distances(space, points.columns, points.count, wanted)
+    for row in np.argsort(far, kind="stable"):
+        yield points.params(int(row))
+
+
+def distances(space: SearchSpace, columns: Mapping[str, Column], count: int, wanted: Mapping[str, Value]) -> Array:
+    """Gower's distance (Biometrics 27, 1971) of `count` points from a wanted one, summed over the space's parameters.
+
+    A parameter adds 1 where the choice differs or only one of both has a value, and for numbers their difference relative to the
+    range, in the logarithm where the domain is.
+    """
+    total = np.zeros(count)
+    for parameter in space.parameters:
+        column = columns[parameter.name]
+        if parameter.name not in wanted:
+            total += column.active
+        else:
+            apart = _apart(parameter.domain, column, wanted[parameter.name])
+            total += np.where(column.active, apart, 1.0)
+    return total
+
+
+def _apart(domain: Domain, column: Column, wanted: Value) -> Array:
+    if domain.choice is not None:
+        return ~column.equals([wanted])
+    bounds = domain.int_ or domain.float_
+    assert bounds is not None, "`each` is resolved to one domain a stage"
+    scaled = np.log if domain.log else np.asarray
+    low, high = (float(scaled(bound)) for bound in bounds)
+    apart: Array = np.abs(scaled(column.entries) - scaled(wanted)) / ((high - low) or 1.0)
+    return apart

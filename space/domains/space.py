@@ -1,0 +1,246 @@
+"""The search space: domains over the values of a spec, with conditions and hard constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import ValidationError
+
+from space.costs.cost import cost
+from space.costs.points import Array, Column, Points
+from space.costs.table import CostTable
+from space.document import nearest
+from space.domains.domain import Domain, Range, Value
+from space.errors import SpecError, StudyError
+from space.paths import PER_STAGE_PATHS, changed, spec_paths, value_type
+from space.spec import ModelSpec
+
+Params = dict[str, Value]
+"""Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
+
+COST_METRICS = ("gflops", "train_gflops", "params_m")
+"""What can be constrained or minimised without training: attributes of `Cost`."""
+
+TRIES = 3_000_000
+"""How many points are drawn before a space counts as having none that is feasible: some ten seconds."""
+
+REAL_PATHS = {"feed_forward.ratio"}
+"""Paths whose values are not whole numbers or names."""
+
+CHECKED_VALUES = 64
+"""So many values of a whole-numbered range are checked one by one."""
+
+FIRST_CHUNK, LARGEST_CHUNK = 256, 131_072
+
+FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
+"""Paths that a space may not vary."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One value to choose: its flat name, its domain, and the values of other paths that make it active."""
+
+    name: str
+    domain: Domain
+    when: dict[str, Value]
+
+    def active(self, params: Mapping[str, Value], base: Mapping[str, Value]) -> bool:
+        """Whether the conditions hold for the values chosen so far, the base spec's standing in for paths that are not searched."""
+        return all(_matches(params[path] if path in params else base.get(path), wanted) for path, wanted in self.when.items())
+
+
+class SearchSpace:
+    """Specs around a base spec.
+
+    `domains` maps dotted paths of the spec to domains, `constraints` maps cost metrics to ranges that no spec may
+    leave. Raises StudyError for a path, a condition or a metric that does not exist.
+    """
+
+    def __init__(self, base: ModelSpec, domains: Mapping[str, Domain], constraints: Mapping[str, Range] | None = None) -> None:
+        self.base = base
+        self.constraints = dict(constraints or {})
+        for metric in self.constraints:
+            if metric not in COST_METRICS:
+                raise StudyError(f"constraint '{metric}' is not a cost{nearest(metric, COST_METRICS)}")
+        self._base_values = {path: base.value_at(path) for path in spec_paths()}
+        self.parameters = tuple(self._ordered(domains))
+
+    def _ordered(self, domains: Mapping[str, Domain]) -> Iterator[Parameter]:
+        """The parameters, each after those its conditions name."""
+        for path, domain in domains.items():
+            if path not in self._base_values:
+                raise StudyError(f"the space varies '{path}', which no spec has{nearest(path, spec_paths())}")
+            if path in FIXED_BY_DATA:
+                raise StudyError(f"the space varies '{path}', which the data decide; remove it")
+            if domain.each is not None and path not in PER_STAGE_PATHS:
+                raise StudyError(
+                    f"'{path}' has one value for all stages, so 'each' does not apply; one a stage have: "
+                    f"{', '.join(PER_STAGE_PATHS)}"
+                )
+            self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
+            for parent, wanted in domain.when.items():
+                self._check_condition(path, parent, domains)
+                for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+                    _check_value(parent, value, one_stage=False)
+        placed: set[str] = set()
+        while len(placed) < len(domains):
+            ready = [
+                p
+                for p in domains
+                if p not in placed and all(parent in placed or parent not in domains for parent in domains[p].when)
+            ]
+            if not ready:
+                raise StudyError(f"the conditions of {', '.join(p for p in domains if p not in placed)} go in a circle")
+            for path in ready:
+                placed.add(path)
+                yield from self._parameters(path, domains[path])
+
+    def _check_values(self, path: str, domain: Domain, one_stage: bool) -> None:
+        """Every choice, or points of a range, must be values that the spec can hold at all."""
+        values: list[Value] = list(domain.choice or ())
+        if domain.int_ is not None:
+            low_int, high_int = domain.int_
+            whole = range(low_int, high_int + 1, domain.step)
+            # A range over a few named numbers, such as kernels, may have holes between good ends.
+            values = [*whole[:CHECKED_VALUES], whole[-1]]
+        elif domain.float_ is not None:
+            if path not in REAL_PATHS:
+                raise StudyError(f"the space varies '{path}' over real numbers, which it does not take; write int or choice")
+            low, high = domain.float_
+            values = [low, low + (high - low) / 3, high]
+        for value in values:
+            _check_value(path, value, one_stage)
+
+    def _check_condition(self, path: str, parent: str, domains: Mapping[str, Domain]) -> None:
+        if parent not in self._base_values:
+            raise StudyError(f"'{path}' depends on '{parent}', which no spec has{nearest(parent, spec_paths())}")
+        if parent in domains and domains[parent].each is not None:
+            raise StudyError(f"'{path}' depends on '{parent}', which has one value a stage; a condition needs a single value")
+
+    def _parameters(self, path: str, domain: Domain) -> Iterator[Parameter]:
+        if domain.each is None:
+            yield Parameter(path, domain, domain.when)
+        else:
+            for stage in range(len(self.base.depths)):
+                yield Parameter(f"{path}.{stage}", domain.each, domain.when)
+
+    def active(self, parameter: Parameter, params: Mapping[str, Value]) -> bool:
+        """Whether a parameter is to be chosen, given those before it."""
+        return parameter.active(params, self._base_values)
+
+    def spec(self, params: Mapping[str, Value]) -> ModelSpec:
+        """The spec of chosen values; raises SpecError when no such architecture can be built."""
+        return changed(self.base, params)
+
+    def params_of(self, spec: ModelSpec) -> Params | None:
+        """The values whose spec this is; None for a spec outside the space."""
+        params: Params = {}
+        for parameter in self.parameters:
+            if self.active(parameter, params):
+                value = _value_at(spec, parameter.name)
+                if value not in parameter.domain:
+                    return None
+                params[parameter.name] = value
+        return params if self.spec_or_none(params) == spec else None
+
+    def violations(self, spec: ModelSpec) -> dict[str, float]:
+        """For every constraint that the spec breaks, by how much relative to the bound; empty for a feasible spec."""
+        amounts = {metric: float(wanted.violation(getattr(cost(spec), metric))) for metric, wanted in self.constraints.items()}
+        return {metric: amount for metric, amount in amounts.items() if amount > 0}
+
+    def spec_or_none(self, params: Mapping[str, Value]) -> ModelSpec | None:
+        """The spec of chosen values, None when it cannot be built."""
+        try:
+            return self.spec(params)
+        except SpecError:
+            return None
+
+    def points(self, rng: np.random.Generator, count: int) -> Points:
+        """Points drawn independently from the domains, buildable and feasible or not."""
+        columns: dict[str, Column] = {}
+        for parameter in self.parameters:
+            active = np.ones(count, dtype=bool)
+            for path, wanted in parameter.when.items():
+                parent, base = columns.get(path), _matches(self._base_values[path], wanted)
+                active &= base if parent is None else np.where(parent.active, parent.equals(wanted), base)
+            columns[parameter.name] = Column(parameter.domain.draw(rng, count), parameter.domain.choice, active)
+        return Points(self.base, columns, count)
+
+    def violation(self, table: CostTable) -> Array:
+        """By how much each point breaks the constraints, summed; 0 for a feasible one, infinite for one that cannot be built."""
+        total = np.zeros(len(table))
+        for metric, wanted in self.constraints.items():
+            total += wanted.violation(getattr(table, metric))
+        return np.where(table.buildable, total, np.inf)
+
+    def sample(self, rng: np.random.Generator, tries: int = TRIES) -> ModelSpec:
+        """A spec drawn uniformly among the feasible ones; raises SpecError when `tries` draws find none."""
+        return self.spec(self.sample_params(rng, tries))
+
+    def sample_params(self, rng: np.random.Generator, tries: int = TRIES) -> Params:
+        """The values behind `sample`."""
+        return next(self.feasible(rng, tries))
+
+    def feasible(self, rng: np.random.Generator, tries: int = TRIES) -> Iterator[Params]:
+        """The feasible of `tries` independent draws, as they come; raises SpecError when there are none."""
+        drawn, chunk, found = 0, FIRST_CHUNK, False
+        nearest: tuple[float, Params] = np.inf, {}
+        while drawn < tries:
+            points = self.points(rng, min(chunk, tries - drawn))
+            violation = self.violation(CostTable(points))
+            for row in np.flatnonzero(violation == 0):
+                found = True
+                yield points.params(int(row))
+            best = int(np.argmin(violation))
+            nearest = min(nearest, (float(violation[best]), points.params(best)), key=lambda one: one[0])
+            drawn, chunk = drawn + len(violation), min(4 * chunk, LARGEST_CHUNK)
+        if not found:
+            raise SpecError(self.problem(drawn, self.spec(nearest[1]) if nearest[0] < np.inf else None))
+
+    def problem(self, draws: int, nearest: ModelSpec | None) -> str:
+        """The sentence for a space in which nothing feasible was found."""
+        wanted = ", ".join(f"{metric} {bounds}" for metric, bounds in self.constraints.items())
+        if nearest is None:
+            return (
+                f"none of {draws} random points of the space is an architecture that can be built; check that heads "
+                f"divide the widths"
+            )
+        reached = ", ".join(f"{metric} {getattr(cost(nearest), metric):.4g}" for metric in self.constraints)
+        return (
+            f"none of {draws} random architectures of the space has {wanted}; the nearest has {reached}, so widen "
+            f"the range or the space"
+        )
+
+
+def cost_table(space: SearchSpace, n: int, rng: np.random.Generator | None = None) -> CostTable:
+    """What `n` random points of a space cost; the same points every time unless a generator is given."""
+    return CostTable(space.points(rng or np.random.default_rng(0), n))
+
+
+def _check_value(path: str, value: Value, one_stage: bool) -> None:
+    try:
+        # Depths are always listed; one stage's value stands for all of the shortest list.
+        value_type(path).validate_python((value,) * 3 if one_stage and path == "depths" else _as_tuple(value), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[-1]
+        raise StudyError(f"the space gives '{path}' the value {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+
+
+def _value_at(spec: ModelSpec, name: str) -> Value:
+    """The value at a path, or at a path and a stage's index, in the form in which domains hold values."""
+    path, _, stage = name.rpartition(".")
+    if not stage.isdecimal():
+        value = spec.value_at(name)
+        return list(value) if isinstance(value, tuple) else value
+    whole = spec.value_at(path)
+    return whole[int(stage)] if isinstance(whole, (tuple, list)) else whole
+
+
+def _as_tuple(value: Value) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _matches(value: Value, wanted: Value) -> bool:
+    return value in wanted if isinstance(wanted, (list, tuple)) else bool(value == wanted)

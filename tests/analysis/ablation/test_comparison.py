@@ -1,0 +1,358 @@
+"""Comparisons, on data whose effects are known."""
+
+import doctest
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.ablation import comparison
+from analysis.ablation.comparison import compare, gain_left, ladder
+from nas.stats.paired import holm, paired_t_p, sign_flip_p
+from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p
+from space.errors import NasError
+
+REPETITIONS = 2000
+ERROR = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)
+"""Three standard errors of a share of 5 %."""
+OWN = ["variant", "mean", "sd", "n"]
+COLUMNS = [*OWN, "pairs", "difference", "ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm", "verdict"]
+
+
+def drawn(seed, effects, seeds=6, noise=0.01, spread=0.05):
+    """A tidy frame of losses: every seed has its own level, every variant its effect, and both their noise."""
+    rng = np.random.default_rng(seed)
+    levels = 0.3 + spread * rng.standard_normal(seeds)
+    values = levels + np.array(list(effects.values()))[:, None] + noise * rng.standard_normal((len(effects), seeds))
+    return frame_of(dict(zip(effects, values.tolist(), strict=True)))
+
+
+def frame_of(values, metric="val_loss"):
+    names = [name for name, own in values.items() for _ in own]
+    seeds = [seed for own in values.values() for seed in range(len(own))]
+    return pd.DataFrame({"variant": names, "seed": seeds, metric: list(itertools.chain.from_iterable(values.values()))})
+
+
+def row(table, variant):
+    return table.set_index("variant").loc[variant]
+
+
+def test_examples():
+    found = doctest.testmod(comparison)
+    assert found.attempted > 10
+    assert not found.failed
+
+
+def test_a_row_says_what_scipy_says():
+    frame = drawn(1, {"plain": 0, "cosine": -0.01, "rope": 0.02})
+    table = compare(frame, "plain")
+    assert list(table.columns) == COLUMNS
+    assert table["variant"].tolist() == ["plain", "cosine", "rope"]
+    values = {name: own["val_loss"].to_numpy() for name, own in frame.groupby("variant")}
+    p_values = []
+    for name in ("cosine", "rope"):
+        theirs = stats.ttest_rel(values[name], values["plain"])
+        found = row(table, name)
+        assert (found["n"], found["pairs"]) == (6, 6)
+        assert found["mean"] == pytest.approx(values[name].mean())
+        assert found["sd"] == pytest.approx(values[name].std(ddof=1))
+        assert found["difference"] == pytest.approx((values[name] - values["plain"]).mean())
+        assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+        assert found["p_t"] == pytest.approx(theirs.pvalue)
+        assert found["p_value"] == sign_flip_p(values[name] - values["plain"])
+        p_values.append(theirs.pvalue)
+    np.testing.assert_allclose(table["p_t_holm"][1:], holm(p_values))
+    np.testing.assert_allclose(table["p_holm"][1:], holm(table["p_value"][1:]))
+    first = table.iloc[0]
+    assert first[["difference", "ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm"]].isna().all()
+    assert (first["verdict"], first["n"]) == ("baseline", 6)
+
+
+@pytest.mark.parametrize("seeds", [6, 8, 12])
+def test_intervals_cover_known_effects(seeds):
+    """93 to 97 % of 2,000 data sets: in one table, whose baseline has no noise of its own, so that they are independent."""
+    rng = np.random.default_rng(seeds)
+    levels, effects = 0.3 + 0.05 * rng.standard_normal(seeds), 0.02 * rng.standard_normal(REPETITIONS)
+    values = levels + effects[:, None] + 0.01 * rng.standard_normal((REPETITIONS, seeds))
+    table = compare(frame_of({"plain": levels.tolist()} | dict(enumerate(values.tolist()))), "plain").iloc[1:]
+    assert 0.93 <= ((table["ci_low"] <= effects) & (effects <= table["ci_high"])).mean() <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [6, 8, 12])
+def test_intervals_of_separate_tables_cover_known_effects(seeds):
+    """The same where every data set has a baseline of its own."""
+    effects = {"plain": 0.0, "better": -0.013}
+    covered = 0
+    for repetition in range(REPETITIONS):
+        found = compare(drawn((seeds, repetition), effects, seeds), "plain").iloc[1]
+        covered += found["ci_low"] <= -0.013 <= found["ci_high"]
+    assert 0.93 <= covered / REPETITIONS <= 0.97
+
+
+def test_claims_err_in_five_of_a_hundred_tables_at_most():
+    """Six variants without any effect that share a baseline, by the claims (t) and by the exact test with eight seeds."""
+    frame = drawn(0, dict.fromkeys("abcdefg", 0.0), seeds=8)
+    levels, noise = (np.random.default_rng(1).standard_normal((REPETITIONS, n, 8)) for n in (1, 7))
+    claims = exact = uncorrected = 0
+    for values in 0.3 + 0.05 * levels + 0.01 * noise:
+        table = compare(frame.assign(val_loss=values.ravel()), "a")
+        claims += not {"better", "worse"}.isdisjoint(table["verdict"])
+        exact += table["p_holm"].min() < 0.05
+        uncorrected += table["p_t"].min() < 0.05
+    assert claims / REPETITIONS <= 0.05 + ERROR
+    assert exact / REPETITIONS <= 0.05 + ERROR
+    assert claims > 0.02 * REPETITIONS, "the bound is not kept by never claiming anything"
+    assert exact > 0
+    assert uncorrected / REPETITIONS > 0.15
+
+
+def test_orders_of_rows_variants_and_seeds_change_no_row():
+    frame = drawn(2, {"plain": 0, "a": -0.02, "b": 0.004, "c": 0.03}, seeds=7)
+    frame.loc[[3, 9], "val_loss"] = np.nan
+    for planned in (None, looks(3, 12)):
+        expected = compare(frame, "plain", looks=planned).set_index("variant")
+        for shuffle in range(10):
+            shuffled = frame.sample(frac=1, random_state=shuffle)
+            found = compare(shuffled, "plain", looks=planned)
+            assert found["variant"].tolist() == list(dict.fromkeys(shuffled["variant"])), "in the order of first appearance"
+            pd.testing.assert_frame_equal(found.set_index("variant").loc[expected.index], expected, check_exact=True)
+    renamed = frame.assign(seed=frame["seed"].map({0: 40, 1: 3, 2: 17, 3: 5, 4: 99, 5: 0, 6: 8}))
+    pd.testing.assert_frame_equal(compare(renamed, "plain"), compare(frame, "plain"), rtol=1e-12)
+
+
+def test_better_is_lower_for_losses_and_higher_for_precision():
+    effects = {"plain": 0.0, "down": -0.2, "up": 0.2, "same": 0.0}
+    frame = drawn(3, effects)
+    assert compare(frame, "plain")["verdict"].tolist() == ["baseline", "better", "worse", "no evidence"]
+    precision = compare(frame.rename(columns={"val_loss": "precision"}), "plain", "precision")
+    assert precision["verdict"].tolist() == ["baseline", "worse", "better", "no evidence"]
+
+
+def test_the_level_sets_interval_and_claim():
+    frame = drawn(6, {"plain": 0.0, "a": -0.03})
+    p_value = compare(frame, "plain")["p_t_holm"][1]
+    assert 0.001 < p_value < 0.05
+    assert compare(frame, "plain", level=1 - 1.01 * p_value)["verdict"][1] == "better"
+    strict = compare(frame, "plain", level=1 - 0.99 * p_value)
+    assert strict["verdict"][1] == "no evidence"
+    assert strict["ci_low"][1] < 0 < strict["ci_high"][1]
+
+
+def test_six_seeds_and_six_comparisons_by_the_exact_test():
+    """Effects of twenty standard deviations: the t test claims all, the exact one cannot get below 0.1875."""
+    effects = {"plain": 0.0} | {f"v{number}": -0.2 for number in range(6)}
+    table = compare(drawn(4, effects), "plain")
+    assert (table["p_holm"][1:] == 0.1875).all()
+    assert (table["verdict"][1:] == "better").all()
+
+
+def test_unfinished_seeds_are_left_out_of_their_pairs():
+    frame = frame_of({"plain": [0.3, 0.4, 0.5, math.nan], "a": [0.2, math.nan, 0.45, 0.1], "b": [0.1, 0.3, math.inf, 0.2]})
+    table = compare(frame, "plain")
+    assert table["n"].tolist() == [3, 3, 3]
+    assert table["pairs"].tolist() == [0, 2, 2]
+    assert row(table, "a")["difference"] == pytest.approx((-0.1 - 0.05) / 2)
+    assert row(table, "a")["mean"] == pytest.approx(0.25)
+    assert row(table, "b")["difference"] == pytest.approx((-0.2 - 0.1) / 2)
+
+
+def test_single_seeds_get_no_verdict_and_say_why():
+    frame = frame_of({"plain": [0.3, 0.31, 0.33], "one": [0.2], "none": [math.nan, math.nan], "two": [0.2, 0.22]})
+    table = compare(frame, "plain")
+    assert table["verdict"].tolist()[1:3] == ["one seed: no test", "no common seed: no test"]
+    one, none = row(table, "one"), row(table, "none")
+    assert one["difference"] == pytest.approx(-0.1)
+    assert one[["sd", "ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm"]].isna().all()
+    assert none[["mean", "sd", "difference", "p_value"]].isna().all()
+    two = row(table, "two")
+    assert two["p_t_holm"] == pytest.approx(min(1, 3 * two["p_t"])), "what is still to be tested counts too"
+
+
+def test_equal_rows_make_sense():
+    frame = frame_of({"plain": [0.3, 0.32, 0.35], "same": [0.3, 0.32, 0.35], "shifted": [0.2, 0.22, 0.25]})
+    table = compare(frame, "plain")
+    same, shifted = row(table, "same"), row(table, "shifted")
+    assert (same["difference"], same["p_value"], same["p_t"], same["verdict"]) == (0, 1, 1, "no evidence")
+    assert (same["ci_low"], same["ci_high"]) == (0, 0)
+    assert shifted["p_t"] == shifted["p_value"] == 0.25, "equal differences tell nothing of a spread"
+    assert shifted["verdict"] == "no evidence"
+
+
+def test_only_a_baseline_is_a_table_of_one_row():
+    table = compare(frame_of({"plain": [0.3, 0.4]}), "plain")
+    assert table["verdict"].tolist() == ["baseline"]
+
+
+def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
+    planned = looks(3, 12)
+    frame = drawn(5, {"plain": 0.0, "a": -0.05, "b": 0.0, "few": 0.1}, seeds=9)
+    frame = frame[(frame["variant"] != "few") | (frame["seed"] < 2)]
+    frame = frame[(frame["variant"] != "a") | (frame["seed"] < 4)].sample(frac=1, random_state=0)
+    table = compare(frame, "plain", looks=list(planned))
+    a = row(table, "a")
+    wide = frame.pivot(index="seed", columns="variant", values="val_loss")
+    differences = (wide["a"] - wide["plain"]).dropna().to_numpy()
+    assert len(differences) == a["pairs"] == 4
+    assert (a["ci_low"], a["ci_high"]) == pytest.approx(repeated_interval(differences, planned))
+    assert a["p_value"] == a["p_t"] == pytest.approx(sequential_p(differences, planned))
+    assert a["p_holm"] == pytest.approx(3 * a["p_value"])
+    few = row(table, "few")
+    assert few["verdict"] == "before the first look: no test"
+    assert few["difference"] > 0
+    assert few[["ci_low", "p_value", "p_t_holm"]].isna().all()
+    with pytest.raises(NasError, match="more than the last planned look|not one of the planned looks"):
+        compare(frame, "plain", looks=looks(3, 6))
+
+
+def test_claims_of_sequential_seeds_stay_true():
+    """Six variants, stopped each as soon as its own comparison would be claimed."""
+    planned = looks(3, 8)
+    values = np.random.default_rng(9).standard_normal((400, 7, 8))
+    differences = values[:, 1:] - values[:, :1]
+    sizes = [np.abs(stats.ttest_1samp(differences[..., :n], 0, axis=-1).statistic) for n in planned]
+    exceeded = np.array(sizes) > np.array(bounds(planned, 0.05 / 6))[:, None, None]
+    stops = np.where(exceeded.any(axis=0), exceeded.argmax(axis=0) + 3, 8)
+    false = 0
+    for own, stopped in zip(values, stops, strict=True):
+        kept = {"plain": own[0]} | {f"v{place}": own[place + 1, :stop] for place, stop in enumerate(stopped)}
+        false += compare(frame_of(kept), "plain", looks=planned)["verdict"].isin(["better", "worse"]).any()
+    assert 0 < false / len(values) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(values))
+
+
+def test_a_ladder_compares_with_the_first_and_the_row_before():
+    frame = drawn(8, {"plain": 0.0, "other": 0.5, "a": -0.1, "b": -0.1, "c": 0.1})
+    order = ["plain", "a", "b", "c"]
+    table = ladder(frame.sample(frac=1, random_state=1), order)
+    assert table["variant"].tolist() == order
+    to_first = compare(frame[frame["variant"] != "other"], "plain")
+    pd.testing.assert_frame_equal(table[COLUMNS], to_first[COLUMNS])
+    names = {"pairs": "step_pairs", "difference": "step", "ci_low": "step_low", "ci_high": "step_high", "p_value": "step_p"}
+    names |= {"p_t": "step_p_t"}
+    for before, name in itertools.pairwise(order):
+        alone = row(compare(frame[frame["variant"].isin([before, name])], before), name)
+        found = row(table, name)
+        for column, step in names.items():
+            assert found[step] == pytest.approx(alone[column])
+    np.testing.assert_allclose(table["step_p_holm"][1:], holm(table["step_p"][1:]))
+    np.testing.assert_allclose(table["step_p_t_holm"][1:], holm(table["step_p_t"][1:]))
+    assert table["step_verdict"].tolist() == ["baseline", "better", "no evidence", "worse"]
+    assert table.iloc[0][["step", "step_low", "step_p", "step_p_holm"]].isna().all()
+
+
+def test_a_ladder_takes_looks():
+    frame = drawn(8, {"plain": 0.0, "a": -0.1, "b": -0.11}, seeds=5)
+    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6))
+    assert table["step_p"].equals(table["step_p_t"])
+    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6)), "b")["ci_low"]
+
+
+def gains(seed, raw, matched, seeds=6, noise=0.01):
+    """Baseline `plain` at raw, `big` at raw and flop-matched, with known differences to it."""
+    frame = drawn(seed, {"plain": 0.0, "big": raw, "matched": matched}, seeds, noise)
+    control = frame["variant"].map({"plain": "raw", "big": "raw", "matched": "flop-matched"})
+    return frame.assign(control=control, variant=frame["variant"].replace("matched", "big"))
+
+
+def test_shares_of_a_gain_cover():
+    """A third of the gain is left; Fieller's interval is exact for normal values, correlated ones too."""
+    rng = np.random.default_rng(3)
+    levels, common = 0.3 + 0.05 * rng.standard_normal(6), 0.01 * rng.standard_normal((REPETITIONS, 6))
+    raw, matched = (levels + gain + common + 0.01 * rng.standard_normal((REPETITIONS, 6)) for gain in (-0.09, -0.03))
+    frames = [frame_of({"plain": levels} | dict(enumerate(raw))).assign(control="raw")]
+    frames.append(frame_of(dict(enumerate(matched))).assign(control="flop-matched"))
+    found = gain_left(pd.concat(frames), "plain")
+    assert (found["note"] == "").all()
+    assert 0.93 <= ((found["share_low"] <= 1 / 3) & (found["share_high"] >= 1 / 3)).mean() <= 0.97
+
+
+def test_a_share_stands_beside_its_two_differences():
+    frame = gains(1, -0.09, -0.03)
+    other = frame[(frame["variant"] == "plain") | (frame["control"] == "raw")]
+    (found,) = gain_left(frame, "plain").itertuples()
+    raw = row(compare(other, "plain"), "big")
+    matched = row(compare(frame[(frame["variant"] == "plain") | (frame["control"] == "flop-matched")], "plain"), "big")
+    assert (found.raw, found.raw_low, found.raw_high) == tuple(raw[["difference", "ci_low", "ci_high"]])
+    assert (found.matched, found.matched_low, found.matched_high) == tuple(matched[["difference", "ci_low", "ci_high"]])
+    assert (found.p_t_holm, found.verdict) == (matched["p_t_holm"], matched["verdict"])
+    assert found.share == pytest.approx(matched["difference"] / raw["difference"])
+    assert found.share_low < found.share < found.share_high
+    wide = frame.assign(key=frame["variant"] + frame["control"]).pivot(index="seed", columns="key", values="val_loss")
+    for bound in (found.share_low, found.share_high):
+        left = (wide["bigflop-matched"] - wide["plainraw"]) - bound * (wide["bigraw"] - wide["plainraw"])
+        assert paired_t_p(left.to_numpy()) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("raw", [0.0, 0.09])
+def test_without_a_gain_there_is_no_share(raw):
+    (found,) = gain_left(gains(1, raw, -0.03), "plain").itertuples()
+    assert found.note == "no gain to share"
+    assert math.isnan(found.share)
+    assert math.isnan(found.share_low)
+    assert not math.isnan(found.matched)
+
+
+def test_gains_of_metrics_that_should_rise():
+    frame = gains(1, 0.09, 0.03).rename(columns={"val_loss": "precision"})
+    (found,) = gain_left(frame, "plain", "precision").itertuples()
+    assert (found.note, found.verdict) == ("", "better")
+    (fallen,) = gain_left(gains(1, -0.09, -0.03).rename(columns={"val_loss": "precision"}), "plain", "precision").itertuples()
+    assert (fallen.note, fallen.verdict) == ("no gain to share", "worse")
+
+
+def test_gains_take_the_seeds_that_all_have():
+    frame = gains(1, -0.09, -0.03)
+    left_out = (frame["variant"] == "big") & (frame["control"] == "raw") & (frame["seed"] < 2)
+    left_out |= (frame["control"] == "flop-matched") & (frame["seed"] == 2)
+    frame.loc[left_out, "val_loss"] = np.nan
+    (found,) = gain_left(frame, "plain").itertuples()
+    assert found.pairs == 3
+    frame.loc[frame["seed"] < 5, "val_loss"] = np.nan
+    (single,) = gain_left(frame, "plain").itertuples()
+    assert (single.pairs, single.note, single.verdict) == (1, "one seed: no test", "one seed: no test")
+    unmatched = pd.concat([frame, frame[frame["control"] == "raw"].replace("big", "odd")[lambda f: f["variant"] == "odd"]])
+    assert gain_left(unmatched, "plain")["note"].tolist()[1] == "no common seed: no test"
+
+
+GOOD = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]})
+CONTROLLED = gains(1, -0.1, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: compare(GOOD.drop(columns="seed"), "plain"), "the frame has no column seed; it has variant, val_loss"),
+        (lambda: compare(GOOD, "plain", "fid"), "the frame has no column fid"),
+        (lambda: compare(GOOD, "plane"), "no variant 'plane' in the frame; did you mean 'plain'?"),
+        (lambda: compare(GOOD.assign(loss=1.0), "plain", "loss"), "whether less of 'loss' is better is not known"),
+        (lambda: compare(pd.concat([GOOD, GOOD.iloc[:1]]), "plain"), "variant 'plain', seed 0 stands in two rows"),
+        (lambda: compare(GOOD.assign(val_loss=math.nan), "plain"), "column val_loss holds no finite value"),
+        (lambda: compare(GOOD.iloc[:0], "plain"), "column val_loss holds no finite value"),
+        (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column val_loss holds something else than numbers"),
+        (lambda: compare(GOOD.assign(seed=[0, 1, None, 1]), "plain"), "a row of the frame has no variant or no seed"),
+        (lambda: compare(GOOD, "plain", level=95), "level 95 is not between 0 and 1"),
+        (lambda: ladder(GOOD, ["plain"]), "a ladder of plain has no steps"),
+        (lambda: ladder(GOOD, ["plain", "cosine", "plain"]), "each once"),
+        (lambda: ladder(GOOD, ["plain", "cosin"]), "did you mean 'cosine'?"),
+        (lambda: gain_left(GOOD, "plain"), "the frame has no column control"),
+        (lambda: gain_left(CONTROLLED, "big "), "did you mean 'big'?"),
+        (
+            lambda: gain_left(CONTROLLED, "plain", control="flops-matched"),
+            "no control 'flops-matched'.*did you mean 'flop-matched'?",
+        ),
+        (lambda: gain_left(CONTROLLED, "plain", control="raw"), "no control 'raw'"),
+        (lambda: gain_left(CONTROLLED[CONTROLLED["variant"] == "big"], "plain"), "no variant 'plain'"),
+        (
+            lambda: gain_left(CONTROLLED.assign(control="flop-matched", seed=range(18)), "plain"),
+            "'plain' has no rows of control raw",
+        ),
+        (lambda: gain_left(pd.concat([CONTROLLED] * 2), "plain"), "variant 'plain' of control raw, seed 0 stands in two rows"),
+    ],
+)
+def test_refusals_are_one_sentence(call, message):
+    with pytest.raises(NasError, match=message) as refusal:
+        call()
+    assert ". " not in str(refusal.value)

@@ -1,0 +1,92 @@
+"""Frames, tables and figures from a scripted ledger: complete, pruned, failed and running trials."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from analysis import curves_info, front_info, load_run, plot_curves, plot_front, ranking_table, render
+from nas.runs.ledger import Ledger
+from nas.search.controller import Search
+from space import NasError
+from tests.nas.test_search import carry_out, study  # noqa: F401
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def run(study, tmp_path):  # noqa: F811
+    ledger = Ledger(tmp_path / "run")
+    carry_out(Search(study, ledger), workers=3, failing=(2,), stop_after=20)
+    ledger.close()
+    return load_run(tmp_path / "run")
+
+
+def test_only_complete_trials_have_a_final_value(run):
+    states = set(run.trials["state"])
+    assert {"COMPLETE", "PRUNED", "FAILED"} <= states
+    assert (run.trials["val_loss"].notna() == (run.trials["state"] == "COMPLETE")).all()
+    pruned = run.trials[run.trials["state"] == "PRUNED"]
+    assert pruned["last_val_loss"].notna().all()
+    assert run.trials.set_index("trial").loc[2, "reason"] == "broken"
+    assert {"param.channels", "param.heads", "gflops", "params_m", "peak_memory_mib", "images_per_s"} <= set(run.trials.columns)
+
+
+def test_one_row_a_report(run):
+    assert len(run.reports) == 20
+    assert set(run.reports["phase"]) == {"search"}
+    assert run.reports.groupby("trial")["rung"].apply(list).map(lambda r: r == list(range(1, len(r) + 1))).all()
+
+
+def test_front_is_what_nothing_beats(run):
+    info = front_info(run)
+    values = info.points[["gflops", "val_loss"]].to_numpy()
+    for value, on_front in zip(values, info.points["on_front"], strict=True):
+        beaten = (np.all(values <= value, axis=1) & np.any(values < value, axis=1)).any()
+        assert on_front == (not beaten)
+    assert info.left_out == (run.trials["state"] != "COMPLETE").sum()
+
+
+def test_ranking_puts_complete_trials_first_by_loss(run):
+    table = ranking_table(run)
+    complete = table[table["state"] == "COMPLETE"]
+    assert complete.index.tolist() == list(range(len(complete)))
+    assert complete["val_loss"].is_monotonic_increasing
+    assert table[table["state"] == "PRUNED"]["val_loss"].isna().all()
+
+
+def test_tables_as_text(run):
+    table = ranking_table(run)
+    markdown = render(table, "md").splitlines()
+    assert len(markdown) == len(table) + 2
+    assert len({line.count("|") for line in markdown}) == 1
+    assert "nan" not in "\n".join(markdown)
+    assert "\\toprule" in render(table, "latex")
+    assert render(table, "csv").count("\n") == len(table) + 1
+    with pytest.raises(NasError, match="no table format 'html'; known: md, latex, csv"):
+        render(table, "html")
+
+
+def test_figures_show_every_point(run):
+    info = front_info(run)
+    axes = plot_front(run)
+    assert sum(len(c.get_offsets()) for c in axes.collections) == len(info.points)
+    axes = plot_curves(run)
+    assert len(curves_info(run)) == len(run.reports)
+    drawn = [line for line in axes.lines if len(line.get_xdata()) and line.get_linestyle() == "-"]
+    assert len(drawn) >= run.reports["trial"].nunique()
+
+
+def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811
+    ledger = Ledger(tmp_path / "empty")
+    Search(study, ledger)
+    ledger.close()
+    empty = load_run(tmp_path / "empty")
+    assert len(empty.trials) == 0
+    assert front_info(empty).points.empty
+    assert curves_info(empty).empty
+    assert len(ranking_table(empty)) == 0
+    assert render(ranking_table(empty), "md").count("\n") == 2
+    plot_front(empty)
+    plot_curves(empty)
+    with pytest.raises(NasError, match="is not a run directory"):
+        load_run(tmp_path)

@@ -1,0 +1,196 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from nas.cli.app import main
+from nas.training.trainer import DivergedError
+from nas.training.trial import Trial
+
+
+def nas(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the tiny study, by the command line."""
+    import yaml
+
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
+    result = nas("run", folder / "tiny.yaml", "--out", folder / "run", "--in-process")
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def test_run_prints_ranking_front_and_files(finished):
+    folder, output = finished
+    for line in ("Ranking", "Front of val_loss against GFLOPs", "COMPLETE"):
+        assert line in output
+    for name in ("front.png", "curves.png", "ledger.jsonl"):
+        assert (folder / "run" / name).stat().st_size > 0
+    assert output.count("trial 0 at rung 1 of 3") == 1, "plain lines when the output is not a terminal"
+
+
+def test_status_and_table(finished):
+    folder, _ = finished
+    status = nas("status", folder / "run").output
+    assert "4 of 4 trials" in status
+    (rung,) = [line.split() for line in status.splitlines() if line.split()[:1] == ["1"]]
+    assert rung[1:3] == ["5e-05", "4"], "training TFLOPs, and how many reported"
+    table = nas("table", folder / "run").output.splitlines()
+    assert table[0].startswith("| trial | state | val_loss |")
+    assert len(table) == 6
+    assert nas("table", folder / "run", "--format", "latex").output.startswith("\\begin{tabular}")
+    assert nas("table", folder / "run", "--format", "csv").output.startswith("trial,state,val_loss,")
+
+
+def test_export_and_sample(finished, tmp_path):
+    folder, _ = finished
+    exported = nas("export", folder / "run", "--select", "pareto:2", "--out", tmp_path / "models").output.split()
+    assert exported
+    result = nas("sample", exported[0], "--classes", "3,9", "--per-class", 2, "--steps", 2, "--out", tmp_path / "grid.png")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "grid.png").exists()
+    assert nas("sample", exported[0], "--classes", "3,12").exit_code == 2
+    assert nas("sample", exported[0], "--classes", "shoes").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "missing.yaml"], "nas: missing.yaml: no such file"),
+        (["table", "nowhere"], "nas: nowhere is not a run directory"),
+        (["cost", "u-dit-m"], "nas: no preset 'u-dit-m'"),
+        (["sample", "nowhere"], "nas: nowhere is not a model folder"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(arguments, message):
+    result = nas(*arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith(message)
+    assert result.output.count("\n") == 1
+
+
+def test_select_mistakes(finished):
+    folder, _ = finished
+    assert "no trial 17; the run has 0 to 3" in nas("export", folder / "run", "--select", "17").output
+    assert "write best, pareto:K or a trial's number" in nas("export", folder / "run", "--select", "worst").output
+
+
+def test_another_study_in_the_directory_changes_nothing(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
+    result = nas("run", folder / "tiny.yaml", "--out", folder / "run", "--in-process", "--set", "training.batch_size=3")
+    assert result.exit_code == 2
+    assert "training.batch_size: 4 → 3" in result.output
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*") if path.name != "lock"}
+
+
+def test_a_run_with_failed_trials_exits_with_1(tiny_file, tmp_path, monkeypatch):
+    def diverge(self):
+        raise DivergedError("diverged: the training loss is nan by step 50")
+
+    monkeypatch.setattr(Trial, "advance", diverge)
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process")
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    assert "FAILED: diverged: the training loss is" in result.output
+    assert "run directory" in result.output
+    assert "4 failed" in nas("status", tmp_path / "run").output
+
+
+def test_a_study_that_cannot_train_at_all_stops_at_the_smoke_step(tiny_file, tmp_path):
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "training.learning_rate=1.0e+30")
+    assert result.exit_code == 2
+    assert "smoke step: the cheapest architecture" in result.output
+    assert "lower training.learning_rate" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_which_all_fail_gives_up_and_says_why(tiny_file, tmp_path, monkeypatch):
+    def break_(self):
+        raise OSError("the data are gone")
+
+    monkeypatch.setattr(Trial, "advance", break_)
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "search.trials=8")
+    assert result.exit_code == 2
+    assert "5 trials have failed and none has reported, the last one with: the data are gone; mend that" in result.output
+    assert "5 failed" in nas("status", tmp_path / "run").output
+
+
+def test_dry_run_prints_the_bill_and_writes_nothing(tiny_file, tmp_path):
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--dry-run")
+    assert result.exit_code == 0
+    assert "feasible     100.0% of the space" in result.output
+    assert "at most 9e-07 PFLOPs" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_validate(tiny_file):
+    assert "fine" in nas("validate", tiny_file).output
+    assert nas("validate", tiny_file, "missing.yaml").exit_code == 2
+
+
+def test_cost_of_presets_and_files(tmp_path):
+    assert "gflops 6.0435" in nas("cost", "u-dit-s").output
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("channels: 96\nheads: 4\ndepths: [2, 5, 8, 5, 2]\n")
+    assert json.loads(nas("cost", spec, "--json").output)["params"] == 52_045_240
+    spec.write_text("channels: 96\nheads: 5\ndepths: [2, 5, 8, 5, 2]\n")
+    assert "5 heads do not fit" in nas("cost", spec).output
+    assert "u-dit-t+reparam" in nas("presets").output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluation.val_loss.images=2000", "evaluation.val_loss.images is 2000, but only 1000 images are held out"),
+        ("resources.gpu=99", "resources.gpu is 99, but no node has more than"),
+        ("search.constraints={gflops: {min: 2}}", "the nearest has gflops"),
+    ],
+)
+def test_what_cannot_be_run_writes_nothing(tiny_file, tmp_path, change, message, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    result = nas("run", tiny_file, "--out", tmp_path / "run", "--set", change)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cfg", "nan"], "guidance: input should be a finite number"),
+        (["--out", "nowhere/grid.png"], "nowhere is no folder"),
+        (["--out", "grid.xyz"], "give a name that ends in .png"),
+    ],
+)
+def test_sample_mistakes_are_told_before_sampling(finished, arguments, message):
+    folder, _ = finished
+    (model,) = (folder / "run" / "export").iterdir()
+    result = nas("sample", model, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["cost", "u-dit-b"], ["presets"], ["validate", "studies/quickstart_search.yaml"]]
+)
+def test_light_commands_import_neither_torch_nor_ray(arguments):
+    code = f"""
+import sys
+from nas.cli.app import main
+try:
+    main({arguments!r})
+except SystemExit as end:
+    assert not end.code, end.code
+print("heavy:", [name for name in ("torch", "ray", "optuna", "pandas") if name in sys.modules])
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "heavy: []"

@@ -1,0 +1,100 @@
+"""`nas replay`, and replays of thousands of trials."""
+
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from nas.cli.replay import replay as command
+from nas.replay.curves import recorded
+from nas.replay.simulator import Arrival, Rules, replay
+from nas.runs.records import State
+from nas.runs.run import Run, read_run
+from nas.study.study import load_study
+from tests.nas.recorded import ALL_FULLY, VARIED, noisy
+from tests.nas.scripted import facts, searched
+
+
+def test_thousands_of_trials_take_seconds(tiny_file):
+    study = load_study(tiny_file, [*ALL_FULLY, "search.constraints={}"])
+    record = noisy(study, 2000, 0.5)
+    for mode in ("stop", "promote"):
+        start = time.process_time()
+        found = replay(record, Rules(mode), Arrival(workers=8, repeats=1))
+        assert time.process_time() - start < 15
+        assert found.share.mean < 0.4
+
+
+@pytest.fixture
+def full(study, tmp_path):
+    searched(study, tmp_path / "full")
+    return tmp_path / "full"
+
+
+def called(*words, code=0):
+    found = CliRunner().invoke(command, list(map(str, words)))
+    assert found.exit_code == code, found.output
+    return found.output
+
+
+def test_the_command_prints_what_a_replay_found(full):
+    text = called(full, "--scheduler", "promote", "--reduction", 4, "--grace", 1, "--workers", 2, "--repeats", 3, "--top", 2)
+    record = recorded(read_run(full))
+    found = replay(record, Rules("promote", 4, grace=1), Arrival(workers=2, repeats=3), top=2)
+    assert "tiny: 24 architectures, recorded at 5 rungs of reduction 2" in text
+    assert "24 trials tried in random order on 2 workers; mean ± sd of 3 orders" in text
+    assert "promote, reduction 4, 3 rungs, grace 1, 1 bracket" in text
+    assert f"{found.share.mean:.1%}".rstrip("%") in text
+    lines = text.splitlines()
+    table = lines[next(n for n, line in enumerate(lines) if line.lstrip().startswith("rung ")) :]
+    assert "top-2 regret" in table[0]
+    assert len(table) == 4
+    assert f"{found.rungs[0].agreement.tau:.3f}" in table[1]
+    assert all(len(line) <= 132 for line in lines)
+
+
+def test_the_commands_json_holds_the_same(full):
+    data = json.loads(called(full, "--sampler", "recorded", "--json"))
+    found = replay(recorded(read_run(full)), Rules(), Arrival("recorded"))
+    (shown,) = data["replays"]
+    assert shown["pflops"] == {"mean": found.pflops.mean, "sd": None}
+    assert (shown["mode"], shown["reduction"], shown["repeats"]) == ("stop", 2, 1)
+    assert [rung["agreement"]["tau"] for rung in shown["rungs"]] == [rung.agreement.tau for rung in found.rungs]
+    assert (data["recorded"], data["left_out"], data["sampler"]) == (24, 0, "recorded")
+
+
+def test_compare_shows_all_candidates_and_marks_those_not_beaten(full):
+    rows = [line.split() for line in called(full, "--compare", "--repeats", 3).splitlines()]
+    shown = [row for row in rows if row and {"stop", "promote", "none"} & set(row)]
+    assert len(shown) == 9
+    data = json.loads(called(full, "--compare", "--repeats", 3, "--json"))["replays"]
+    places = [(one["pflops"]["mean"], one["regret"]["mean"]) for one in data]
+    for row, own in zip(shown, places, strict=True):
+        beaten = any(o[0] <= own[0] and o[1] <= own[1] and o != own for o in places)
+        assert (row[0] == "*") == (not beaten)
+
+
+def test_the_commands_mistakes_are_one_sentence(full, tiny_file, tmp_path):
+    assert "--compare goes through --scheduler, --reduction, --grace by itself; leave --grace out" in called(
+        full, "--compare", "--grace", 1, code=2
+    )
+    assert "is not a run directory" in called(tmp_path / "none", code=2)
+    searched(load_study(tiny_file, [*VARIED, "search.trials=5"]), tmp_path / "few")
+    text = called(tmp_path / "few", code=2)
+    assert text.count("\n") == 1
+    assert "a replay takes at least 8" in text
+
+
+def test_a_pruned_runs_rest_is_shown_for_what_it_is(tiny_file, tmp_path):
+    searched(load_study(tiny_file, [*VARIED, "search.trials=60", "budget.rungs=2"]), tmp_path / "run")
+    pruned = len(read_run(tmp_path / "run").in_state(State.PRUNED))
+    text = called(tmp_path / "run", "--repeats", 1)
+    assert f"left out: {pruned} trials without reports at every rung" in text
+    assert f"{pruned} of them had been pruned" in text
+
+
+def test_reading_curves_changes_nothing(full):
+    before = facts(full)
+    replay(recorded(Run(before)), Rules(), Arrival(repeats=1))
+    assert facts(full) == before

@@ -1,0 +1,237 @@
+"""Judging a model's samples, files of samples and controls, with a cache of the real images' features."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from nas.cli.app import main
+from nas.data.sources import load_data
+from nas.diffusion.prediction import Epsilon
+from nas.evaluation import reference
+from nas.evaluation.adm import count_images, read_reference_npz, stream_images, write_samples_npz
+from nas.evaluation.clothes import Clothes
+from nas.evaluation.evaluate import drawn, judge
+from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
+from nas.evaluation.reference import Collector, features_of, images_of, reference_of_file, reference_of_split
+from nas.study.settings import FidSettings
+from space import NasError, build, preset
+from space.weights import save
+
+CPU = torch.device("cpu")
+REAL = ["--data", "fashion-mnist-10k", "--codec", "pixel-unshuffle-2"]
+METRICS = ["fid", "sfid", "inception_score", "precision", "recall", "kid"]
+TINY = ["--samples", "130", "--seeds", "2", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def clothes():
+    return Clothes()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data("fashion-mnist-10k", "pixel-unshuffle-2")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """One cache for all tests here, and not the user's."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "udit-nas" / "reference"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    facts = {"codec": "pixel-unshuffle-2", "data": {"source": "fashion-mnist-10k", "codec": "pixel-unshuffle-2"}}
+    save(build(preset("u-dit-toy")), folder, facts)
+    return folder
+
+
+def evaluated(*arguments):
+    done = CliRunner().invoke(main, ["evaluate", *(str(argument) for argument in arguments)])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def told(*arguments):
+    done = CliRunner().invoke(main, ["evaluate", *(str(argument) for argument in arguments)])
+    assert done.exit_code == 2, done.output
+    return done.output
+
+
+def test_real_images_are_near_noise_is_far():
+    real, noise = (evaluated(what, *REAL, "--samples", 300, "--seeds", 2)["metrics"] for what in ("validation", "noise"))
+    assert list(real) == METRICS
+    assert real["fid"]["mean"] < 0.5
+    assert noise["fid"]["mean"] > 50
+    assert real["sfid"]["mean"] < 1 < 10 < noise["sfid"]["mean"]
+    assert real["inception_score"]["mean"] > 7
+    assert noise["inception_score"]["mean"] < 2
+    assert min(real["precision"]["mean"], real["recall"]["mean"]) > 0.8
+    assert noise["precision"]["mean"] == noise["recall"]["mean"] == 0
+    assert abs(real["kid"]["mean"]) < 0.02 < noise["kid"]["mean"]
+
+
+def test_a_report_says_all_that_is_needed_to_repeat_it(model, tmp_path, clothes):
+    report = evaluated(model, *TINY, "--cfg", 1.5, "--keep-samples", tmp_path / "kept")
+    assert report["of"] == str(model)
+    assert report["samples"] == 130
+    assert report["sampling"] == {"sampler": "ddim", "steps": 2, "guidance": 1.5, "seeds": [0, 1]}
+    assert report["extractor"] == {"name": "clothes", "digest": clothes.digest}
+    assert report["reference"]["source"] == "fashion-mnist-10k, train"
+    assert report["reference"]["images"] == 9000
+    assert len(report["reference"]["digest"]) == 64
+    for found in report["metrics"].values():
+        assert found["mean"] == pytest.approx(np.mean(found["values"]))
+        assert found["sd"] == pytest.approx(np.std(found["values"], ddof=1))
+    assert report["metrics"]["fid"]["values"][0] != report["metrics"]["fid"]["values"][1]
+    # The same command gives the same numbers, and so do the samples that it kept.
+    assert evaluated(model, *TINY, "--cfg", 1.5)["metrics"] == report["metrics"]
+    kept = evaluated(tmp_path / "kept" / "seed-1.npz", *REAL)
+    assert kept["metrics"]["fid"]["mean"] == pytest.approx(report["metrics"]["fid"]["values"][1], rel=1e-6)
+    assert kept["metrics"]["fid"]["sd"] is None
+    assert read_reference_npz(tmp_path / "kept" / "seed-0.npz").arr_0.shape == (130, 32, 32, 3)
+
+
+def test_the_report_is_written(model, tmp_path):
+    done = CliRunner().invoke(main, ["evaluate", str(model), *TINY, "--out", str(tmp_path / "report.json")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"].keys() == set(METRICS)
+    assert "130 samples: fid " in done.output
+    assert " ± " in done.output
+
+
+def test_metrics_are_those_of_the_features(data, clothes):
+    found, real = (features_of(batches, clothes) for batches in (some(data.validation, 150), some(data.train, 400)))
+    values = judge(found, real)
+    assert values["fid"] == pytest.approx(fid(found.rows, real.rows))
+    assert values["inception_score"] == inception_score(found.logits)
+    assert (values["precision"], values["recall"]) == precision_recall(real.rows, found.rows)
+    assert values["kid"] == pytest.approx(kid(real.rows, found.rows))
+    assert values["sfid"] != values["fid"]
+
+
+def some(split, count):
+    images = np.concatenate(list(images_of(split, CPU)))[:count]
+    for first in range(0, count, 64):
+        yield images[first : first + 64]
+
+
+def test_images_are_those_of_the_source(data):
+    images = np.concatenate(list(images_of(data.validation, CPU)))
+    assert images.shape == (1000, 1, 32, 32)
+    stored = data.store.codec.decode(np.asarray(data.store.rows[data.validation.samples]))
+    assert np.array_equal(images, stored)
+
+
+def test_samples_do_not_depend_on_the_batch(model, monkeypatch):
+    from nas.evaluation import evaluate
+    from space import load
+
+    found = []
+    for batch in (128, 50):
+        monkeypatch.setattr(evaluate, "BATCH", batch)
+        images = drawn(load(model), "pixel-unshuffle-2", Epsilon(), FidSettings(samples=130, steps=2), seed=3)
+        found.append(np.concatenate(list(images)).astype(int))
+    assert found[0].shape == (130, 1, 32, 32)
+    assert np.abs(found[0] - found[1]).max() <= 1
+
+
+def test_features_of_real_images_are_kept(data, clothes, cache, tmp_path, monkeypatch):
+    first = reference_of_split(data.validation, "validation", clothes, CPU, tmp_path)
+    second = reference_of_split(data.validation, "validation", clothes, CPU, tmp_path)
+    assert (first.kept, second.kept) == (False, True)
+    assert first.digest == second.digest
+    assert np.array_equal(first.features.rows, second.features.rows)
+    assert np.array_equal(first.features.pool.covariance, second.features.pool.covariance)
+    assert np.array_equal(first.features.spatial.mean, second.features.spatial.mean)
+    other = reference_of_split(data.train, "train", clothes, CPU, tmp_path)
+    assert other.digest != first.digest
+    # A damaged file in the cache is computed anew; a cache that cannot be written costs nothing but time.
+    path = tmp_path / f"{first.digest}.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert not reference_of_split(data.validation, "validation", clothes, CPU, tmp_path).kept
+    assert reference_of_split(data.validation, "validation", clothes, CPU, tmp_path).kept
+    (tmp_path / "file").write_text("")
+    assert not reference_of_split(data.validation, "validation", clothes, CPU, tmp_path / "file" / "below").kept
+    monkeypatch.setattr(reference, "MANIFOLD_IMAGES", 100)
+    fewer = reference_of_split(data.validation, "validation", clothes, CPU, tmp_path / "other").features
+    assert len(fewer.rows) == 100
+    assert fewer.images == 1000
+    assert np.array_equal(fewer.rows, first.features.rows[::10])
+    monkeypatch.setattr(reference, "BATCH", 77)
+    cut = reference_of_split(data.validation, "validation", clothes, CPU, tmp_path / "again").features
+    np.testing.assert_allclose(cut.rows, fewer.rows, atol=1e-5)
+
+
+def test_references_from_files(data, clothes, tmp_path):
+    write_samples_npz((batch.transpose(0, 2, 3, 1) for batch in some(data.validation, 300)), tmp_path / "real.npz")
+    found = reference_of_file(tmp_path / "real.npz", clothes, tmp_path / "cache")
+    np.testing.assert_allclose(found.features.rows, features_of(some(data.validation, 300), clothes).rows, atol=1e-5)
+    assert reference_of_file(tmp_path / "real.npz", clothes, tmp_path / "cache").kept
+    np.savez(tmp_path / "bare.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(NasError, match="statistics of Inception's features, which clothes's cannot be compared with"):
+        reference_of_file(tmp_path / "bare.npz", clothes)
+
+
+def test_a_model_is_compared_with_a_file_without_its_data(model, data, tmp_path):
+    write_samples_npz((batch.transpose(0, 2, 3, 1) for batch in some(data.validation, 200)), tmp_path / "real.npz")
+    other = tmp_path / "other"
+    facts = {"codec": "pixel-unshuffle-2", "data": {"source": str(tmp_path / "gone")}}
+    torch.manual_seed(0)
+    save(build(preset("u-dit-toy")), other, facts)
+    report = evaluated(other, *TINY, "--reference", tmp_path / "real.npz")
+    assert report["reference"]["images"] == 200
+    assert "no data source 'gone'" in told(other, *TINY)
+
+
+def test_images_are_streamed_from_files(data, tmp_path):
+    whole = np.concatenate(list(some(data.validation, 150)))
+    write_samples_npz([whole.transpose(0, 2, 3, 1)], tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", arr_0=np.repeat(whole.transpose(0, 2, 3, 1), 3, axis=3))
+    for name in ("a.npz", "b.npz"):
+        found = list(stream_images(tmp_path / name, 64))
+        assert [len(batch) for batch in found] == [64, 64, 22]
+        assert np.array_equal(np.concatenate(found)[..., 1], whole[:, 0])
+        assert count_images(tmp_path / name) == 150
+    np.savez(tmp_path / "c.npz", mu=np.zeros(3), sigma=np.eye(3))
+    assert count_images(tmp_path / "c.npz") == 0
+    with pytest.raises(NasError, match="holds no images; give a file with arr_0"):
+        list(stream_images(tmp_path / "c.npz", 64))
+    np.savez(tmp_path / "d.npz", arr_0=np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(NasError, match="must be uint8"):
+        list(stream_images(tmp_path / "d.npz", 64))
+
+
+def test_bare_statistics_allow_fid_alone(data, clothes):
+    whole = features_of(some(data.validation, 150), clothes)
+    bare = reference.ImageFeatures(whole.pool, None, None, None, None)
+    assert list(judge(whole, bare)) == ["fid", "inception_score"]
+
+
+def test_a_collector_without_images(clothes):
+    with pytest.raises(NasError, match="no images"):
+        Collector(clothes).features()
+
+
+def test_mistakes(model, tmp_path):
+    assert "100 samples are too few for a covariance of 128 features; draw at least 129" in told(model, "--samples", 100)
+    assert "name a file in a folder that exists" in told(model, *TINY, "--out", tmp_path / "none" / "x.json")
+    assert "is not a model folder" in told(tmp_path / "none", *TINY, *REAL)
+    assert "no data source 'fashion'" in told(model, *TINY, "--data", "fashion", "--codec", "pixel-unshuffle-2")
+    assert "write train, validation or a .npz file" in told(model, *TINY, "--reference", "test")
+    assert "is not there" in told(model, *TINY, "--reference", tmp_path / "none.npz")
+    assert "is not there" in told(tmp_path / "none.npz", *REAL)
+    assert "sampler heun does not fit" in told(model, *TINY, "--sampler", "heun")
+    assert "which real images to compare with" in told("noise")
+    assert "leave it out" in told("noise", *REAL, "--keep-samples", tmp_path)
+    assert "cannot be written" in told(model, *TINY, "--out", tmp_path)
+    torch.manual_seed(0)
+    save(build(preset("u-dit-toy")), tmp_path / "bare", {})
+    assert "does not say which codec" in told(tmp_path / "bare", *TINY, *REAL)

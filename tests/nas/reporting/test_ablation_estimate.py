@@ -1,0 +1,111 @@
+"""The bill of an ablation: what it costs, and what its seeds could show."""
+
+import pytest
+
+from nas.execution.smoke import Rate
+from nas.reporting.ablation_estimate import ablation_bill, planned_macs
+from nas.reporting.power import known_spread
+from nas.stats.paired import smallest_difference
+from space.costs.cost import cost
+from tests.nas.ablations import VARIANTS, ablation, effects
+from tests.nas.scripted import searched
+from tests.nas.test_bill import lines
+
+
+def bill_of(tmp_path, *changes, rate=None, **block):
+    text = ablation_bill(ablation(tmp_path, *changes, **block), tmp_path / "runs", rate)
+    assert max(map(len, text.splitlines())) <= 100
+    return lines(text)
+
+
+def test_the_bill_says_what_is_trained(tmp_path):
+    study = ablation(tmp_path, seeds=6)
+    found = bill_of(tmp_path, seeds=6)
+    assert found["trials"] == "24: 4 architectures × 6 seeds, the first of them 0"
+    assert found["rows"] == "add-one-in, raw: plain; + cosine; + RoPE; + conv (baseline plain)"
+    assert found["budget"] == "2 steps a trial: the same samples for every row, not the same compute"
+    macs = sum(6 * 2 * cost(row.spec).step_macs(4) for row in study.rows)
+    assert planned_macs(study, 6) == macs
+    assert found["training"] == f"{macs / 1e15:.4g} PFLOPs"
+    assert bill_of(tmp_path, seeds=6, rate=Rate(macs / 100, 2, "x"))["hours"].startswith("about 50 s of training")
+
+
+def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
+    found = bill_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
+    assert found["budget"] == "4, 8 training TFLOPs a trial"
+    assert found["training"] == f"{12 * 8 / 1000:.4g} PFLOPs"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rows", "words"),
+    [
+        (6, 6, "6 seeds and 6 comparisons: the exact sign-flip test with Holm reaches p = 0.19 at best, 8 seeds would get below"),
+        (6, 1, "6 seeds and one comparison: the exact sign-flip test with Holm reaches p = 0.031 at best"),
+        (1, 3, "one seed a row: no test and no interval; differences of one seed are not evidence"),
+        (
+            {"min": 3, "max": 12},
+            3,
+            "3 comparisons, looked at after each of 3 to 12 seeds by a group-sequential t test, valid under",
+        ),
+    ],
+)
+def test_the_bill_says_which_p_value_can_be_reached(tmp_path, seeds, rows, words):
+    variants = [{"name": f"ratio {n}", "set": {"feed_forward.ratio": 2 + n / 4}} for n in range(1, rows + 1)]
+    claims = bill_of(tmp_path, seeds=seeds, variants=variants)["claims"]
+    assert claims.startswith(words)
+    assert ("the paired t test can, if the differences are normal" in claims) == (seeds == rows == 6)
+
+
+def test_the_smallest_difference_comes_from_earlier_runs(tmp_path):
+    without = bill_of(tmp_path, seeds=6)["visible"]
+    sds = f"{smallest_difference(1.0, 6, 0.05 / 3):.2g}"
+    assert f"a chance of 80 % (paired t, Bonferroni), a difference of {sds} standard deviations of the paired" in without
+    assert "no earlier run under" in without
+    study = ablation(tmp_path, seeds=6)
+    searched(study, tmp_path / "runs" / "first", loss=effects(study, noise=0.01))
+    spread = known_spread(tmp_path / "runs", study)
+    seen = smallest_difference(spread.sd, 6, 0.05 / 3)
+    found = bill_of(tmp_path, seeds=6)["visible"]
+    known = f"paired differences scatter by {spread.sd:.2g} in run first (15 pairs)"
+    assert f"a difference of {seen:.2g} in val_loss, as {known}" in found
+
+
+def test_sequential_seeds_are_billed_from_least_to_most(tmp_path):
+    found = bill_of(tmp_path, seeds={"min": 3, "max": 12})
+    assert found["trials"] == "12 to 48: 4 architectures × 3 to 12 seeds, the first of them 0"
+    assert " to " in found["training"]
+
+
+def test_a_cost_that_cannot_be_matched_is_told(tmp_path):
+    # Four times the layers cost more than the baseline whatever the ratio.
+    block = {"variants": [VARIANTS[0], {"name": "deep", "set": {"depths": [4, 4, 4, 4, 4]}}], "controls": ["raw", "flop-matched"]}
+    found = bill_of(tmp_path, matched_by="feed_forward.ratio", **block)
+    assert found["not matched"].startswith("deep: +")
+    assert "cosine" not in found["not matched"]
+    assert "not matched" not in bill_of(tmp_path, variants=VARIANTS, controls=["raw", "flop-matched"])
+
+
+def test_a_row_that_is_its_baseline_is_told(tmp_path):
+    found = bill_of(tmp_path, variants=[*VARIANTS, {"name": "dot", "set": {"attention.similarity": "dot"}}])
+    assert found["equal rows"] == "dot is plain (raw); they cannot differ, but count in the correction"
+    assert "equal rows" not in bill_of(tmp_path)
+
+
+def test_a_spread_of_another_budget_says_nothing(tmp_path):
+    study = ablation(tmp_path)
+    searched(study, tmp_path / "runs" / "first", loss=effects(study))
+    assert known_spread(tmp_path / "runs", study).run == "first"
+    assert known_spread(tmp_path / "runs", ablation(tmp_path, "budget.steps=20")) is None
+    assert known_spread(tmp_path / "runs", ablation(tmp_path, "training.batch_size=8")) is None
+
+
+def test_fid_and_published_tables_are_named(tmp_path):
+    found = bill_of(
+        tmp_path,
+        "evaluation.fid={samples: 160, steps: 2, seeds: [0, 1], at: every}",
+        "budget={steps: 4, rungs: 2}",
+        variants=[{**VARIANTS[0], "row": "U-DiT-T (+Cos.Sim.)"}],
+        published="udit_table9",
+    )
+    assert found["evaluation"].startswith("2 × 160 samples of 2 steps at every rung of every trial")
+    assert found["rows"].endswith("beside udit_table9")

@@ -1,0 +1,140 @@
+"""The bill before a run: what it says, and the arithmetic behind it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nas.execution.smoke import Rate, rate_of_run
+from nas.reporting.estimate import bill, duration, expected_search_macs, in_bracket, percent
+from nas.runs.run import read_run
+from nas.study.study import load_study
+from space import NasError
+from tests.nas.scripted import searched
+
+FOUR_RUNGS = "budget={max: 800 MFLOPs, rungs: 4, reduction: 2}"
+
+
+def lines(text):
+    """The lines by their labels, those that were broken put together."""
+    found, label = {}, ""
+    for line in text.splitlines():
+        label = line[:13].strip() or label
+        found[label] = f"{found.get(label, '')} {line[13:]}".strip()
+    return found
+
+
+def test_the_bill_of_a_plain_search(tiny_file):
+    text = bill(load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"]))
+    assert max(map(len, text.splitlines())) <= 100
+    found = lines(text)
+    assert found["study"] == "tiny: Does everything work?"
+    assert found["trials"] == "8, seed 0"
+    assert found["sampler"] == "tpe, seed 0"
+    assert found["feasible"].startswith("100.0% of the space (100,000 of 100,000 random points)")
+    assert "feasible part" not in text
+    assert found["rungs"] == "0.0001, 0.0002, 0.0004, 0.0008 training TFLOPs a trial; mode stop: judged on arrival"
+    # 8 trials × 800 million and 3 × 200 for the finish; in expectation 8 × (100 + 50 + 50 + 50).
+    assert found["training"] == "at most 7e-06 PFLOPs; about 2.6e-06 when 1 in 2 goes on from every rung"
+    assert found["finish"] == "3 best, each 0.0002 TFLOPs more (contained above)"
+    assert found["hours"].startswith("unknown until a step is timed here")
+    assert found["units"].startswith("FLOPs are multiply-accumulates")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "said"),
+    [
+        (["budget.mode=none"], 800 * 12, "mode none: all go on to the last"),
+        (["budget.mode=promote"], 250 * 12, "mode promote: they wait, and the best go on"),
+        # The first rung lets all go on: 200, then half of them 200 more, a quarter 400.
+        (["budget.grace=1"], (200 + 100 + 100) * 12, "first at rung 2 (grace 1)"),
+        # 4 architectures of 3 seeds each: 2 in the first bracket, 2 in the second, whose trials all reach 200.
+        (["budget.brackets=2", "search.replicates=3"], 250 * 6 + 400 * 6, "in 2 brackets, first at rungs 1, 2"),
+        (["budget={max: 800 MFLOPs}"], 800 * 12, "nothing is judged before the end"),
+    ],
+)
+def test_the_expected_compute_of_every_way_to_judge(tiny_file, changes, expected, said):
+    study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=12", "finish=null", *changes])
+    assert expected_search_macs(study) == expected * 10**6
+    found = lines(bill(study))
+    assert said in found["rungs"]
+    assert found["training"].startswith(f"at most {12 * 800e6 / 1e15:.4g} PFLOPs")
+    if expected < 800 * 12:
+        assert f"about {expected * 1e6 / 1e15:.4g} when 1 in 2 goes on" in found["training"]
+
+
+def test_brackets_share_the_architectures_out(tiny_file):
+    study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=10", "search.replicates=2", "budget.brackets=3", "finish=null"])
+    # Five architectures in turn: the first and the fourth, the second and the fifth, the third.
+    assert [in_bracket(study, bracket) for bracket in range(3)] == [4, 4, 2]
+
+
+def test_replicates_and_what_is_enqueued_are_told(tiny_file):
+    found = lines(bill(load_study(tiny_file, ["search.replicates=2", "search.enqueue=[{heads: 2}]", "training.seed=7"])))
+    assert found["trials"] == "4: 2 architectures × 2 seeds, the first of them 7"
+    assert found["sampler"] == "tpe, seed 0, after 1 given first (enqueue)"
+
+
+def test_a_tiny_feasible_share_is_told_with_its_digits(tiny_file):
+    space = "search.space={channels: {int: [8, 1024], step: 8}, depths: {each: {int: [1, 8]}}, heads: [1, 2, 4]}"
+    study = load_study(tiny_file, [space, "search.constraints={gflops: {max: 0.0025}}"])
+    assert 1e-6 < study.census.share < 1e-4
+    found = lines(bill(study))
+    assert found["feasible"].startswith(f"{percent(study.census.share)} of the space (")
+    assert "below 1%, so proposals come from the feasible part itself" in found["feasible"]
+    assert "so few say little of the range of costs" in found["feasible"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1, "100.0%"), (0.341, "34.1%"), (0.01, "1.0%"), (0.00123, "0.12%"), (1.3e-5, "0.0013%"), (0, "0.0%")]
+)
+def test_percent(share, text):
+    assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 s"), (89.6, "90 s"), (720, "12 min"), (12240, "3.4 h"), (216000, "2.5 days")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_hours_are_told_once_a_rate_is_known(tiny_file):
+    study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"])
+    # 2,000 million multiply-accumulates over two at once, then two turns of 200: at a million a second 1,400 s.
+    found = lines(bill(study, Rate(1e6, 2, "from the smoke step")))
+    assert found["hours"].startswith("about 23 min of training at 0.001 GFLOPs a second and trial, 2 at once (from the smoke step)")
+    # More at once than there are trials bring nothing.
+    assert lines(bill(study, Rate(1e6, 100, "x")))["hours"].startswith(f"about {duration(250 + 200)} ")
+
+
+def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):
+    searched(tiny, tmp_path)
+    run = read_run(tmp_path)
+    reports = [report for trial in run.trials.values() for report in trial.reports]
+    total = sum(trial.reports[-1].macs for trial in run.trials.values())
+    assert rate_of_run(run, 3) == Rate(total / len(reports), 3, "as in the run so far"), "a second each"
+    first = run.trials[0]
+    first.reused = [0]
+    assert rate_of_run(run, 3).macs_per_s == (total - first.reports[0].macs) / (len(reports) - 1)
+    for trial in run.trials.values():
+        trial.reports = []
+    assert rate_of_run(run, 3) is None
+
+
+def test_what_cannot_be_run_has_no_bill(tiny_file):
+    with pytest.raises(NasError, match="the nearest has gflops"):
+        bill(load_study(tiny_file, ["search.constraints={gflops: {min: 2}}"]))
+
+
+def test_the_bill_imports_neither_torch_nor_ray_nor_optuna(tiny_file):
+    code = f"""
+import sys
+from pathlib import Path
+from nas.reporting.estimate import bill
+from nas.study.study import load_study
+bill(load_study(Path({str(tiny_file)!r})))
+print([name for name in ("torch", "ray", "optuna", "pandas") if name in sys.modules])
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

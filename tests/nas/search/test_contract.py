@@ -1,0 +1,112 @@
+"""The contract of every sampler with every way of judging, over scripted curves."""
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from nas.runs.ledger import Ledger
+from nas.runs.records import State
+from nas.search.controller import Search
+from nas.study.study import load_study
+from space.costs.table import CostTable
+from tests.nas.scripted import carry_out, facts, searched
+
+SPACE = (
+    "search.space={channels: [8, 16, 24, 32], heads: [1, 2], attention.position: [none, rope2d], feed_forward.kind: [mlp, conv],"
+    " feed_forward.reparam: {when: {feed_forward.kind: conv}, choice: [false, true]}, feed_forward.ratio: {float: [1, 4]}}"
+)
+TINY_SHARE = (
+    "search.space={channels: {int: [8, 64], step: 4}, heads: [1, 2, 4], depths: {each: {int: [1, 4]}},"
+    " feed_forward.ratio: [1, 2, 3, 4], feed_forward.kind: [mlp, conv]}"
+)
+OBJECTIVES = ["[{metric: val_loss}]", "[{metric: val_loss}, {metric: gflops}]"]
+OPTUNA = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
+
+
+@pytest.fixture(
+    params=[(k, m, o) for k in ("random", "tpe", "nsga2", "gp") for m in ("stop", "promote", "none") for o in OBJECTIVES]
+)
+def study(request, tiny_file):
+    kind, mode, objectives = request.param
+    if kind == "gp" and mode == "none":
+        pytest.skip("slow to ask, and told the same as in the other modes")
+    changes = [SPACE, "search.constraints={gflops: {max: 0.02}}", "search.trials=16", f"search.objectives={objectives}"]
+    # Small enough that nsga2 gets beyond its first generation.
+    return load_study(tiny_file, [*changes, f"search.sampler={{kind: {kind}, population: 3}}", f"budget.mode={mode}"])
+
+
+def test_a_search_ends_in_true_states_told_to_the_sampler(study, tmp_path):
+    search = searched(study, tmp_path / "run", workers=3, failing=(4,))
+    trials = list(search.run.trials.values())
+    assert len(trials) == 16
+    assert len({trial.spec.digest for trial in trials}) == 16
+    assert not search.may_come
+    states = {trial.state for trial in trials}
+    assert states == {State.COMPLETE, State.FAILED} | ({State.PRUNED} if study.budget.mode != "none" else set())
+    for trial in trials:
+        assert not search.study.search_space.violations(trial.spec)
+        assert [report.rung for report in trial.reports] == list(range(len(trial.reports)))
+    told = iter(search.proposer.study().get_trials())
+    single = len(study.search.objectives) == 1
+    for trial in trials:
+        for one in trial.rejected:
+            assert next(told).state is (TrialState.PRUNED if one.violations else TrialState.FAIL)
+        seen = next(told)
+        assert seen.state is OPTUNA[trial.state]
+        losses = [report.val_loss for report in trial.reports]
+        if trial.state is State.COMPLETE:
+            assert seen.values == ([losses[-1]] if single else [losses[-1], trial.cost.gflops])
+        assert list(seen.intermediate_values.values()) == (losses if single else [])
+    assert next(told, None) is None
+
+
+@pytest.mark.parametrize("stop_after", [3, 11])
+def test_a_restart_proposes_and_decides_as_if_there_had_been_none(study, tmp_path, stop_after):
+    searched(study, tmp_path / "whole")
+    searched(study, tmp_path / "parts", stop_after=stop_after)
+    searched(study, tmp_path / "parts")
+    assert facts(tmp_path / "parts") == facts(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "nsga2", "gp"])
+def test_proposals_come_from_the_feasible_region_where_it_is_tiny(tiny_file, tmp_path, kind):
+    """Less than one in a thousand of the space: turning down would take a thousand questions a trial."""
+    narrow = [TINY_SHARE, "search.constraints={gflops: {min: 0.02, max: 0.02001}}"]
+    study = load_study(tiny_file, [*narrow, "search.trials=4", f"search.sampler.kind={kind}"])
+    assert 0 < study.census.share < 1e-3
+    search = searched(study, tmp_path / "run")
+    assert len(search.run.trials) == 4
+    for trial in search.run.trials.values():
+        assert not search.study.search_space.violations(trial.spec)
+        assert len(trial.rejected) <= 1, "one question a trial, its answer moved into the feasible region"
+
+
+def test_one_feasible_in_100_000_is_found(tiny_file, tmp_path):
+    tiny = [TINY_SHARE.replace("[1, 4]}}", "[1, 12]}}"), "search.constraints={gflops: {min: 0.02, max: 0.020002}}"]
+    study = load_study(tiny_file, [*tiny, "search.trials=3", "budget.max=4 GFLOPs", "finish=null"])
+    points = study.search_space.points(np.random.default_rng(5), 3_000_000)
+    share = (study.search_space.violation(CostTable(points)) == 0).mean()
+    assert 5e-6 < share < 2e-5
+    study.check_runs()
+    search = searched(study, tmp_path / "run")
+    assert len({trial.spec.digest for trial in search.run.trials.values()}) == 3
+    for trial in search.run.trials.values():
+        assert 0.02 <= trial.cost.gflops <= 0.020002
+
+
+def test_a_sampler_learns_in_the_tiny_feasible_region(tiny_file, tmp_path):
+    """What is moved keeps the sampler's direction: it comes back to where losses were low."""
+    narrow = [TINY_SHARE, "search.constraints={gflops: {min: 0.02, max: 0.0203}}"]
+
+    def loss(plan, rung):
+        return plan.spec.channels / 64 + (plan.spec.heads != 1)
+
+    def mean_of_late(kind):
+        study = load_study(tiny_file, [*narrow, "search.trials=24", f"search.sampler.kind={kind}", "budget.rungs=1"])
+        assert study.census.share < 0.01
+        search = Search(study, Ledger(tmp_path / kind))
+        carry_out(search, loss=loss)
+        late = [trial.val_loss for trial in search.run.trials.values() if trial.number >= 10]
+        return sum(late) / len(late)
+
+    assert mean_of_late("tpe") < 0.6 * mean_of_late("random")

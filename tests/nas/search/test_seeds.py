@@ -1,0 +1,208 @@
+"""How an ablation is carried out: paired seeds, more of them where a difference is open, restarts, what it reports."""
+
+from collections import Counter
+
+import pytest
+
+from nas.execution.runner import run_study
+from nas.replay.curves import recorded
+from nas.reporting.console import status_lines
+from nas.reporting.power import known_spread
+from nas.runs.ledger import Ledger
+from nas.runs.records import State
+from nas.runs.run import read_run
+from nas.search.controller import Search
+from nas.search.optuna_export import export_run
+from nas.stats.sequential import bounds, looks
+from nas.study.study import load_study
+from space.errors import NasError
+from tests.nas.ablations import VARIANTS, ablation, effects
+from tests.nas.scripted import carry_out, facts, searched
+
+
+def seeds_of(search, study):
+    """How many seeds each row was trained with."""
+    counts = Counter(trial.digest for trial in search.run.trials.values())
+    return {row.variant: counts[row.spec.digest] for row in study.rows if row.control == "raw"}
+
+
+def test_all_rows_are_trained_with_one_seed_before_any_with_the_next(tmp_path):
+    study = ablation(tmp_path, "training.seed=7")
+    search = searched(study, tmp_path / "run", workers=3)
+    order = [(trial.digest, trial.seed) for trial in search.run.trials.values()]
+    assert order == [(row.spec.digest, seed) for seed in (7, 8, 9) for row in study.rows]
+    assert {trial.state for trial in search.run.trials.values()} == {State.COMPLETE}
+    assert search.complete
+
+
+def test_steps_cost_every_row_its_own_compute(tmp_path):
+    study = ablation(tmp_path, "budget={steps: 8, rungs: 2}")
+    search = searched(study, tmp_path / "run")
+    for trial in search.run.trials.values():
+        step_macs = trial.cost.step_macs(4)
+        assert [report.macs for report in trial.search_reports] == [4 * step_macs, 8 * step_macs]
+    assert len({trial.reports[-1].macs for trial in search.run.trials.values()}) > 1
+
+
+def test_even_rungs_are_evenly_spaced(tmp_path):
+    assert ablation(tmp_path, "budget={steps: 1000, rungs: 5, even: true}").budget.milestones == (200, 400, 600, 800, 1000)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 5, 11])
+def test_an_interrupted_ablation_goes_on_as_it_would_have(tmp_path, stop_after):
+    study = ablation(tmp_path, seeds={"min": 3, "max": 8})
+    loss = effects(study, cosine=-0.1)
+    whole = searched(study, tmp_path / "whole", loss=loss)
+    searched(study, tmp_path / "broken", loss=loss, stop_after=stop_after)
+    searched(study, tmp_path / "broken", loss=loss)
+    assert facts(tmp_path / "broken") == facts(tmp_path / "whole")
+    assert len(whole.run.trials) > 12
+
+
+def test_seeds_are_added_only_where_a_difference_is_open(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 4, "max": 9})
+    search = searched(study, tmp_path / "run", workers=3, loss=effects(study, noise=0.001, cosine=-0.2, RoPE=0.1))
+    assert seeds_of(search, study) == {"plain": 9, "+ cosine": 4, "+ RoPE": 4, "+ conv": 9}, "the baseline goes with what is open"
+    best = next(row.spec.digest for row in study.rows if row.variant == "+ cosine")
+    assert search.run.best()[0].digest == best, "those with more seeds do not come first"
+
+
+def test_every_difference_is_judged_with_its_share_of_the_error(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 4, "max": 5})
+    single, shared = (bounds(looks(4, 5), 0.05 / comparisons)[0] for comparisons in (1, 3))
+    wanted = {"+ cosine": (single + shared) / 2, "+ RoPE": shared + 1, "+ conv": shared + 1}
+    of = {row.spec.digest: row.variant for row in study.rows}
+
+    def loss(plan, rung):
+        # Differences of mean t/2 standard deviations, so that t is their statistic at four pairs.
+        name, spread = of[plan.spec.digest], 0.01 * (4 / 3) ** 0.5
+        return 1.0 if name == "plain" else 1 + wanted[name] * spread / 2 + 0.01 * (-1) ** plan.seed
+
+    search = searched(study, tmp_path / "run", loss=loss)
+    assert seeds_of(search, study) == {"plain": 5, "+ cosine": 5, "+ RoPE": 4, "+ conv": 4}
+
+
+def test_a_margin_settles_what_is_too_small_to_matter(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 4, "max": 9, "margin": 0.1})
+    search = searched(study, tmp_path / "run", loss=effects(study, noise=0.001))
+    assert set(seeds_of(search, study).values()) == {4}
+
+
+def test_a_ladder_adds_seeds_to_both_sides_of_an_open_step(tmp_path):
+    study = ablation(tmp_path, design="ladder", seeds={"min": 4, "max": 6})
+    loss = effects(study, noise=0.001, cosine=-0.2, RoPE=-0.2, conv=-0.4)
+    assert seeds_of(searched(study, tmp_path / "run", loss=loss), study) == {"plain": 4, "+ cosine": 6, "+ RoPE": 6, "+ conv": 4}
+
+
+def test_a_failed_seed_is_left_out_of_its_pairs(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 4, "max": 6})
+    search = searched(study, tmp_path / "run", loss=effects(study, noise=0.001, cosine=-0.2, RoPE=0.2, conv=0.3), failing={1})
+    assert search.run.trials[1].state is State.FAILED
+    assert search.complete
+    assert seeds_of(search, study)["+ cosine"] in (4, 5, 6)
+
+
+def test_a_row_that_always_fails_ends_the_ablation_all_the_same(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 3, "max": 30})
+    digest = next(row.spec.digest for row in study.rows if row.variant == "+ RoPE")
+    failing = set(range(1000))
+    search = Search(study, Ledger(tmp_path / "run"))
+    loss = effects(study, noise=0.001, cosine=-0.2, conv=0.3)
+
+    class Failing:
+        def __contains__(self, number):
+            return number in failing and search.run.trials[number].digest == digest
+
+    carry_out(search, failing=Failing(), loss=loss)
+    search.ledger.close()
+    assert search.complete
+    assert seeds_of(search, study)["+ RoPE"] < 10
+
+
+def test_more_seeds_and_rows_top_a_run_up(tmp_path):
+    study = ablation(tmp_path)
+    searched(study, tmp_path / "run")
+    more = ablation(tmp_path, seeds=4, variants=[*VARIANTS, {"name": "+ bottom", "set": {"feed_forward.ratio": 3}}])
+    search = searched(more, tmp_path / "run")
+    assert seeds_of(search, more) == {"plain": 4, "+ cosine": 4, "+ RoPE": 4, "+ conv": 4, "+ bottom": 4}
+    assert search.run.replanned, "the seeds were changed after results were there"
+    assert not read_run(tmp_path / "run").study.ablation.seeds.sequential
+
+
+@pytest.mark.parametrize(("stop_after", "noted"), [(0, False), (1, True), (5, True)])
+def test_a_change_is_noted_once_there_are_results(tmp_path, stop_after, noted):
+    searched(ablation(tmp_path), tmp_path / "run", stop_after=stop_after)
+    search = searched(ablation(tmp_path, variants=VARIANTS[:2]), tmp_path / "run")
+    assert search.run.replanned is noted
+    assert read_run(tmp_path / "run").replanned is noted
+
+
+def test_what_is_no_row_any_more_does_not_win(tmp_path):
+    study = ablation(tmp_path)
+    first = searched(study, tmp_path / "run", loss=effects(study, cosine=-1.0))
+    assert first.run.best()[0].digest == study.rows[1].spec.digest
+    less = ablation(tmp_path, variants=VARIANTS[1:])
+    search = searched(less, tmp_path / "run")
+    assert search.run.best()[0].digest in {row.spec.digest for row in less.rows}
+    assert search.run.replanned
+
+
+def test_the_status_of_an_ablation_counts_what_is_planned(tmp_path):
+    study = ablation(tmp_path)
+    searched(study, tmp_path / "run", stop_after=5)
+    lines = "\n".join(status_lines(tmp_path / "run"))
+    assert "of 12 trials: 1 running, 5 complete" in lines
+    assert "to come" in lines
+    assert "rung            steps  reported" in lines
+    searched(study, tmp_path / "run")
+    assert "nothing to come" in "\n".join(status_lines(tmp_path / "run"))
+
+
+def test_the_spread_is_that_of_paired_differences(tmp_path):
+    study = ablation(tmp_path, seeds=40)
+    searched(study, tmp_path / "runs" / "one", loss=effects(study, sd=1.0, noise=0.01))
+    spread = known_spread(tmp_path / "runs", study)
+    assert spread.run == "one"
+    assert spread.pairs == 3 * 39
+    assert spread.sd == pytest.approx(0.01 * 2**0.5, rel=0.2), "the seeds' own level, a hundred times larger, cancels"
+    assert known_spread(tmp_path / "nowhere", study) is None
+
+
+@pytest.mark.slow
+def test_an_ablation_really_trains_pairs_and_exports_the_best(tmp_path):
+    study = ablation(tmp_path, "evaluation.fid={samples: 160, steps: 2, seeds: [0]}", seeds=2, variants=VARIANTS[:1])
+    run = run_study(study, tmp_path / "run", in_process=True)
+    assert [trial.state for trial in run.trials.values()] == [State.COMPLETE] * 4
+    scores = [trial.reports[-1].scores for trial in run.trials.values()]
+    assert all(set(found) == {"fid", "sfid", "inception_score", "precision", "recall", "kid"} for found in scores)
+    assert len({found["fid"] for found in scores}) == 4
+    assert run.best()[0].export is not None
+    again = run_study(study, tmp_path / "run", in_process=True)
+    assert [trial.reports for trial in again.trials.values()] == [trial.reports for trial in run.trials.values()]
+
+
+@pytest.mark.slow
+def test_scores_belong_to_how_they_were_measured(tmp_path):
+    fid = "evaluation.fid={samples: 160, steps: 2, seeds: [0]}"
+    run_study(ablation(tmp_path, seeds=1, variants=VARIANTS[:1]), tmp_path / "runs" / "plain", in_process=True)
+    scored = run_study(ablation(tmp_path, fid, seeds=1, variants=VARIANTS[:1]), tmp_path / "runs" / "scored", in_process=True)
+    assert all(trial.reports[-1].scores and not trial.reused for trial in scored.trials.values()), (
+        "what has no score is not taken over"
+    )
+    again = run_study(ablation(tmp_path, fid, seeds=1, variants=VARIANTS[:1]), tmp_path / "runs" / "again", in_process=True)
+    assert all(trial.reports[-1].scores and trial.reused for trial in again.trials.values())
+    with pytest.raises(Exception, match=r"holds another study \(evaluation\.fid\.samples: 160 → 170\)"):
+        Search(ablation(tmp_path, fid.replace("160", "170"), seeds=1, variants=VARIANTS[:1]), Ledger(tmp_path / "runs" / "scored"))
+
+
+def test_what_is_of_searches_alone_refuses_an_ablation(tmp_path):
+    searched(ablation(tmp_path), tmp_path / "run")
+    with pytest.raises(NasError, match="is an ablation, which prunes nothing; a replay is of a search"):
+        recorded(read_run(tmp_path / "run"))
+    assert export_run(tmp_path / "run", f"sqlite:///{tmp_path}/run.db") == 12
+
+
+def test_an_ablation_and_a_search_share_no_run_directory(tmp_path, tiny_file):
+    searched(ablation(tmp_path), tmp_path / "run")
+    with pytest.raises(Exception, match="holds another study"):
+        Search(load_study(tiny_file), Ledger(tmp_path / "run"))

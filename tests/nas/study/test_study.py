@@ -1,0 +1,88 @@
+import pytest
+import yaml
+
+from nas.study.study import differences, load_study
+from space import NasError
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("search.trials=many", "search.trials: input should be a valid integer"),
+        ("serch.trials=3", "unknown key 'serch'; did you mean 'search'"),
+        ("training.learning_rte=1", "unknown key 'training.learning_rte'; did you mean 'learning_rate'"),
+        ("training.learning_rate=-1", "training.learning_rate: input should be greater than 0, not -1"),
+        ("data.source=mnist", "data: no data source 'mnist'"),
+        ("model.preset=u-dit-tiny", "model: no preset 'u-dit-tiny'; did you mean 'u-dit-toy'"),
+        ("model.set.input_size=64", "model: model.set.input_size is 64, but the data have 8; remove it"),
+        ("search.space.attention.tokns=[all]", "search: the space varies 'attention.tokns', which no spec has; did you mean"),
+        ("search.sampler.kind=tpee", "did you mean 'tpe'"),
+        ("search.constraints={flops: {max: 1}}", "constraint 'flops' is not a cost; did you mean 'gflops'"),
+        ("search.constraints={gflops: {min: 2, max: 1}}", "min 2 is above max 1"),
+        (
+            "search.constraints={gflops: {min: 2}}",
+            "none of 100000 random architectures .* has gflops at least 2; the nearest has gflops 0.00",
+        ),
+        ("search.objectives=[{metric: gflops}]", "must begin with val_loss"),
+        ("budget.max=3 bananas", "'3 bananas' is not an amount of compute such as '1.5 TFLOPs'"),
+        ("budget.max=1 MFLOPs", "the first rung, 0.00025 GFLOPs, is less than one step of the dearest architecture"),
+        ("finish.budget=1 MFLOPs", "finish.budget must be above budget.max"),
+        ("name=../x", "name: string should match pattern"),
+        ("search.objectives=[{metric: val_loss, direction: maximize}]", "val_loss is minimised"),
+        ("search.space.attention.similarity=[dot, cosin]", "gives 'attention.similarity' the value 'cosin': input should be"),
+        ("search.space.channels={float: [8, 16]}", "varies 'channels' over real numbers, which it does not take"),
+        (
+            "search.space.feed_forward.reparam={when: {feed_forward.kind: convv}, choice: [true]}",
+            "gives 'feed_forward.kind' the value 'convv'",
+        ),
+        ("search.space.heads={chioce: [1]}", "unknown key 'search.space.heads.chioce'; did you mean 'choice'"),
+        ("search.constraints={gflops: {maxx: 1}}", "unknown key 'search.constraints.gflops.maxx'; did you mean 'max'"),
+        ("budget.max=1e400 TFLOPs", "is not an amount of compute"),
+        ("question=2024-13-45", "'2024-13-45' is not a YAML value"),
+        ("search.trials", "write KEY=VALUE"),
+        ("search.trials.more=1", "'trials' holds 4, not keys"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(tiny_file, change, message):
+    with pytest.raises(NasError, match=message) as caught:
+        load_study(tiny_file, [change]).check_runs()
+    assert "\n" not in str(caught.value)
+
+
+def test_mistakes_in_the_file_name_its_line(tmp_path):
+    text = yaml.safe_dump(TINY, sort_keys=False).replace("learning_rate:", "learning_rte:")
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    line = 1 + next(number for number, row in enumerate(text.splitlines()) if "learning_rte" in row)
+    with pytest.raises(NasError, match=f"study.yaml:{line}: unknown key"):
+        load_study(path)
+    with pytest.raises(NasError, match="missing.yaml: no such file"):
+        load_study(tmp_path / "missing.yaml")
+
+
+def test_changes_reach_keys_that_hold_dots(tiny_file):
+    study = load_study(tiny_file, ["search.space.attention.similarity=[dot]", "model.set.feed_forward.ratio=3", "search.trials=9"])
+    assert study.search.space["attention.similarity"].choice == ("dot",)
+    assert study.base.feed_forward.ratio == 3
+    assert study.search.trials == 9
+
+
+def test_amounts_of_compute_and_rungs(tiny):
+    assert tiny.budget.max == 200_000_000
+    assert tiny.budget.milestones == (50_000_000, 100_000_000, 200_000_000)
+
+
+def test_the_base_takes_its_input_from_the_data(tiny):
+    assert (tiny.base.in_channels, tiny.base.input_size, tiny.base.num_classes) == (16, 8, 10)
+
+
+def test_a_study_survives_its_json(tiny):
+    assert type(tiny).model_validate_json(tiny.model_dump_json()) == tiny
+
+
+def test_what_may_differ_when_a_run_goes_on(tiny_file, tiny):
+    free = load_study(tiny_file, ["search.trials=99", "question=Why?", "finish.budget=1 GFLOPs", "resources.cpu=2"])
+    assert differences(tiny, free) == []
+    other = load_study(tiny_file, ["training.batch_size=8", "search.space.heads=[1]"])
+    assert differences(tiny, other) == ["search.space.heads.choice: [1, 2] → [1]", "training.batch_size: 4 → 8"]

@@ -1,0 +1,219 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data.codecs import codec_named
+from nas.data.feed import Feed
+from nas.data.store import Header, Split, Store, pixel_store
+from nas.diffusion.prediction import BINS, Epsilon
+from nas.evaluation.validation import ValidationGrid
+from nas.rng import TrainingStream, stream
+from nas.study.settings import ObjectiveSettings, TrainingSettings
+from nas.training.trainer import Decay, DivergedError, Training
+from space import NasError, preset
+from space.paths import changed
+
+CPU = torch.device("cpu")
+SPEC = changed(preset("u-dit-toy"), {"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8})
+OTHER = changed(SPEC, {"attention.tokens": "all", "depths.2": 2, "feed_forward.kind": "mlp"})
+SETTINGS = TrainingSettings(batch_size=4, learning_rate=1e-3, label_dropout=0.5)
+
+
+def feed(count=10, mirrored=False, plain=False):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 1, 16, 16)).astype(np.uint8)
+    if plain:
+        # Of one brightness each, so that there is something to learn.
+        images[:] = images[:, :, :1, :1]
+    store = pixel_store("noise", images, rng.integers(0, 10, count), codec_named("pixel-unshuffle-2"), tuple("0123456789"), "noise")
+    return Feed(Split(store, np.arange(count)), CPU, mirrored)
+
+
+def moments():
+    """A VAE's moments, with mirror images."""
+    facts = {"samples": 10, "shape": (4, 8, 8), "content": "moments", "dtype": "float32", "codec": "vae:x", "views": 2}
+    header = Header(**facts, class_names=tuple("0123456789"), source="noise")
+    rows = np.random.default_rng(0).normal(size=header.rows_shape).astype(np.float32)
+    return Feed(Split(Store("noise", header, rows, np.arange(10)), np.arange(10)), CPU, mirrored=True)
+
+
+def training(spec=SPEC, seed=0, settings=SETTINGS):
+    return Training(spec, seed, settings, feed())
+
+
+@pytest.mark.parametrize("make_feed", [feed, moments])
+def test_two_architectures_with_one_seed_see_identical_batches(make_feed):
+    seen = []
+    for spec in (SPEC, OTHER):
+        run = Training(spec, 0, SETTINGS, make_feed())
+        batches = []
+        run.model.register_forward_pre_hook(lambda _, inputs, kept=batches: kept.append([value.clone() for value in inputs]))
+        torch.manual_seed(len(seen))  # What else is drawn in the process must not matter.
+        run.train_to(3)
+        seen.append(batches)
+    for first, second in zip(*seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any((y == SPEC.num_classes).any() for _, _, y in seen[0])
+
+
+def test_seeds_and_steps_draw_differently():
+    draws = [TrainingStream(seed, 10, 4, (4, 8, 8), Epsilon().times, 0.1).draw(step) for seed, step in ((0, 0), (0, 1), (1, 0))]
+    assert len({draw.noise.sum().item() for draw in draws}) == 3
+    assert stream(0, "a").initial_seed() != stream(0, "b").initial_seed()
+
+
+def test_every_epoch_shows_every_sample_once():
+    rows = torch.cat([TrainingStream(0, 10, 4, (1,), Epsilon().times, 0).draw(step).samples for step in range(5)])
+    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
+    assert rows[:10].tolist() != rows[10:].tolist()
+
+
+def test_continuation_is_bit_exact():
+    whole = training()
+    whole.train_to(6)
+    first = training()
+    first.train_to(3)
+    second = training(seed=0)
+    second.load(first.tensors(), first.step)
+    second.train_to(6)
+    expected, found = whole.tensors(), second.tensors()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_checkpoint_of_another_architecture_is_refused():
+    with pytest.raises(NasError, match="another architecture"):
+        training(OTHER).load(training().tensors(), 1)
+
+
+def test_training_lowers_the_loss_and_moves_the_average():
+    run = training()
+    before = run.tensors()
+    early = run.train_to(10)
+    assert run.train_to(120) < 0.8 * early
+    assert any(not torch.equal(value, before[name]) for name, value in run.tensors().items() if name.startswith("ema-0.9999."))
+
+
+def test_average_starts_equal_and_warms_up():
+    run = training()
+    pairs = list(zip(run.average.parameters(), run.model.parameters(), strict=True))
+    assert all(torch.equal(a, p) for a, p in pairs)
+    start = run.model.embedding.bias.detach().clone()
+    run.train_to(1)
+    # The first decay is (1 + 0) / (10 + 0).
+    expected = 0.1 * start + 0.9 * run.model.embedding.bias.detach()
+    torch.testing.assert_close(run.average.embedding.bias, expected)
+
+
+def with_settings(**changes):
+    return SETTINGS.model_copy(update=changes)
+
+
+def test_several_averages_at_once_are_those_of_one():
+    several = training(settings=with_settings(ema=(0.9999, 0.5)))
+    several.train_to(20)
+    for decay in (0.9999, 0.5):
+        alone = training(settings=with_settings(ema=(decay,)))
+        alone.train_to(20)
+        expected = {name: value for name, value in alone.tensors().items() if name.startswith(f"ema-{decay:g}.")}
+        assert all(torch.equal(several.tensors()[name], value) for name, value in expected.items())
+    assert not torch.equal(several.averages[0.5].embedding.bias, several.average.embedding.bias)
+    assert several.average is several.averages[0.9999]
+
+
+def rates(run, steps):
+    seen = []
+    for step in range(steps):
+        run.train_to(step + 1)
+        seen.append(run.optimizer.param_groups[0]["lr"] / SETTINGS.learning_rate)
+    return seen
+
+
+def test_the_rate_warms_up_is_stable_and_decays():
+    run = Training(SPEC, 0, with_settings(warmup_steps=4), feed(), Decay(6, 10))
+    assert rates(run, 10) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert rates(training(), 3) == [1, 1, 1]
+
+
+def test_moments_are_sampled_anew_in_every_epoch():
+    run, seen = Training(SPEC, 0, with_settings(batch_size=10), moments()), []
+    gathered = run.feed.latents
+    run.feed.latents = lambda index, *how: seen.append(gathered(index, *how)[index.argsort()]) or seen[-1]
+    run.train_to(3)
+    assert not torch.allclose(seen[0], seen[1], atol=0.1)
+    assert not torch.allclose(seen[1], seen[2], atol=0.1)
+
+
+@pytest.mark.parametrize("make_feed", [lambda: feed(mirrored=True), moments], ids=["pixels", "moments"])
+def test_a_continued_training_is_bit_exact_with_everything_switched_on(make_feed):
+    def run():
+        return Training(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), make_feed(), Decay(5, 8))
+
+    whole, first, second = run(), run(), run()
+    whole.train_to(8)
+    first.train_to(6)
+    second.load(first.tensors(), 6)
+    second.train_to(8)
+    assert all(torch.equal(second.tensors()[name], value) for name, value in whole.tensors().items())
+
+
+def test_gradients_are_clipped_by_their_norm():
+    run = training(settings=with_settings(clip_norm=1e-3))
+    run.train_to(1)
+    norm = torch.stack([p.grad.norm() for p in run.model.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    free = training()
+    free.train_to(1)
+    assert torch.stack([p.grad.norm() for p in free.model.parameters()]).norm() > 1e-2
+
+
+def test_half_of_the_samples_are_mirrored_where_it_is_asked():
+    seen = {}
+    for mirrored in (False, True):
+        run = Training(SPEC, 0, SETTINGS, feed(mirrored=mirrored))
+        gathered = run.feed.latents
+        seen[mirrored] = []
+        run.feed.latents = lambda *how, gathered=gathered, kept=seen[mirrored]: kept.append(gathered(*how)) or kept[-1]
+        run.train_to(20)
+    plain, mirrored = torch.cat(seen[False]), torch.cat(seen[True])
+    flipped = plain[:, [1, 0, 3, 2]].flip(-1)
+    as_is, turned = ((mirrored == other).flatten(1).all(dim=1) for other in (plain, flipped))
+    assert (as_is | turned).all()
+    assert 20 < turned.sum() < 60
+
+
+@pytest.mark.parametrize("kind", [{"kind": "v"}, {"kind": "v", "min_snr": 5}, {"kind": "flow", "times": "logit-normal"}])
+def test_every_objective_is_learned(kind):
+    spec = changed(SPEC, {"learned_variance": False})
+    settings = with_settings(objective=ObjectiveSettings(**kind), learning_rate=5e-3, batch_size=16, ema=(0.9,))
+    run = Training(spec, 0, settings, feed(40, plain=True))
+    grid = ValidationGrid(feed(40, plain=True), 40, run.objective)
+    before = grid.loss(run.average.folded(), 80)
+    run.train_to(40)
+    assert grid.loss(run.average.folded(), 80).mean < 0.9 * before.mean
+    assert len(before.bins) == BINS
+
+
+def test_divergence_is_told():
+    run = training(settings=SETTINGS.model_copy(update={"learning_rate": 1e30}))
+    with pytest.raises(DivergedError, match="the training loss is (nan|inf) by step"):
+        run.train_to(50)
+
+
+def test_validation_grid_is_stratified_antithetic_and_fixed():
+    grid = ValidationGrid(feed(40), 16, Epsilon())
+    assert grid.t[:16].tolist() == [31, 93, 156, 218, 281, 343, 406, 468, 531, 593, 656, 718, 781, 843, 906, 968]
+    assert torch.equal(grid.noise[:16], -grid.noise[16:])
+    again = ValidationGrid(feed(40), 16, Epsilon())
+    assert torch.equal(grid.noise, again.noise)
+    model = training().average.folded()
+    loss = grid.loss(model, batch_size=5)
+    # A new model predicts no noise, so its error is the noise's mean square.
+    assert loss.mean == pytest.approx(grid.noise.square().mean().item(), rel=1e-6)
+    assert np.mean(loss.bins) == pytest.approx(loss.mean)
+    assert grid.loss(model, batch_size=32).mean == pytest.approx(loss.mean, rel=1e-9)
+    with pytest.raises(NasError, match="only 40 images are held out"):
+        ValidationGrid(feed(40), 41, Epsilon())
+    assert math.isfinite(loss.mean)
