@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.ablation.attribution import factorial_effects, shapley
-    from analysis.ablation.comparison import compare, gain_left, ladder
+    from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
     from analysis.ablation.frames import AblationFrames, ablation_frames, load_ablation
     from analysis.ablation.plots import plot_compare, plot_effects, plot_ladder, plot_shapley
     from analysis.ablation.tables import AblationTable, ablation_tables
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from analysis.runs.frames import RunFrames, load_run
     from analysis.runs.plots import curves_info, front_info, plot_curves, plot_front
     from analysis.runs.tables import ranking_table, render
-    from analysis.scaling.crossings import crossing, probability_better
+    from analysis.scaling.crossings import probability_better, scaling_crossover
     from analysis.scaling.fit import ScalingFit, scaling_fit
     from analysis.scaling.plots import plot_scaling_fit
     from analysis.search.fidelity import rank_fidelity
-    from analysis.search.importance import importance
-    from analysis.search.plots import plot_importance, plot_rank_fidelity
+    from analysis.search.importance import param_importances
+    from analysis.search.plots import plot_param_importances, plot_rank_fidelity
 
 __all__ = [
     "AblationFrames",
@@ -40,28 +40,27 @@ __all__ = [
     "ablation_tables",
     "compare",
     "correlation",
-    "crossing",
     "curves_info",
     "factorial_effects",
     "fid_by_steps",
     "fid_by_steps_fit",
     "front_info",
-    "gain_left",
+    "gain_at_equal_cost",
     "gflops_fid",
-    "importance",
     "ladder",
     "load_ablation",
     "load_run",
     "paper_differences",
     "paper_table",
+    "param_importances",
     "plot_compare",
     "plot_curves",
     "plot_effects",
     "plot_fid_by_steps",
     "plot_front",
     "plot_gflops_fid",
-    "plot_importance",
     "plot_ladder",
+    "plot_param_importances",
     "plot_rank_fidelity",
     "plot_scaling_fit",
     "plot_shapley",
@@ -70,6 +69,7 @@ __all__ = [
     "ranking_table",
     "render",
     "render_tables",
+    "scaling_crossover",
     "scaling_fit",
     "shapley",
 ]
@@ -79,12 +79,12 @@ _NAMES = {
     "analysis.ablation.tables": ("AblationTable", "ablation_tables"),
     "analysis.ablation.text": ("render_tables",),
     "analysis.ablation.attribution": ("factorial_effects", "shapley"),
-    "analysis.ablation.comparison": ("compare", "gain_left", "ladder"),
+    "analysis.ablation.comparison": ("compare", "gain_at_equal_cost", "ladder"),
     "analysis.ablation.plots": ("plot_compare", "plot_effects", "plot_ladder", "plot_shapley"),
-    "analysis.scaling.crossings": ("crossing", "probability_better"),
+    "analysis.scaling.crossings": ("probability_better", "scaling_crossover"),
     "analysis.search.fidelity": ("rank_fidelity",),
-    "analysis.search.plots": ("plot_importance", "plot_rank_fidelity"),
-    "analysis.search.importance": ("importance",),
+    "analysis.search.plots": ("plot_param_importances", "plot_rank_fidelity"),
+    "analysis.search.importance": ("param_importances",),
     "analysis.papers.tables": (
         "correlation",
         "fid_by_steps",

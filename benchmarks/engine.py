@@ -21,7 +21,7 @@ import ray
 from ray import tune
 
 from nas.execution.ray_adapters import PlanTrainable, step_result
-from nas.execution.ray_executor import OnRay
+from nas.execution.ray_executor import RayExecutor
 from nas.runs.ledger import Ledger
 from nas.runs.records import Report
 from nas.runs.run import read_run
@@ -89,7 +89,7 @@ def resident_mib():
 
 def searched(wanted, folder):
     """Run a study of stubs; its search, the seconds without Ray's start, and the growth of the driver's memory in MiB."""
-    with OnRay(folder, wanted.resources, trainable=Stub) as executor:
+    with RayExecutor(folder, wanted.resources, trainable=Stub) as executor:
         search = Search(wanted, Ledger(folder))
         before, start = resident_mib(), time.perf_counter()
         executor.search(search)

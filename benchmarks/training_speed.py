@@ -18,14 +18,13 @@ import torch
 
 from benchmarks.yardstick import yardstick
 from space import build, official, preset
-from space.paths import changed
 
 THREADS = 2
 PLAIN = {"feed_forward.reparam": False}
 
 
 def spec_of(name, changes):
-    return changed(preset(name), changes)
+    return preset(name).replace(changes)
 
 
 def quickstart(channels, similarity, **feed_forward):

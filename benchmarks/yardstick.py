@@ -86,8 +86,8 @@ class Attention(nn.Module):
         if self.cosine:
             self.logit_scale = nn.Parameter(torch.full((stage.heads, 1, 1), math.log(10)))
         if self.rope:
-            turns = rotations(self.side, self.side, stage.width // stage.heads)
-            self.register_buffer("turns", torch.view_as_complex(turns), persistent=False)
+            angles = rotations(self.side, self.side, stage.width // stage.heads)
+            self.register_buffer("turns", torch.view_as_complex(angles), persistent=False)
 
     def forward(self, x):
         tokens = self.downsampler(x)
@@ -104,7 +104,7 @@ class Attention(nn.Module):
 
     def rotate(self, x):
         pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * self.turns).flatten(-2).type_as(x)
+        return torch.view_as_real(pairs * self.rotations).flatten(-2).type_as(x)
 
 
 class MLP(nn.Module):

@@ -30,7 +30,7 @@ class Draw:
     mirrored: Tensor
     """(N,) bool"""
     t: Tensor
-    """(N,) as the objective draws them"""
+    """(N,) as the prediction draws them"""
     noise: Tensor
     """(N, C, H, W) float32"""
     dropped: Tensor

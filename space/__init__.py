@@ -15,7 +15,7 @@ from space.costs.table import CostTable
 from space.domains.census import Census, census
 from space.domains.domain import Domain, Range
 from space.domains.space import SearchSpace, cost_table
-from space.errors import NasError
+from space.errors import ToolkitError
 from space.presets import PRESETS, preset
 from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
 
@@ -35,9 +35,9 @@ __all__ = [
     "Match",
     "Memory",
     "ModelSpec",
-    "NasError",
     "Range",
     "SearchSpace",
+    "ToolkitError",
     "build",
     "census",
     "cost",

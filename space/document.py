@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from space.errors import NasError, StudyError
+from space.errors import StudyError, ToolkitError
 
 Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -131,7 +131,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], data: Mapping[str,
     place = f"{document.where(at)}: " if document else ""
     kind, context = problem["type"], problem.get("ctx", {})
     cause = context.get("error")
-    if isinstance(cause, NasError) or kind == "value_error":
+    if isinstance(cause, ToolkitError) or kind == "value_error":
         return f"{place}{key}: {cause}"
     if kind == "extra_forbidden":
         return f"{place}unknown key '{key}'{nearest(str(at[-1]), _names(model, at[:-1]))}"

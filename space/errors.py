@@ -1,7 +1,7 @@
 """The errors of the toolkit: one base class, told to the user as one sentence."""
 
 
-class NasError(Exception):
+class ToolkitError(Exception):
     """A mistake the user can mend.
 
     The message is one sentence that says what is wrong, where, and how to mend it. The command line
@@ -9,17 +9,17 @@ class NasError(Exception):
     """
 
 
-class SpecError(NasError, ValueError):
+class SpecError(ToolkitError, ValueError):
     """An architecture that cannot be built; the message names the nearest valid value."""
 
 
-class StudyError(NasError, ValueError):
+class StudyError(ToolkitError, ValueError):
     """A study file that cannot be run."""
 
 
-class DataError(NasError):
+class DataError(ToolkitError):
     """Training data that is missing, damaged or of another shape than the model needs."""
 
 
-class RunError(NasError):
+class RunError(ToolkitError):
     """A run directory that cannot be used: another study's, damaged, locked or unwritable."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from space.document import nearest
 from space.errors import SpecError
-from space.paths import changed
 from space.spec import ModelSpec
 
 _PLAIN = {"attention.similarity": "dot", "attention.position": "none", "feed_forward.kind": "mlp"}
@@ -27,7 +26,7 @@ def _paper(size: str) -> ModelSpec:
 def _toy(**changes: Any) -> ModelSpec:
     # The paper does not print the toy's size: C 48, 2 heads, depths 1 1 2 1 1 and ratio 4 reproduce six of its printed GFLOPs.
     base = ModelSpec(channels=48, heads=2, depths=(1, 1, 2, 1, 1))
-    return changed(base, {"feed_forward.ratio": 4.0, **changes})
+    return base.replace({"feed_forward.ratio": 4.0, **changes})
 
 
 def _dit(size: str, patch: int) -> ModelSpec:
@@ -41,7 +40,7 @@ def _dit(size: str, patch: int) -> ModelSpec:
             "attention": {"tokens": "all", "similarity": "dot", "position": "none"},
             "feed_forward": {"kind": "mlp", "ratio": 4},
             "patch": patch,
-            "ends": "linear",
+            "stem": "linear",
             "absolute_position": "sincos",
         }
     )
@@ -51,7 +50,7 @@ def _all() -> dict[str, ModelSpec]:
     presets: dict[str, ModelSpec] = {}
     for size in _PAPER:
         presets[f"u-dit-{size}"] = _paper(size)
-        presets[f"u-dit-{size}-vanilla"] = changed(_paper(size), _PLAIN)
+        presets[f"u-dit-{size}-vanilla"] = _paper(size).replace(_PLAIN)
     for size in _DIT:
         presets |= {f"dit-{size}/{patch}": _dit(size, patch) for patch in (2, 4, 8)}
     # Table 9, each row adding to the one before; Table 1 adds key-value downsampling.

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from space.errors import SpecError
-from space.paths import changed
-from space.spec import Frozen, ModelSpec
+from space.frozen import Frozen
+from space.spec import ModelSpec
 
 _REACH = 64
 """Widths so far from the scaled one are tried, nearest first."""
@@ -37,7 +37,7 @@ def scaled(spec: ModelSpec, scale: Scale, input_size: int | None = None) -> Mode
         if abs(channels - wanted) > _REACH:
             break
         try:
-            return changed(spec, {"channels": channels, "heads": heads, "depths": depths, **size})
+            return spec.replace({"channels": channels, "heads": heads, "depths": depths, **size})
         except SpecError as error:
             problem = problem or error
     raise SpecError(f"no width near {wanted:g} channels can be built: {problem}")

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property, reduce
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from space.errors import SpecError
+from space.document import parse
+from space.errors import SpecError, StudyError
+from space.frozen import Frozen
 from space.stage import (
     Count,
     Downsampler,
@@ -43,12 +46,6 @@ PER_STAGE = (
     "feed_forward.kind",
 )
 """Paths that hold one value for all stages or one a stage; `depths` always lists one a stage."""
-
-
-class Frozen(BaseModel):
-    """A model that is never changed and refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
 
 class AttentionSpec(Frozen):
@@ -87,8 +84,8 @@ class ModelSpec(Frozen):
     down-levels and a bottleneck, and one number is the isotropic DiT. A block is `block_layers` layers: two in U-DiT's code, one
     in DiT's. Widths are C, 2C, 4C, 2C, 2C: the outermost decoder stage keeps the width of the level below.
 
-    `input_size` is the height and width of the input, cut into patches of `patch` × `patch`. `ends: conv` embeds and predicts with
-    3×3 convolutions over the patches (U-DiT), `ends: linear` patch by patch (DiT). `absolute_position: sincos` adds DiT's fixed
+    `input_size` is the height and width of the input, cut into patches of `patch` × `patch`. `stem: conv` embeds and predicts with
+    3×3 convolutions over the patches (U-DiT), `stem: linear` patch by patch (DiT). `absolute_position: sincos` adds DiT's fixed
     embedding of every patch's place.
 
     `skip` joins a decoder stage with its encoder stage: both side by side (U-DiT) or their sum, before a 1×1 convolution.
@@ -107,7 +104,7 @@ class ModelSpec(Frozen):
     modulation: Modulation = "layer"
     skip: Literal["concat", "add"] = "concat"
     patch: Literal[1, 2, 4, 8] = 1
-    ends: Literal["conv", "linear"] = "conv"
+    stem: Literal["conv", "linear"] = "conv"
     absolute_position: Literal["none", "sincos"] = "none"
     input_size: Width = 32
     in_channels: Count = 4
@@ -138,6 +135,32 @@ class ModelSpec(Frozen):
         """The value at a dotted path such as `attention.tokens`."""
         return reduce(getattr, path.split("."), self)
 
+    def replace(self, changes: Mapping[str, Any]) -> ModelSpec:
+        """A copy with other values at dotted paths.
+
+        Args:
+            changes: Values by path, such as `attention.tokens`, or `depths.2` for one stage. A mapping at `attention` or
+                `feed_forward` replaces the keys that it names and keeps the others.
+
+        Raises:
+            SpecError: For a path that no spec has, and when the result cannot be built.
+        """
+        data: dict[str, Any] = self.model_dump()
+        for path, value in changes.items():
+            *parents, last = path.split(".")
+            inner: Any = data
+            for part in parents:
+                inner = inner.get(part) if isinstance(inner, dict) else None
+            if isinstance(inner, dict) and last in inner:
+                old = inner[last]
+                inner[last] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+            else:
+                _set_stage(data, path, value, len(self.depths))
+        try:
+            return parse(ModelSpec, data)
+        except StudyError as error:
+            raise SpecError(str(error)) from None
+
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order of `depths`, every choice resolved."""
@@ -150,7 +173,7 @@ class ModelSpec(Frozen):
             "stages": [asdict(stage) for stage in self.stages],
             "skip": self.skip if self.levels > 1 else None,
             "input": [self.in_channels, self.input_size, self.patch],
-            "ends": [self.ends, self.absolute_position],
+            "ends": [self.stem, self.absolute_position],
             "classes": [self.num_classes, self.null_class],
             "learned_variance": self.learned_variance,
         }
@@ -257,3 +280,29 @@ def _check_heads(stage: Stage) -> None:
     need = f"heads of a width divisible by {unit} (RoPE2D)" if unit > 1 else "heads that divide it"
     mend = f"the nearest number of heads that fits: {near}" if near else f"take channels divisible by {unit}"
     raise SpecError(f"{stage.heads} heads do not fit {stage.name} of width {stage.width}, which needs {need}; {mend}")
+
+
+def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None:
+    """Set one stage's entry of a per-stage value, whose path ends in the stage's index."""
+    *parts, last = path.split(".")
+    inner: Any = data
+    for part in parts[:-1]:
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or not parts or parts[-1] not in inner or not last.isdecimal() or int(last) >= stages:
+        raise SpecError(f"no spec has '{path}'; known: {', '.join(spec_paths())}")
+    current = inner[parts[-1]]
+    values = list(current) if isinstance(current, (tuple, list)) else [current] * stages
+    values[int(last)] = value
+    inner[parts[-1]] = tuple(values)
+
+
+NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
+
+
+def spec_paths() -> list[str]:
+    """Every dotted path that can be set or searched."""
+    paths: list[str] = []
+    for name in ModelSpec.model_fields:
+        inner = NESTED.get(name)
+        paths += [f"{name}.{key}" for key in inner.model_fields] if inner else [name]
+    return paths

@@ -27,7 +27,7 @@ TINY = {
         "trials": 4,
     },
     "training": {"batch_size": 4, "learning_rate": 1.0e-3},
-    "budget": {"max": "200 MFLOPs", "rungs": 3, "reduction": 2},
+    "budget": {"max": "200 MFLOPs", "rungs": 3, "reduction_factor": 2},
     "finish": {"best": 1, "budget": "300 MFLOPs"},
     "evaluation": {"val_loss": {"images": 16}, "samples": {"per_class": 1, "steps": 2}},
 }

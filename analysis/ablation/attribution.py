@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from nas.stats.paired import holm, paired_interval, paired_t_p, sign_flip_p
-from space.costs.points import Array
-from space.errors import NasError
+from space.array import Array
+from space.errors import ToolkitError
 
 SHAPLEY = "shapley"
 IN_ORDER = "in this order"
@@ -45,7 +45,7 @@ def shapley(frame: pd.DataFrame, factors: Sequence[str], metric: str = "val_loss
     single seed); `seeds`, how many were counted; `kind`, "shapley" or "in this order". The values sum to the metric with
     all components minus that with none. `attrs["metric"]` names the metric.
 
-    Raises NasError when a column is missing, a factor is not boolean, two variants hold the same components, a variant
+    Raises ToolkitError when a column is missing, a factor is not boolean, two variants hold the same components, a variant
     stands there twice for a seed, no seed is whole, or the combinations are neither all nor a ladder.
 
     >>> frame = pd.DataFrame({"variant": ["none", "a", "b", "both"], "seed": [0] * 4,
@@ -90,7 +90,7 @@ def factorial_effects(frame: pd.DataFrame, factors: Sequence[str], metric: str =
     normal, and `p_t_holm`; `seeds`, how many were counted. With a single seed intervals and p are NaN: one value
     shows no spread. `attrs["metric"]` names the metric.
 
-    Raises NasError as `shapley` does, and when a combination is missing.
+    Raises ToolkitError as `shapley` does, and when a combination is missing.
 
     >>> frame = pd.DataFrame({"variant": ["none", "a", "b", "both"], "seed": [0] * 4,
     ...                       "a": [False, True, False, True], "b": [False, False, True, True],
@@ -127,14 +127,14 @@ def _cells(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> tuple[li
     cells: dict[tuple[Hashable, Coalition], float] = {}
     for variant, seed, held, value in zip(frame["variant"], frame["seed"], rows, frame[metric].astype(float), strict=True):
         if components.setdefault(variant, held) != held:
-            raise NasError(f"variant {variant} holds other components in some rows than in others; give each set its own name")
+            raise ToolkitError(f"variant {variant} holds other components in some rows than in others; give each set its own name")
         if variants.setdefault(held, variant) != variant:
-            raise NasError(
+            raise ToolkitError(
                 f"variants {variants[held]} and {variant} both hold {_name(held, factors)}; "
                 "keep the rows of one block and one control"
             )
         if (seed, held) in cells:
-            raise NasError(f"variant {variant} has two rows for seed {seed}; keep one row a variant and seed")
+            raise ToolkitError(f"variant {variant} has two rows for seed {seed}; keep one row a variant and seed")
         cells[seed, held] = value
     present = sorted(variants, key=lambda held: (len(held), [factor not in held for factor in factors]))
     # Sorted, so that not even rounding depends on the order of the rows.
@@ -145,22 +145,26 @@ def _cells(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> tuple[li
 
 def _check(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> None:
     if isinstance(factors, str) or not factors or len(set(factors)) < len(factors):
-        raise NasError(f"factors are {factors!r}; give a list of column names, each once")
+        raise ToolkitError(f"factors are {factors!r}; give a list of column names, each once")
     missing = [name for name in ("variant", "seed", metric, *factors) if name not in frame.columns]
     if missing:
-        raise NasError(f"the frame has no column {', '.join(missing)}; it needs variant, seed, {metric} and one for each factor")
+        raise ToolkitError(
+            f"the frame has no column {', '.join(missing)}; it needs variant, seed, {metric} and one for each factor"
+        )
     for factor in factors:
         if not frame[factor].isin([True, False]).all():
-            raise NasError(f"column {factor} must be true where the variant holds the component and false elsewhere, without gaps")
+            raise ToolkitError(
+                f"column {factor} must be true where the variant holds the component and false elsewhere, without gaps"
+            )
     if not pd.api.types.is_numeric_dtype(frame[metric]):
-        raise NasError(f"column {metric} does not hold numbers; let it be numeric, with NaN for a run that failed")
+        raise ToolkitError(f"column {metric} does not hold numbers; let it be numeric, with NaN for a run that failed")
 
 
 def _whole(values: Array, metric: str) -> Array:
-    """The rows of the seeds that have every combination; raises NasError when there is none."""
+    """The rows of the seeds that have every combination; raises ToolkitError when there is none."""
     whole = values[np.isfinite(values).all(axis=1)]
     if not len(whole):
-        raise NasError(
+        raise ToolkitError(
             f"none of the {len(values)} seeds has {metric} for all {values.shape[1]} combinations; "
             "train those that are missing or failed for at least one seed"
         )
@@ -208,13 +212,13 @@ def _intervals(values: Array) -> dict[str, Array]:
     return {"ci_low": bounds[:, 0], "ci_high": bounds[:, 1]}
 
 
-def _lacking(present: Sequence[Coalition], factors: Sequence[str], problem: str, besides: str = "") -> NasError:
+def _lacking(present: Sequence[Coalition], factors: Sequence[str], problem: str, besides: str = "") -> ToolkitError:
     """The error for a frame without all combinations; k components have 2^k, so only the first missing are looked for."""
     known = set(present)
     missing = (held for held in _all_combinations(factors) if held not in known)
     count = 2 ** len(factors) - len(known)
     named = ", ".join(_name(held, factors) for held in islice(missing, _NAMED)) + (", …" if count > _NAMED else "")
-    return NasError(
+    return ToolkitError(
         f"{problem}: {count} of the {2 ** len(factors)} combinations of {', '.join(factors)} have no row ({named}); "
         f"a factorial design has them all{besides}"
     )

@@ -18,9 +18,9 @@ import pandas as pd
 
 from nas.stats.paired import holm, lower_is_better, paired_interval, paired_t_p, ratio_interval, sign_flip_p
 from nas.stats.sequential import repeated_interval, sequential_p
-from space.costs.points import Array
+from space.array import Array
 from space.document import nearest
-from space.errors import NasError
+from space.errors import ToolkitError
 
 BASELINE = "baseline"
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
@@ -60,7 +60,7 @@ def compare(
     With `looks` (seeds were added until there was an answer) intervals are repeated ones and both p-values are the
     sequential one, valid under peeking: see `nas.stats.sequential`. Pairs then count in the order of their seeds.
 
-    Raises NasError for a missing column, a variant or seed that is missing, an unknown baseline or metric, a (variant,
+    Raises ToolkitError for a missing column, a variant or seed that is missing, an unknown baseline or metric, a (variant,
     seed) that stands twice, a metric without any finite value, a level outside (0, 1), or more pairs than planned looks.
 
     >>> loss = {"plain": [0.31, 0.35, 0.33, 0.30], "cosine": [0.29, 0.32, 0.31, 0.29]}
@@ -90,7 +90,7 @@ def ladder(
     tables of comparisons, and each is adjusted for itself (Holm 1979): the chance of a false claim is held at 1 - level
     among the ones and among the others, not among both together.
 
-    Raises NasError as `compare` does, and for an order of fewer than two variants or with one of them twice.
+    Raises ToolkitError as `compare` does, and for an order of fewer than two variants or with one of them twice.
 
     >>> loss = {"plain": [0.31, 0.35, 0.33, 0.30], "+ cosine": [0.29, 0.32, 0.31, 0.29], "+ RoPE": [0.28, 0.32, 0.31, 0.28]}
     >>> rows = [(variant, seed, value) for variant in loss for seed, value in enumerate(loss[variant])]
@@ -100,7 +100,9 @@ def ladder(
     """
     samples = _samples(frame, metric)
     if len(order) < 2 or len(set(order)) < len(order):
-        raise NasError(f"a ladder of {', '.join(map(str, order)) or 'nothing'} has no steps; name two variants or more, each once")
+        raise ToolkitError(
+            f"a ladder of {', '.join(map(str, order)) or 'nothing'} has no steps; name two variants or more, each once"
+        )
     for name in order:
         _check_known(name, samples)
     first = [None, *(_differences(samples, name, order[0]) for name in order[1:])]
@@ -111,7 +113,7 @@ def ladder(
     return table
 
 
-def gain_left(
+def gain_at_equal_cost(
     frame: pd.DataFrame, baseline: str, metric: str = "val_loss", control: str = "flop-matched", level: float = 0.95
 ) -> pd.DataFrame:
     """How much of each variant's raw gain over the baseline is left at equal cost, one row a variant but the baseline.
@@ -124,13 +126,13 @@ def gain_left(
     (`nas.stats.paired.ratio_interval`; Fieller 1954), where the raw interval lies wholly on the better side of zero; and note,
     which else says "no gain to share", or why there was no test, and is empty beside a share.
 
-    Raises NasError for a missing column, a variant, control or seed that is missing, an unknown baseline, control or
+    Raises ToolkitError for a missing column, a variant, control or seed that is missing, an unknown baseline, control or
     metric, a (variant, control, seed) that stands twice, a metric without any finite value, or a level outside (0, 1).
 
     >>> loss = {("plain", "raw"): [0.31, 0.35, 0.33, 0.30], ("big", "raw"): [0.27, 0.30, 0.29, 0.26]}
     >>> loss["big", "flop-matched"] = [0.29, 0.32, 0.31, 0.28]
     >>> rows = [(*key, seed, value) for key in loss for seed, value in enumerate(loss[key])]
-    >>> table = gain_left(pd.DataFrame(rows, columns=["variant", "control", "seed", "val_loss"]), baseline="plain")
+    >>> table = gain_at_equal_cost(pd.DataFrame(rows, columns=["variant", "control", "seed", "val_loss"]), baseline="plain")
     >>> table[["variant", "raw", "matched", "share", "share_low", "share_high"]].round(3).values.tolist()
     [['big', -0.042, -0.022, 0.529, 0.421, 0.604]]
     """
@@ -139,7 +141,7 @@ def gain_left(
     _check_known(baseline, names)
     _check_known(control, dict.fromkeys(kind for _, kind in samples if kind != "raw"), "control")
     if (baseline, "raw") not in samples:
-        raise NasError(f"baseline '{baseline}' has no rows of control raw; keep them in the frame")
+        raise ToolkitError(f"baseline '{baseline}' has no rows of control raw; keep them in the frame")
     others = [name for name in names if name != baseline]
     pairs = [_common(samples, (name, "raw"), (name, control), (baseline, "raw")) for name in others]
     raw = _tested([raw for raw, _ in pairs], metric, level, None)
@@ -179,26 +181,30 @@ def _samples(frame: pd.DataFrame, metric: str, keys: tuple[str, ...] = ("variant
     """The values by what `keys` name (a tuple where they are two) and by seed; every key is there, even without a finite value."""
     missing = [name for name in (*keys, "seed", metric) if name not in frame.columns]
     if missing:
-        raise NasError(f"the frame has no column {' nor '.join(missing)}; it has {', '.join(map(str, frame.columns)) or 'none'}")
+        raise ToolkitError(
+            f"the frame has no column {' nor '.join(missing)}; it has {', '.join(map(str, frame.columns)) or 'none'}"
+        )
     lower_is_better(metric)
     try:
         numbers = frame[metric].to_numpy(dtype=np.float64, na_value=np.nan).tolist()
     except (TypeError, ValueError):
-        raise NasError(f"column {metric} holds something else than numbers; leave a value that is missing empty (NaN)") from None
+        raise ToolkitError(
+            f"column {metric} holds something else than numbers; leave a value that is missing empty (NaN)"
+        ) from None
     names: list[Hashable] = frame[keys[0]].tolist() if len(keys) == 1 else list(zip(*(frame[key] for key in keys), strict=True))
     samples: dict[Any, dict[Any, float]] = {}
     if any(frame[key].isna().any() for key in (*keys, "seed")):
-        raise NasError(f"a row of the frame has no {' or no '.join((*keys, 'seed'))}; fill it in, or leave the row out")
+        raise ToolkitError(f"a row of the frame has no {' or no '.join((*keys, 'seed'))}; fill it in, or leave the row out")
     seen = set()
     for name, seed, value in zip(names, frame["seed"].tolist(), numbers, strict=True):
         if (name, seed) in seen:
-            raise NasError(f"{_told(name)}, seed {seed} stands in two rows; keep one row for each of its seeds")
+            raise ToolkitError(f"{_told(name)}, seed {seed} stands in two rows; keep one row for each of its seeds")
         seen.add((name, seed))
         own = samples.setdefault(name, {})
         if math.isfinite(value):
             own[seed] = value
     if not any(samples.values()):
-        raise NasError(f"column {metric} holds no finite value; wait until a trial is complete, or take another metric")
+        raise ToolkitError(f"column {metric} holds no finite value; wait until a trial is complete, or take another metric")
     return samples
 
 
@@ -208,7 +214,7 @@ def _told(name: Any) -> str:
 
 def _check_known(name: str, known: Iterable[Any], what: str = "variant") -> None:
     if name not in known:
-        raise NasError(f"no {what} '{name}' in the frame{nearest(str(name), list(map(str, known)))}")
+        raise ToolkitError(f"no {what} '{name}' in the frame{nearest(str(name), list(map(str, known)))}")
 
 
 def _differences(samples: Samples, name: str, other: str) -> Array:

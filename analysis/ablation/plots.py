@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from analysis.ablation.attribution import SHAPLEY
 from analysis.ablation.comparison import BASELINE, BETTER, NO_EVIDENCE, ONE_SEED, WORSE
 from nas.stats.paired import lower_is_better
-from space.costs.points import Array
-from space.errors import NasError
+from space.array import Array
+from space.errors import ToolkitError
 
 _ALPHA = 0.05
 _LABEL_WIDTH = 40
@@ -68,12 +68,12 @@ class RowsInfo:
 def compare_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
     """The forest plot of a table of `compare`: each variant's difference to the baseline, in the table's order.
 
-    The baseline itself has no line: it is the zero. Raises NasError when columns or the baseline's row are missing.
+    The baseline itself has no line: it is the zero. Raises ToolkitError when columns or the baseline's row are missing.
     """
     _need(table, ("variant", "difference", "ci_low", "ci_high", "pairs", "verdict"), "compare")
     is_baseline = table["verdict"] == BASELINE
     if is_baseline.sum() != 1:
-        raise NasError(f"the table has {is_baseline.sum()} rows with the verdict {BASELINE}; give what compare returned")
+        raise ToolkitError(f"the table has {is_baseline.sum()} rows with the verdict {BASELINE}; give what compare returned")
     shown = table[~is_baseline]
     rows = _rows(shown["variant"], shown[["difference", "ci_low", "ci_high"]], shown["verdict"], shown["pairs"])
     baseline = table.loc[is_baseline, "variant"].iloc[0]
@@ -84,7 +84,7 @@ def compare_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
 def effects_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
     """The forest plot of a table of `factorial_effects`, with verdicts by the rule of `compare`: p_t_holm below 0.05 is evidence.
 
-    Raises NasError when columns are missing.
+    Raises ToolkitError when columns are missing.
     """
     _need(table, ("effect", "value", "ci_low", "ci_high", "p_t_holm", "seeds"), "factorial_effects")
     metric, direction = _metric(table, metric)
@@ -105,7 +105,7 @@ def effects_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
 def shapley_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
     """The bars of a table of `shapley`: largest first, or in the ladder's order where the values hold in this order alone.
 
-    The verdict of a row is its `kind`. Raises NasError when columns are missing.
+    The verdict of a row is its `kind`. Raises ToolkitError when columns are missing.
     """
     _need(table, ("component", "share", "value", "ci_low", "ci_high", "kind"), "shapley")
     if (table["kind"] == SHAPLEY).all():
@@ -125,7 +125,7 @@ def ladder_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
     could move against the step. A rung without a pair to the one before stands at its paired difference to the
     first, or failing that at its mean. The interval about a rung is that of its step, which the note says.
 
-    Raises NasError when columns are missing.
+    Raises ToolkitError when columns are missing.
     """
     _need(table, ("variant", "mean", "difference", "step", "step_low", "step_high", "step_pairs", "step_verdict"), "ladder")
     rows: list[Row] = []
@@ -293,7 +293,7 @@ def _notes(cells: Array) -> list[str]:
 def _need(table: pd.DataFrame, columns: Sequence[str], maker: str) -> None:
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise NasError(f"the table has no column {', '.join(missing)}; give what {maker} returned")
+        raise ToolkitError(f"the table has no column {', '.join(missing)}; give what {maker} returned")
 
 
 def _metric(table: pd.DataFrame, metric: str | None) -> tuple[str, str]:
@@ -303,7 +303,7 @@ def _metric(table: pd.DataFrame, metric: str | None) -> tuple[str, str]:
         return "metric", ""
     try:
         return name, " (← lower is better)" if lower_is_better(name) else " (higher is better →)"
-    except NasError:
+    except ToolkitError:
         return name, ""
 
 

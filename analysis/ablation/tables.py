@@ -10,11 +10,11 @@ import pandas as pd
 
 import space.published as printed
 from analysis.ablation.attribution import SHAPLEY, factorial_effects, shapley
-from analysis.ablation.comparison import compare, gain_left, ladder
+from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
 from analysis.ablation.frames import SCORES, AblationFrames, Block
 from nas.stats.paired import attainable_p, lower_is_better, pairs_needed
 from space.document import nearest
-from space.errors import NasError, RunError
+from space.errors import RunError, ToolkitError
 
 ALPHA = 0.05
 
@@ -41,15 +41,15 @@ class AblationTable:
 def ablation_tables(run: AblationFrames, metric: str | None = None) -> list[AblationTable]:
     """A table a block and control, and for every block with a matched control one of the gain that is left at equal cost.
 
-    Columns of a table: variant; the metric's mean, sd and n; difference to the baseline with its 95 % interval; p (exact sign-flip)
-    and p Holm, p t and p t Holm (paired t); the verdict; in a ladder the step to the row before, with interval, p and verdict;
-    GFLOPs, training GFLOPs, parameters, steps a second; and the published scores, marked † where they were measured otherwise. One
-    seed a row gives neither intervals nor tests, and the notes say so. Raises RunError when nothing is complete yet, NasError for
-    a metric that is not measured.
+    Columns of a table: variant; the metric's mean, sd and n; difference to the baseline with its 95 % interval; p (exact
+    sign-flip) and p Holm, p t and p t Holm (paired t); the verdict; in a ladder the step to the row before, with interval, p
+    and verdict; GFLOPs, training GFLOPs, parameters, steps a second; and the published scores, marked † where they were
+    measured otherwise. One seed a row gives neither intervals nor tests, and the notes say so. Raises RunError when nothing is
+    complete yet, ToolkitError for a metric that is not measured.
     """
     metric = metric or run.metric
     if metric not in SCORES:
-        raise NasError(f"'{metric}' is not measured of a trial{nearest(metric, SCORES)}")
+        raise ToolkitError(f"'{metric}' is not measured of a trial{nearest(metric, SCORES)}")
     if run.seeds.empty or not run.seeds[metric].notna().any():
         raise RunError(f"no trial of {run.name} has a {metric} yet, so there is nothing to compare; run the study on")
     tables: list[AblationTable] = []
@@ -109,7 +109,7 @@ def _control(control: str) -> str:
 def _left(run: AblationFrames, block: Block, control: str, metric: str) -> AblationTable:
     # Of the seeds that all rows were to have: those added while looking would need other intervals.
     own = run.seeds[(run.seeds["block"] == block.name) & (run.seeds["seed"] < run.first_seeds)]
-    frame = gain_left(own, block.baseline, metric, control)
+    frame = gain_at_equal_cost(own, block.baseline, metric, control)
     note = f"share is the part of the raw gain over {block.baseline} that is left {_control(control)}, with Fieller's 95 % interval"
     frame = frame.rename(columns={"p_t_holm": "p t Holm"})
     title = f"{_name(run, block)}: what is left of the gain in {metric} {_control(control)}"
@@ -122,7 +122,7 @@ def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[Abla
     factors = [f"has.{name}" for name in block.components]
     chain = rows[rows["variant"].isin(block.chain)] if block.chain else rows
     title = _name(run, block)
-    with suppress(NasError):
+    with suppress(ToolkitError):
         shares = shapley(chain, factors, metric)
         shares["component"] = [_plain(name) for name in shares["component"]]
         exact = shares["kind"].iloc[0] == SHAPLEY
@@ -132,7 +132,7 @@ def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[Abla
         notes = (*(() if exact else (note,)), *_first(run))
         yield AblationTable(f"{title}: what each component adds to {metric}, {how}", frame, notes)
     if block.design == "factorial":
-        with suppress(NasError):
+        with suppress(ToolkitError):
             effects = factorial_effects(rows, factors, metric)
             effects["effect"] = [_plain(name) for name in effects["effect"]]
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}

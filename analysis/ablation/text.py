@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.ablation.tables import COSTS, AblationTable
 from analysis.runs.tables import FORMATS
-from space.errors import NasError
+from space.errors import ToolkitError
 
 _MARKS = {"better": " *", "worse": " *"}
 """A difference that is claimed; nothing beside the others."""
@@ -21,7 +21,7 @@ _P_COLUMNS = ("p", "p Holm", "p t", "p t Holm", "p_t_holm", "step p t Holm")
 
 
 def render_tables(tables: Sequence[AblationTable], form: str) -> str:
-    """The tables one after the other as `md`, `latex` (booktabs) or `csv`; raises NasError for another form.
+    """The tables one after the other as `md`, `latex` (booktabs) or `csv`; raises ToolkitError for another form.
 
     CSV is one table with every digit, its first column the title. In the others a difference stands with its interval, followed
     by * where it is claimed, and the notes stand below.
@@ -31,7 +31,7 @@ def render_tables(tables: Sequence[AblationTable], form: str) -> str:
         whole = pd.concat(frames, ignore_index=True)
         return str(whole[["table", *(name for name in whole.columns if name != "table")]].to_csv(index=False))
     if form not in FORMATS:
-        raise NasError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
+        raise ToolkitError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
     return "\n".join(_markdown(table) if form == "md" else _latex(table) for table in tables)
 
 

@@ -17,8 +17,7 @@ import pandas as pd
 from analysis.scaling.fit import ScalingFit, scaling_fit
 from space.costs.cost import cost
 from space.document import nearest
-from space.errors import NasError
-from space.paths import changed
+from space.errors import ToolkitError
 from space.presets import preset
 from space.published import PublishedRow, table
 
@@ -36,7 +35,7 @@ def paper_table(name: str) -> pd.DataFrame:
     One row a printed row, in columns label, gflops (multiply-accumulates / 1e9, batch 1), params_m (millions), fid, sfid, is,
     precision and recall (both 0 to 1), steps_per_s, train_steps_k, cfg (guidance scale, 1 is none), resolution (pixels), n (runs
     behind a number: 1), digitised (measured off a picture, about ±0.3 FID), note and source. `attrs` holds the title and why
-    there are no intervals. Raises NasError, naming the nearest, for an unknown name.
+    there are no intervals. Raises ToolkitError, naming the nearest, for an unknown name.
 
     >>> paper_table("udit_table9")[["label", "gflops", "fid", "n"]].tail(2).to_numpy().tolist()
     [['U-DiT-T (+DWconv FFN)', 0.95, 79.3, 1], ['U-DiT-T (+Re-param.)', 0.95, 75.71, 1]]
@@ -73,7 +72,7 @@ def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataF
 
     One row a printed row that has the metric: label, gflops, the metric, difference (to the baseline's row), step (to the row
     above; NaN in the first) and gflops_ratio (to the baseline's). Differences are row minus baseline, in the metric's unit, so
-    negative is better for FID; each is between two single runs. Raises NasError for an unknown table, label or metric, and for
+    negative is better for FID; each is between two single runs. Raises ToolkitError for an unknown table, label or metric, and for
     a baseline without the metric.
 
     Table 2's claim, a better FID than DiT-XL/2 at a fifth of its GFLOPs (the abstract says 1/6; the table's numbers give 1/5.3):
@@ -83,10 +82,12 @@ def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataF
     [-2.83, 0.187]
     """
     if metric not in _SCORES:
-        raise NasError(f"the published tables have no metric '{metric}'{nearest(metric, _SCORES)}")
+        raise ToolkitError(f"the published tables have no metric '{metric}'{nearest(metric, _SCORES)}")
     base = _numbers(table(name).row(baseline))
     if np.isnan(base[metric]):
-        raise NasError(f"{table(name).title} prints no {metric} for '{baseline}', so it cannot be the baseline; name another row")
+        raise ToolkitError(
+            f"{table(name).title} prints no {metric} for '{baseline}', so it cannot be the baseline; name another row"
+        )
     printed = paper_table(name).dropna(subset=[metric])[["label", "gflops", metric]].reset_index(drop=True)
     # Rounded as decimals of at most three places are subtracted.
     differences = printed.assign(
@@ -139,7 +140,7 @@ def correlation(frame: pd.DataFrame, x: str, y: str, log_x: bool = True, log_y: 
     DiT prints -0.93 for GFLOPs and FID in Figures 8 and 12 and does not say of what. On the twelve rows of Table 4 it is the
     correlation of log GFLOPs with FID, as Figure 8's axes are: -0.930. The other forms round to other numbers: -0.725 without a
     logarithm, -0.936 with both, -0.876 of GFLOPs with log FID, and -0.916 for Spearman's ranks. Twelve models that share a recipe
-    are no sample of anything, so there is no interval. Raises NasError for a missing column, fewer than three rows, and for a
+    are no sample of anything, so there is no interval. Raises ToolkitError for a missing column, fewer than three rows, and for a
     logarithm of what is not positive.
 
     >>> printed = gflops_fid()
@@ -148,13 +149,15 @@ def correlation(frame: pd.DataFrame, x: str, y: str, log_x: bool = True, log_y: 
     """
     for column in (x, y):
         if column not in frame:
-            raise NasError(f"the frame has no column '{column}'{nearest(column, [str(name) for name in frame.columns])}")
+            raise ToolkitError(f"the frame has no column '{column}'{nearest(column, [str(name) for name in frame.columns])}")
     pairs = frame[[x, y]].dropna().astype(float)
     if len(pairs) < 3:
-        raise NasError(f"a correlation of '{x}' and '{y}' needs three rows that have both, but there are {len(pairs)}")
+        raise ToolkitError(f"a correlation of '{x}' and '{y}' needs three rows that have both, but there are {len(pairs)}")
     for column, log in ((x, log_x), (y, log_y)):
         if log and (pairs[column] <= 0).any():
-            raise NasError(f"column '{column}' has values that are not positive, so it has no logarithm; take log_x or log_y away")
+            raise ToolkitError(
+                f"column '{column}' has values that are not positive, so it has no logarithm; take log_x or log_y away"
+            )
     first = np.log(pairs[x]) if log_x else pairs[x]
     second = np.log(pairs[y]) if log_y else pairs[y]
     return float(np.corrcoef(first, second)[0, 1])
@@ -213,7 +216,7 @@ def _trained(row: PublishedRow, gflops: float) -> dict[str, Any]:
     """A point of the curve of a model; the authors' U-DiT applies the branches of its feed-forward one by one while it trains."""
     spec = preset(row.printed.lower())
     if row.printed.startswith("U-DiT"):
-        spec = changed(spec, {"feed_forward.branches": True})
+        spec = spec.replace({"feed_forward.branches": True})
     steps, batch_size = row.protocol.train_steps, row.protocol.batch_size
     assert steps, "every row of these tables is of a training"
     assert batch_size

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.frames import RunFrames
-from space.errors import NasError
+from space.errors import ToolkitError
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
 FORMATS = ("md", "latex", "csv")
@@ -44,14 +44,14 @@ def ranking_table(run: RunFrames) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame, form: str) -> str:
-    """A table as `md`, `latex` (booktabs) or `csv`; raises NasError for another form. CSV keeps every digit."""
+    """A table as `md`, `latex` (booktabs) or `csv`; raises ToolkitError for another form. CSV keeps every digit."""
     if form == "csv":
         return str(table.to_csv(index=False))
     text = cells(table)
     if form == "latex":
         return str(text.to_latex(index=False, escape=True))
     if form != "md":
-        raise NasError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
+        raise ToolkitError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
     lines = [text.columns.tolist(), ["---"] * len(text.columns), *text.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.scaling.fit import Family, ScalingFit
 from analysis.scaling.power_law import Law
-from space.costs.points import Array
+from space.array import Array
 from space.errors import DataError
 
 BEYOND = 10
@@ -21,7 +21,7 @@ _POINTS = 1000
 
 
 @dataclass(frozen=True)
-class Crossing:
+class Crossover:
     """Where two families' curves meet; computes are in the fit's unit, and NaN where the fitted curves do not meet.
 
     `better_after` is the family that leads beyond the crossing; without one, that which leads throughout, if any. `low` is 0 where
@@ -50,7 +50,7 @@ class Probability:
     warning: str
 
 
-def crossing(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossing:
+def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossover:
     """The compute at which two families' curves meet, looked for from their smallest budget to 10 times the largest both have.
 
     The interval is taken over the resamples of the fit, in which both families have the same seeds. One without a crossing counts
@@ -63,7 +63,7 @@ def crossing(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossing:
     >>> rows = [(f, s, c, e + a * c**-0.5 + 0.0002 * ((3 * s + c) % 5)) for f, e, a in (("DiT", 0.3, 1), ("U-DiT", 0.2, 1.4))
     ...         for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
     >>> fit = scaling_fit(pd.DataFrame(rows, columns=["family", "seed", "train_tflops", "val_loss"]))
-    >>> print(crossing(fit, "DiT", "U-DiT").text)
+    >>> print(scaling_crossover(fit, "DiT", "U-DiT").text)
     DiT and U-DiT cross at 16 train_tflops (95 % interval 16 to 16), beyond which U-DiT is better
     """
     first, second = _pair(fit, one, other)
@@ -81,7 +81,7 @@ def crossing(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossing:
         # Infinite is what curves that are equal give.
         leader = after.name if compute == 0 else ""
         text = f"{names} do not cross {span}, where {leader or 'neither'} is better; nor do {100 * without:.0f} % of the resamples"
-        return Crossing(first.name, second.name, math.nan, math.nan, math.nan, leader, without, text)
+        return Crossover(first.name, second.name, math.nan, math.nan, math.nan, leader, without, text)
     low, high = (float(value) for value in np.quantile(_meet(sign * drawn, grid), [0.025, 0.975], method="inverted_cdf"))
     text = (
         f"{names} cross at {compute:.3g} {fit.compute} (95 % interval {_interval(low, high)}), beyond which {after.name} is better"
@@ -92,14 +92,14 @@ def crossing(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossing:
         text += f"; they also cross at {earlier:.3g}"
     if without > 0:
         text += f"; {100 * without:.0f} % of the resamples do not cross {span}"
-    return Crossing(first.name, second.name, compute, low, high, after.name, without, text)
+    return Crossover(first.name, second.name, compute, low, high, after.name, without, text)
 
 
 def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: float) -> Probability:
     """The share of resamples in which `one`'s curve is better than `other`'s at a compute, in the fit's unit.
 
-    It is a probability as far as the law holds; 0 and 1 mean less than one resample. Raises DataError as `crossing` does, and for
-    a compute that is not positive.
+    It is a probability as far as the law holds; 0 and 1 mean less than one resample. Raises DataError as `scaling_crossover`
+    does, and for a compute that is not positive.
 
     >>> import pandas as pd
     >>> from analysis.scaling.fit import scaling_fit

@@ -112,7 +112,7 @@ def scaling_fit(
     bound: then the budgets do not show where the curve levels off, and beyond them the line promises too much.
 
     Raises DataError for a missing column, a compute that is not positive, an infinite value, a row given twice and too few
-    resamples; NasError for an unknown metric.
+    resamples; ToolkitError for an unknown metric.
 
     >>> rows = [(f, s, c, e + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for f, e in (("DiT", 0.3), ("U-DiT", 0.2))
     ...         for s in range(6) for c in (1, 2, 4, 8, 16, 32)]

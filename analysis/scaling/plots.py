@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
-from analysis.scaling.crossings import BEYOND, Crossing, crossing
+from analysis.scaling.crossings import BEYOND, Crossover, scaling_crossover
 from analysis.scaling.fit import Family, ScalingFit
 
 _LABELS = {
@@ -41,7 +41,7 @@ class ScalingInfo:
     lines: pd.DataFrame
     predictions: pd.DataFrame
     labels: dict[str, str]
-    crossings: tuple[Crossing, ...]
+    crossings: tuple[Crossover, ...]
 
 
 def scaling_info(fit: ScalingFit) -> ScalingInfo:
@@ -55,7 +55,7 @@ def scaling_info(fit: ScalingFit) -> ScalingInfo:
     """
     fitted = [family for family in fit.families if not family.problem]
     lines = [_line(family) for family in fitted]
-    met = [crossing(fit, one.name, other.name) for one, other in combinations(fitted, 2)]
+    met = [scaling_crossover(fit, one.name, other.name) for one, other in combinations(fitted, 2)]
     rows = fit.table.dropna(subset="predicted")
     return ScalingInfo(
         points=pd.concat([family.points.assign(family=family.name) for family in fit.families], ignore_index=True),

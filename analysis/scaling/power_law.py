@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
-from space.costs.points import Array
+from space.array import Array
 
 ALPHAS = (0.01, 3.0)
 """Bounds of the exponent: below, a curve is a logarithm within any budgets one can pay; above, it is a step."""

@@ -7,9 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.runs.frames import RunFrames
-from nas.replay.curves import LEAST, agreement, resampled
 from nas.stats.paired import lower_is_better
-from space.errors import NasError
+from nas.stats.ranks import LEAST, agreement, resampled
+from space.errors import ToolkitError
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def rank_fidelity(run: RunFrames | pd.DataFrame, metric: str = "val_loss", top: 
     than 8 complete ones. From 8 on those of τ at 0.95 covered 94 to 98 % in simulated normal data, with 5 as little as 64 %.
     Those of the regret are a guide alone, as of all extremes: where it is zero in nearly every resample, they are too short.
 
-    M. G. Kendall, The treatment of ties in ranking problems, Biometrika 33, 1945. Raises NasError when a column is missing, a
+    M. G. Kendall, The treatment of ties in ranking problems, Biometrika 33, 1945. Raises ToolkitError when a column is missing, a
     report stands there twice, nothing has reached the last rung, or the metric has no known direction.
 
     >>> frame = pd.DataFrame({"trial": [0, 1, 2, 3, 0, 1, 2], "rung": [1, 1, 1, 1, 2, 2, 2],
@@ -59,14 +59,16 @@ def rank_fidelity(run: RunFrames | pd.DataFrame, metric: str = "val_loss", top: 
         2            1.00 1.00       1.00      1.00         0.0
     """
     if top < 1:
-        raise NasError(f"top is {top}, but a rung's best are at least one; give 1 or more")
+        raise ToolkitError(f"top is {top}, but a rung's best are at least one; give 1 or more")
     if not 0 < level < 1:
-        raise NasError(f"level is {level:g}, which is no share; give one between 0 and 1, such as 0.95")
+        raise ToolkitError(f"level is {level:g}, which is no share; give one between 0 and 1, such as 0.95")
     values, tflops = rung_values(run, metric), rung_tflops(run)
     signed = better_sign(metric) * values.to_numpy(dtype=float)
     ends = _ends(signed)
     if signed.shape[1] - 1 not in ends:
-        raise NasError(f"no architecture has a {metric} at the last rung ({values.columns[-1]}), so no order is to be foretold yet")
+        raise ToolkitError(
+            f"no architecture has a {metric} at the last rung ({values.columns[-1]}), so no order is to be foretold yet"
+        )
     rows = [
         {
             "rung": rung,
@@ -122,7 +124,7 @@ def rung_values(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
     twice = reported[reported.duplicated([*own, "rung"])]
     if len(twice):
         architecture, replicate, rung = twice[[*own, "rung"]].astype(object).iloc[0]
-        raise NasError(
+        raise ToolkitError(
             f"the frame has two rows for {architecture}, replicate {replicate}, at rung {rung:g}; keep one, such as those of one "
             "block and one control"
         )
@@ -136,7 +138,7 @@ def rung_values(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def better_sign(metric: str) -> float:
-    """What to multiply a metric of reports with so that lower is better; raises NasError for one of unknown direction."""
+    """What to multiply a metric of reports with so that lower is better; raises ToolkitError for one of unknown direction."""
     return 1.0 if metric.startswith(_LOSSES) or lower_is_better(metric) else -1.0
 
 
@@ -154,7 +156,7 @@ def _tidy(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
     frame = run.reports if isinstance(run, RunFrames) else run
     missing = [name for name in ("rung", metric) if name not in frame]
     if missing:
-        raise NasError(f"the reports have no column '{missing[0]}'; they have {', '.join(map(str, frame.columns))}")
+        raise ToolkitError(f"the reports have no column '{missing[0]}'; they have {', '.join(map(str, frame.columns))}")
     frame = frame[frame["phase"] != "finish"] if "phase" in frame else frame
     if isinstance(run, RunFrames):
         frame = run.trials[["trial", "digest"]].merge(frame[["trial", "rung", metric]], on="trial", how="left")
@@ -164,11 +166,13 @@ def _tidy(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
     elif "trial" in frame:
         frame = frame.assign(architecture=frame["trial"], replicate=0)
     else:
-        raise NasError("the reports do not say whose they are; add a column trial, or variant and seed")
+        raise ToolkitError("the reports do not say whose they are; add a column trial, or variant and seed")
     try:
         values = frame[metric].astype(float)
     except (TypeError, ValueError):
-        raise NasError(f"column '{metric}' does not hold numbers; let it be numeric, with NaN where nothing was measured") from None
+        raise ToolkitError(
+            f"column '{metric}' does not hold numbers; let it be numeric, with NaN where nothing was measured"
+        ) from None
     return frame[["architecture", "replicate", "rung"]].assign(**{metric: values.where(np.isfinite(values))})
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from analysis.runs.frames import frames
 from analysis.search.fidelity import better_sign, rung_tflops, rung_values
 from nas.runs.run import Run, read_run
-from space.errors import NasError, RunError
+from space.errors import RunError, ToolkitError
 
 Params = dict[str, Any]
 """Values by the names of parameters, as Optuna stores them."""
@@ -33,7 +33,7 @@ RESAMPLES = 100
 _COLUMNS = ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"]
 
 
-def importance(
+def param_importances(
     run: str | Path | Run, metric: str = "val_loss", rung: int | None = None, evaluator: str = "ped-anova", best: float = 0.5
 ) -> pd.DataFrame:
     """How much each searched parameter has to do with being among the best at a rung.
@@ -60,16 +60,16 @@ def importance(
     value at this rung. A rung with fewer than 8 trials, or whose values are all equal (or so many that the best share is
     all), has NaN for its importances. It takes some seconds: a rung of 40 trials about two.
 
-    Raises RunError when the directory is no run or the run no search, and NasError for another evaluator or metric, for a rung
+    Raises RunError when the directory is no run or the run no search, and ToolkitError for another evaluator or metric, for a rung
     that does not exist or has fewer than 8 trials, and when no rung has 8.
 
-        table = importance("runs/quickstart-search")
+        table = param_importances("runs/quickstart-search")
         print(table[table["importance"] > table["chance"]])
     """
     if evaluator not in EVALUATORS:
-        raise NasError(f"there is no evaluator '{evaluator}'; take {', '.join(EVALUATORS)}, which needs no other packages")
+        raise ToolkitError(f"there is no evaluator '{evaluator}'; take {', '.join(EVALUATORS)}, which needs no other packages")
     if not 0 < best < 1:
-        raise NasError(f"best is {best:g}, which is no share of the trials; give one between 0 and 1, such as 0.5")
+        raise ToolkitError(f"best is {best:g}, which is no share of the trials; give one between 0 and 1, such as 0.5")
     found = run if isinstance(run, Run) else read_run(Path(run))
     framed = frames(found)
     if found.study is None or found.study.search is None:
@@ -132,14 +132,14 @@ class _Searched:
 
 
 def _check(name: str, reached: pd.Series[int], rung: int | None) -> None:
-    """Raises NasError when there is nothing to be told of a rung, or of any."""
+    """Raises ToolkitError when there is nothing to be told of a rung, or of any."""
     if rung is not None and rung not in reached.index:
-        raise NasError(f"run {name} has no rung {rung}; it has 1 to {len(reached)}")
+        raise ToolkitError(f"run {name} has no rung {rung}; it has 1 to {len(reached)}")
     most = int(reached.max() if rung is None else reached[rung])
     if most < LEAST:
         where = "at most " if rung is None else ""
         place = "at a rung" if rung is None else f"at rung {rung}"
-        raise NasError(
+        raise ToolkitError(
             f"run {name} has {where}{most} trials of its space {place}, and importance takes at least {LEAST}; train more"
         )
 

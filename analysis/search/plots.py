@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from space.errors import NasError
+from space.errors import ToolkitError
 
 _COMPUTE = "training TFLOPs (multiply-accumulates / 1e12)"
 
@@ -20,7 +20,7 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     Points are τ over the complete architectures with their intervals, and the band is what τ over all of the rung's could be,
     were the values of the censored ones known; under it stand how many of the rung's architectures are complete. A rung none of
     whose best has a final value has no regret. `ax` is a pair of axes, by default those of a new figure; they are returned. Where
-    the table knows no compute, the rungs themselves are the horizontal axis. Raises NasError when columns are missing.
+    the table knows no compute, the rungs themselves are the horizontal axis. Raises ToolkitError when columns are missing.
 
     >>> from analysis.search.fidelity import rank_fidelity
     >>> frame = pd.DataFrame({"trial": [0, 1, 2, 0, 1, 2], "rung": [1, 1, 1, 2, 2, 2], "val_loss": [3, 2, 1, 2, 3, 1]})
@@ -51,23 +51,27 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     return tau, regret
 
 
-def plot_importance(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw what `analysis.search.importance` gave: for every parameter one point a rung with its interval, early rungs pale.
 
     The parameter with the greatest importance at any rung stands first. A tick is what chance gives in 95 % of cases; a point that
-    does not lie above its tick is hollow. Rungs without importances are left out. Returns the axes. Raises NasError when
+    does not lie above its tick is hollow. Rungs without importances are left out. Returns the axes. Raises ToolkitError when
     columns are missing or no rung has importances.
 
     >>> table = pd.DataFrame({"rung": [1, 1], "train_tflops": [0.5, 0.5], "parameter": ["channels", "heads"],
     ...                       "importance": [0.9, 0.1], "low": [0.7, 0.0], "high": [0.95, 0.3], "chance": [0.3, 0.3],
     ...                       "trials": [24, 24], "censored": [0, 0]})
-    >>> [label.get_text() for label in plot_importance(table).get_yticklabels()]
+    >>> [label.get_text() for label in plot_param_importances(table).get_yticklabels()]
     ['channels', 'heads']
     """
-    _check(table, ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"], "importance")
+    _check(
+        table,
+        ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"],
+        "param_importances",
+    )
     drawn = table[table["importance"].notna()]
     if drawn.empty:
-        raise NasError("the table has no importances to draw; every rung has too few trials, or values that are all equal")
+        raise ToolkitError("the table has no importances to draw; every rung has too few trials, or values that are all equal")
     rungs = sorted(drawn["rung"].unique())
     names = drawn.groupby("parameter")["importance"].max().sort_values(ascending=False, kind="stable").index.tolist()
     ax = ax if ax is not None else plt.subplots(figsize=(10, 1.4 + 0.2 * len(names) * max(2, len(rungs))), layout="constrained")[1]
@@ -125,4 +129,4 @@ def _pair() -> tuple[Axes, Axes]:
 def _check(table: pd.DataFrame, columns: list[str], maker: str) -> None:
     missing = [name for name in columns if name not in table]
     if missing:
-        raise NasError(f"the table has no column {', '.join(missing)}; give what {maker} returned")
+        raise ToolkitError(f"the table has no column {', '.join(missing)}; give what {maker} returned")

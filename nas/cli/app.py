@@ -13,7 +13,7 @@ from nas.cli import evaluate as evaluate_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
 from nas.cli.command import SOME_FAILED, Group
-from space.errors import NasError
+from space.errors import ToolkitError
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,10 +69,10 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
     from analysis.runs.frames import frames
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
-    from nas.runs.remote import place, reached
+    from nas.runs.remote import locate, remote_at
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    where = place(out or f"runs/{loaded.name}")
+    where = locate(out or f"runs/{loaded.name}")
     folder = where.folder
     # Nobody reads a file in columns of eighty characters.
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -85,7 +85,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
     figures = _conclude_ablation(console, finished, folder) if loaded.ablation else _conclude(console, frames(finished), folder)
     if where.uri:
         for figure in figures:
-            reached(where.uri).put(figure, figure.name)
+            remote_at(where.uri).upload(figure, figure.name)
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
@@ -151,9 +151,9 @@ def _conclude_ablation(console: Any, finished: Any, folder: Path) -> list[Path]:
     written: list[Path] = []
     notes: dict[str, None] = {}
     for number, table in enumerate(ablation_tables(found) if found.has_results else [], start=1):
-        for place, text in enumerate(narrow(parts(table.frame)[:1])):
+        for part, text in enumerate(narrow(parts(table.frame)[:1])):
             few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
-            _print_text(console, text[few], "" if place else table.title)
+            _print_text(console, text[few], "" if part else table.title)
         notes |= dict.fromkeys(table.notes)
         if table.compared is not None and table.compared["difference"].notna().any():
             path = folder / f"comparison-{number}.png"
@@ -235,7 +235,7 @@ def table(run: str, form: str, metric: str | None) -> None:
     if found.study is not None and found.study.ablation:
         click.echo(render_tables(ablation_tables(ablation_frames(found), metric), form), nl=False)
     elif metric:
-        raise NasError("--metric is for ablations; a search ranks by its objectives")
+        raise ToolkitError("--metric is for ablations; a search ranks by its objectives")
     else:
         click.echo(render(ranking_table(frames(found)), form), nl=False)
 
@@ -258,7 +258,7 @@ def optuna_export(run: str, storage: str, name: str | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
 def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
-    from nas.runs.remote import fetch_checkpoint, is_uri, reached, run_identity
+    from nas.runs.remote import fetch_checkpoint, is_uri, remote_at, run_identity
     from nas.runs.run import read_run
     from nas.training.export import export as export_trial
     from nas.training.export import select
@@ -272,7 +272,7 @@ def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
         folder = (out or here / "export") / trial.name
         export_trial(found.study, trial, here, folder, ema)
         if is_uri(run) and out is None:
-            reached(run).put_folder(folder, f"export/{trial.name}")
+            remote_at(run).upload_folder(folder, f"export/{trial.name}")
         click.echo(str(folder))
 
 
@@ -299,7 +299,7 @@ def sample(
     try:
         labels = [int(label) for label in classes.split(",")] if classes else None
     except ValueError:
-        raise NasError(f"--classes {classes}: write labels such as 0,3,9") from None
+        raise ToolkitError(f"--classes {classes}: write labels such as 0,3,9") from None
     settings = parse(SampleSettings, {"per_class": per_class, "sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed})
     write_samples(load(model), facts_of(model), settings, out, labels)
     click.echo(str(out))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from space.errors import NasError
+from space.errors import ToolkitError
 
 OK, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -20,7 +20,7 @@ class Command(click.Command):
         """Run the command; mistakes end the process with one sentence."""
         try:
             return super().invoke(ctx)
-        except NasError as error:
+        except ToolkitError as error:
             if ctx.find_root().params.get("debug"):
                 traceback.print_exc()
             click.echo(f"nas: {error}", err=True)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nas.cli.command import Command
-from space.errors import DataError, NasError
+from space.errors import DataError, ToolkitError
 
 _path = click.Path(path_type=Path)
 CONTROLS = ("validation", "noise")
@@ -64,7 +64,7 @@ def evaluate(
         what = str(fetch_folder(what))
     is_model = what not in CONTROLS and not what.endswith(".npz")
     if keep_samples is not None and not is_model:
-        raise NasError("--keep-samples keeps what a model draws; leave it out")
+        raise ToolkitError("--keep-samples keeps what a model draws; leave it out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = extractor_named(extractor, weights, device)
     facts = _facts(what) if is_model else {}
@@ -92,7 +92,7 @@ def _facts(what: str) -> dict[str, Any]:
 
     facts = facts_of(what)
     if "codec" not in facts:
-        raise NasError(f"{what} does not say which codec its latents have; use a folder that `nas export` wrote")
+        raise ToolkitError(f"{what} does not say which codec its latents have; use a folder that `nas export` wrote")
     return facts
 
 
@@ -114,9 +114,9 @@ def _reference(which: str, data: Any, extractor: Any, device: Any) -> Any:
     if which.endswith(".npz"):
         return reference_of_file(Path(which), extractor)
     if which not in ("train", "validation"):
-        raise NasError(f"--reference {which}: write train, validation or a .npz file")
+        raise ToolkitError(f"--reference {which}: write train, validation or a .npz file")
     if data is None:
-        raise NasError("nothing says which real images to compare with; name them with --data, or a file with --reference")
+        raise ToolkitError("nothing says which real images to compare with; name them with --data, or a file with --reference")
     return reference_of_split(getattr(data, which), which, extractor, device)
 
 
@@ -147,12 +147,12 @@ def _report(
             )
     if what == "noise":
         if data is None:
-            raise NasError("noise has the shape of real images; name these with --data")
+            raise ToolkitError("noise has the shape of real images; name these with --data")
         shape = next(images_of(data.validation, device)).shape[1:]
         found = [features_of(noise(shape, settings.samples, seed), extractor) for seed in settings.seeds]
     elif what == "validation":
         if data is None:
-            raise NasError("name the real images with --data")
+            raise ToolkitError("name the real images with --data")
         check_count(len(data.validation), extractor.dimensions)
         found = [features_of(images_of(data.validation, device), extractor)]
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nas.cli.command import Command
-from space.errors import NasError
+from space.errors import ToolkitError
 
 
 @click.command(cls=Command)
@@ -104,14 +104,14 @@ def import_official(source: Path, name: str | None, kwargs: str | None, entry: s
 
     if back:
         if out.resolve().parent == source.resolve():
-            raise NasError(f"{out} lies in the model folder itself; name another place")
+            raise ToolkitError(f"{out} lies in the model folder itself; name another place")
         model = load_as_saved(source)
         arguments = official.kwargs_from_spec(official.trained_as(model))
         official.write_state_dict(model, out)
         click.echo(f"{out}: for the authors' constructor with {json.dumps(arguments)}")
         return
     if (name is None) == (kwargs is None):
-        raise NasError("name the architecture with either --preset or --kwargs")
+        raise ToolkitError("name the architecture with either --preset or --kwargs")
     spec = preset(name) if name else official.spec_from_kwargs(_json(kwargs or ""))
     model = build(spec)
     official.load_weights(model, source, entry)
@@ -124,7 +124,7 @@ def _json(text: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise NasError(f"--kwargs {text}: not valid JSON ({error})") from None
+        raise ToolkitError(f"--kwargs {text}: not valid JSON ({error})") from None
     if not isinstance(found, dict):
-        raise NasError(f"--kwargs {text}: write an object of arguments, such as '{{\"hidden_size\": 96}}'")
+        raise ToolkitError(f"--kwargs {text}: write an object of arguments, such as '{{\"hidden_size\": 96}}'")
     return found

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nas.cli.command import Command
-from space.errors import NasError
+from space.errors import ToolkitError
 
 if TYPE_CHECKING:
-    from nas.replay.curves import Agreement, Recorded
+    from nas.replay.curves import Recorded
     from nas.replay.simulator import Arrival, Replay, Spread
+    from nas.stats.ranks import Agreement
 
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--scheduler", type=click.Choice(["stop", "promote", "none"]), help="stop by default; `mode` of the budget.")
-@click.option("--reduction", type=click.IntRange(2), help="The run's by default, or a power of it.")
+@click.option("--reduction-factor", type=click.IntRange(2), help="The run's by default, or a power of it.")
 @click.option(
     "--rungs", type=click.IntRange(1), help="How many of the recorded rungs that fit, from the last down; all by default."
 )
-@click.option("--grace", type=click.IntRange(0), help="Rungs without judgement; 0 by default.")
+@click.option("--grace-rungs", type=click.IntRange(0), help="Rungs without judgement; 0 by default.")
 @click.option("--brackets", default=1, show_default=True, type=click.IntRange(1), help="Groups judged by themselves.")
 @click.option(
     "--sampler",
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
 def replay(
     run: Path,
     scheduler: Any,
-    reduction: int | None,
+    reduction_factor: int | None,
     rungs: int | None,
-    grace: int | None,
+    grace_rungs: int | None,
     brackets: int,
     sampler: Any,
     trials: int | None,
@@ -66,17 +67,21 @@ def replay(
     as_json: bool,
 ) -> None:
     """Replay other rungs and samplers over the full-length curves of a run, without training."""
-    given = {"--scheduler": scheduler, "--reduction": reduction, "--grace": grace}
+    given = {"--scheduler": scheduler, "--reduction-factor": reduction_factor, "--grace-rungs": grace_rungs}
     chosen = [name for name, value in given.items() if value is not None]
     if compare and chosen:
-        raise NasError(f"--compare goes through {', '.join(given)} by itself; leave {' and '.join(chosen)} out")
+        raise ToolkitError(f"--compare goes through {', '.join(given)} by itself; leave {' and '.join(chosen)} out")
     from nas.replay.curves import recorded
     from nas.replay.simulator import Arrival, Rules, candidates
     from nas.replay.simulator import replay as replay_one
     from nas.runs.run import read_run
 
     record = recorded(read_run(run))
-    rules = candidates(record, rungs, brackets) if compare else [Rules(scheduler or "stop", reduction, rungs, grace or 0, brackets)]
+    rules = (
+        candidates(record, rungs, brackets)
+        if compare
+        else [Rules(scheduler or "stop", reduction_factor, rungs, grace_rungs or 0, brackets)]
+    )
     arrival = Arrival(sampler, workers, clock, trials, repeats, seed)
     found = [replay_one(record, one, arrival, top) for one in rules]
     if as_json:
@@ -93,7 +98,7 @@ def as_data(record: Recorded, arrival: Arrival, found: Sequence[Replay]) -> dict
     for one in found:
         facts = asdict(one)
         del facts["outcomes"], facts["budget"]
-        budget = one.budget.model_dump(include={"mode", "reduction", "grace", "brackets"})
+        budget = one.budget.model_dump(include={"mode", "reduction_factor", "grace_rungs", "brackets"})
         shown.append({**budget, **facts, "repeats": len(one.outcomes)})
     return {
         "study": record.study.name,
@@ -113,7 +118,7 @@ def about(record: Recorded, arrival: Arrival, one: Replay) -> list[str]:
     each = f", {replicates} replicates each" if replicates > 1 else ""
     lines = [
         f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(own.rungs, 'rung')} of reduction "
-        f"{own.reduction}; all fully {record.full_macs / 1e15:.4g} PFLOPs, best val_loss {record.best:.4f}"
+        f"{own.reduction_factor}; all fully {record.full_macs / 1e15:.4g} PFLOPs, best val_loss {record.best:.4f}"
     ]
     if record.left_out:
         lines.append(f"left out: {_count(record.left_out, 'trial')} without reports at every rung")
@@ -133,8 +138,8 @@ def single(record: Recorded, one: Replay) -> list[str]:
     """One replay in full."""
     budget = one.budget
     lines = [
-        f"scheduler       {budget.mode}, reduction {budget.reduction}, {_count(budget.rungs, 'rung')}, grace {budget.grace}, "
-        f"{_count(budget.brackets, 'bracket')}",
+        f"scheduler       {budget.mode}, reduction {budget.reduction_factor}, {_count(budget.rungs, 'rung')}, "
+        f"grace {budget.grace_rungs}, {_count(budget.brackets, 'bracket')}",
         f"compute spent   {_spread(one.pflops, '.4g')} PFLOPs, {_percent(one.share)} % of training all fully",
         f"regret          {_spread(one.regret, '.4f')} in val_loss; the best recorded was kept in {one.kept:.0%} of the orders",
     ]
@@ -150,7 +155,19 @@ def single(record: Recorded, one: Replay) -> list[str]:
 
 def compared(record: Recorded, found: Sequence[Replay]) -> list[str]:
     """A row a replay, those marked that no other beats in both compute and regret; and what the recorded rungs foretell."""
-    titles = ["", "scheduler", "reduction", "rungs", "grace", "brackets", "PFLOPs", "% of all", "regret", "kept", "hours"]
+    titles = [
+        "",
+        "scheduler",
+        "reduction_factor",
+        "rungs",
+        "grace_rungs",
+        "brackets",
+        "PFLOPs",
+        "% of all",
+        "regret",
+        "kept",
+        "hours",
+    ]
     rows = []
     for one in found:
         spent, lost = one.pflops.mean, one.regret.mean
@@ -160,7 +177,11 @@ def compared(record: Recorded, found: Sequence[Replay]) -> list[str]:
         b = one.budget
         settings = [
             b.mode,
-            *(["", str(b.rungs), "", ""] if b.mode == "none" else map(str, (b.reduction, b.rungs, b.grace, b.brackets))),
+            *(
+                ["", str(b.rungs), "", ""]
+                if b.mode == "none"
+                else map(str, (b.reduction_factor, b.rungs, b.grace_rungs, b.brackets))
+            ),
         ]
         hours = _spread(one.hours, ".3g") if one.hours else ""
         figures = [_spread(one.pflops, ".4g"), _percent(one.share), _spread(one.regret, ".4f"), f"{one.kept:.0%}", hours]

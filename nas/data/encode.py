@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codecs import Codec
-from nas.data.store import Header, latent_shape
+from nas.data.header import Header
+from nas.data.store import latent_shape
 from nas.data.vae import Vae
 
 Pixels = NDArray[np.uint8]

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codecs import Codec, PixelUnshuffle
+from nas.data.header import Header
 from nas.data.idx import read_idx
-from nas.data.store import Header
 from space.errors import DataError
 
 READING_THREADS = 16

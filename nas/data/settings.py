@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from nas.data.codecs import VAE_PREFIX, codec_named
+from nas.data.header import Header
 from nas.data.sources import EMBEDDED, DataSet, header_of, load_data, resolved
-from nas.data.store import Header
 from space.errors import DataError
-from space.spec import Frozen
+from space.frozen import Frozen
 from space.stage import Count
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codecs import Codec, Shape, codec_named
+from nas.data.header import Header
 from nas.data.idx import read_idx
-from nas.data.store import Header, Split, Store, open_store, pixel_store, read_header
+from nas.data.store import Split, Store, open_store, pixel_store, read_header
 from space.document import nearest
 from space.errors import DataError
 

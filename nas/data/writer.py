@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Header, Store, checksum, open_store
+from nas.data.header import Header
+from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, open_store
 from space.errors import DataError
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas.diffusion.prediction import Epsilon, Objective
+from nas.diffusion.prediction import Epsilon, Prediction
 from nas.diffusion.samplers import Denoiser, sampler_named
 from nas.rng import stream
-from space.errors import NasError
+from space.errors import ToolkitError
 from space.model.network import Network
 
 
@@ -19,7 +19,7 @@ def sample(
     model: Network,
     labels: Sequence[int],
     *,
-    objective: Objective | None = None,
+    prediction: Prediction | None = None,
     sampler: str | None = None,
     steps: int = 50,
     guidance: float = 1.0,
@@ -31,20 +31,20 @@ def sample(
 ) -> Tensor:
     """Latents (N, C, H, W), one a label, drawn in some steps of a sampler from a model in eval mode.
 
-    `objective` is what the model was trained for (epsilon by default), `sampler` one that fits it (ddim, or heun for a flow, by
-    default). `guidance` 1 is none; it acts on the first `guided_channels` (3 in both papers; None: all). `bound` clips the
+    `prediction` is what the model was trained for (epsilon by default), `sampler` one that fits it (ddim, or heun for a flow,
+    by default). `guidance` 1 is none; it acts on the first `guided_channels` (3 in both papers; None: all). `bound` clips the
     predicted x0, for data whose range is known. Image i depends on (seed, first + i) and its label alone, not on the others.
-    Raises NasError for a label out of range, for guidance of a model without a null class, and for a sampler or a number of steps
-    that does not fit.
+    Raises ToolkitError for a label out of range, for guidance of a model without a null class, and for a sampler or a number of
+    steps that does not fit.
     """
-    objective = objective or Epsilon()
+    prediction = prediction or Epsilon()
     spec = model.spec
     wrong = [label for label in labels if not 0 <= label < spec.num_classes]
     if wrong:
-        raise NasError(f"class {wrong[0]} does not exist; the model has classes 0 to {spec.num_classes - 1}")
+        raise ToolkitError(f"class {wrong[0]} does not exist; the model has classes 0 to {spec.num_classes - 1}")
     if guidance != 1 and not spec.null_class:
-        raise NasError("the model has no null class, so it cannot be guided; use a guidance of 1")
-    _, draw = sampler_named(sampler, objective)
+        raise ToolkitError("the model has no null class, so it cannot be guided; use a guidance of 1")
+    _, draw = sampler_named(sampler, prediction)
     device = next(model.parameters()).device
     shape = (spec.in_channels, spec.input_size, spec.input_size)
     pieces = []
@@ -59,9 +59,9 @@ def sample(
             return _guided(model, x, t, y, guidance, guided_channels)
 
         try:
-            pieces.append(draw(Denoiser(objective, predict, noise, bound), noise(), steps).cpu())
+            pieces.append(draw(Denoiser(prediction, predict, noise, bound), noise(), steps).cpu())
         except ValueError as error:
-            raise NasError(str(error)) from None
+            raise ToolkitError(str(error)) from None
     return torch.cat(pieces)
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from nas.diffusion.gaussian import GaussianDiffusion, at
-from nas.study.settings import ObjectiveSettings
+from nas.study.settings import PredictionSettings
 
 BINS = 4
 """Equal ranges of time in which the validation loss is told apart."""
 
 
-class Objective(Protocol):
+class Prediction(Protocol):
     """How data are noised, what the model is to predict from it, and how far off it is. Times t are (N,), images (N, C, H, W)."""
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
@@ -137,7 +137,7 @@ class Flow:
         return (out - (x0 - noise)).square().mean(dim=(1, 2, 3))
 
 
-def objective(settings: ObjectiveSettings) -> Objective:
+def prediction(settings: PredictionSettings) -> Prediction:
     """The objective that settings describe."""
     if settings.kind == "flow":
         return Flow(settings.times == "logit-normal")

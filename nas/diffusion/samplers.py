@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from nas.diffusion.gaussian import GaussianDiffusion, at
-from nas.diffusion.prediction import Flow, Objective, Steps, V
+from nas.diffusion.prediction import Flow, Prediction, Steps, V
 from nas.study.settings import DEFAULT_SAMPLERS
-from space.errors import NasError
+from space.errors import ToolkitError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """The model's output (N, C or 2C, H, W) for x (N, C, H, W) and its times t (N,), with guidance where wanted."""
@@ -22,7 +22,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 class Denoiser:
     """A trained model as samplers see it; `bound` clips predicted data, for data whose range is known."""
 
-    objective: Objective
+    prediction: Prediction
     predict: Predict
     noise: Callable[[], Tensor]
     """Fresh standard normal noise of x's shape."""
@@ -97,8 +97,8 @@ def _velocity(denoiser: Denoiser, x: Tensor, time: float) -> Tensor:
 
 
 def _diffusion(denoiser: Denoiser) -> GaussianDiffusion:
-    assert isinstance(denoiser.objective, Steps), "sampler_named keeps flows away"
-    return denoiser.objective.diffusion
+    assert isinstance(denoiser.prediction, Steps), "sampler_named keeps flows away"
+    return denoiser.prediction.diffusion
 
 
 def _process(denoiser: Denoiser, steps: int) -> GaussianDiffusion:
@@ -111,7 +111,7 @@ def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: 
     """The step as (N,), and the model's output at it in terms of the noise."""
     i = torch.full((len(x),), step, device=x.device)
     out = denoiser.predict(x, torch.full_like(i, int(process.timestep_map[step])))
-    if isinstance(denoiser.objective, V):
+    if isinstance(denoiser.prediction, V):
         # ε = √ᾱ·v + √(1-ᾱ)·x_t
         product = process.alphas_cumprod
         out = at(product.sqrt(), i, x) * out[:, : x.shape[1]] + at((1 - product).sqrt(), i, x) * x
@@ -122,10 +122,10 @@ OF_STEPS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm}
 OF_FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun}
 
 
-def sampler_named(name: str | None, objective: Objective) -> tuple[str, Sampler]:
-    """The sampler of a name, or the objective's default (ddim, heun); raises NasError when the objective has no such sampler."""
-    known = OF_FLOWS if isinstance(objective, Flow) else OF_STEPS
+def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, Sampler]:
+    """The sampler of a name, or the prediction's default (ddim, heun); raises ToolkitError when none of that name fits."""
+    known = OF_FLOWS if isinstance(prediction, Flow) else OF_STEPS
     name = name or DEFAULT_SAMPLERS["flow" if known is OF_FLOWS else "epsilon"]
     if name not in known:
-        raise NasError(f"sampler {name} does not fit the model, whose objective takes {', '.join(known)}")
+        raise ToolkitError(f"sampler {name} does not fit the model, whose prediction takes {', '.join(known)}")
     return name, known[name]

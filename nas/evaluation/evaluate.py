@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nas.data.codecs import codec_named
 from nas.diffusion.generate import sample
-from nas.diffusion.prediction import Objective
+from nas.diffusion.prediction import Prediction
 from nas.diffusion.samplers import sampler_named
 from nas.evaluation.adm import write_samples_npz
 from nas.evaluation.extractors import Dimensions, Extractor
@@ -49,7 +49,7 @@ def judge(found: ImageFeatures, reference: ImageFeatures) -> dict[str, float]:
 def drawn(
     model: Network,
     codec: str,
-    objective: Objective,
+    prediction: Prediction,
     settings: FidSettings,
     seed: int,
     bar: Callable[[int], None] = lambda count: None,
@@ -61,7 +61,7 @@ def drawn(
         latents = sample(
             model,
             [(first + i) % model.spec.num_classes for i in range(count)],
-            objective=objective,
+            prediction=prediction,
             sampler=settings.sampler,
             steps=settings.steps,
             guidance=settings.guidance,
@@ -89,10 +89,10 @@ def check_count(samples: int, dimensions: Dimensions) -> None:
         raise DataError(f"{samples} samples are too few for a covariance of {need - 1} features; draw at least {need}")
 
 
-def check(settings: FidSettings, objective: Objective, dimensions: Dimensions) -> None:
-    """Raises NasError for what would only be told after hours otherwise: too few samples, a sampler that does not fit."""
+def check(settings: FidSettings, prediction: Prediction, dimensions: Dimensions) -> None:
+    """Raises ToolkitError for what would only be told after hours otherwise: too few samples, a sampler that does not fit."""
     check_count(settings.samples, dimensions)
-    sampler_named(settings.sampler, objective)
+    sampler_named(settings.sampler, prediction)
 
 
 def collected(batches: Iterable[Pixels], extractor: Extractor, path: Path | None) -> ImageFeatures:
@@ -114,7 +114,7 @@ def collected(batches: Iterable[Pixels], extractor: Extractor, path: Path | None
 def evaluate_model(
     model: Network,
     codec: str,
-    objective: Objective,
+    prediction: Prediction,
     extractor: Extractor,
     reference: Reference,
     settings: FidSettings,
@@ -123,17 +123,17 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Draw samples with every seed and judge them; a report as `summary` gives it, with how they were drawn.
 
-    `samples_folder` takes the samples as `seed-N.npz` in the ADM suite's format. Raises NasError for settings that do not fit the
-    model, and DataError for too few samples.
+    `samples_folder` takes the samples as `seed-N.npz` in the ADM suite's format. Raises ToolkitError for settings that do not
+    fit the model, and DataError for too few samples.
     """
-    check(settings, objective, extractor.dimensions)
-    name, _ = sampler_named(settings.sampler, objective)
+    check(settings, prediction, extractor.dimensions)
+    name, _ = sampler_named(settings.sampler, prediction)
     if samples_folder is not None:
         samples_folder.mkdir(parents=True, exist_ok=True)
     values = []
     for seed in settings.seeds:
         path = samples_folder / f"seed-{seed}.npz" if samples_folder is not None else None
-        batches = drawn(model, codec, objective, settings, seed, bar)
+        batches = drawn(model, codec, prediction, settings, seed, bar)
         values.append(judge(collected(batches, extractor, path), reference.features))
     sampling = {"sampler": name, "steps": settings.steps, "guidance": settings.guidance, "seeds": list(settings.seeds)}
     return {"sampling": sampling, **summary(values, settings.samples, extractor, reference)}

@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from nas.data.idx import read_idx
 from nas.evaluation.clothes import BATCH, SIZE, ClothesNetwork
 from nas.rng import stream
-from space.errors import DataError, NasError
+from space.errors import DataError, ToolkitError
 
 EPOCHS = 14
 BATCH_SIZE = 128
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images, labels = read_pair(options.folder, "train")
         network = folded(trained(images, labels, options.epochs, options.seed))
         correct = accuracy(network, *read_pair(files("nas.data") / "fashion_mnist", "t10k"))
-    except NasError as error:
+    except ToolkitError as error:
         parser.error(str(error))
     print(f"test accuracy {correct:.4f}")
     facts = {

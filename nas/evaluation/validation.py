@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.feed import Feed
-from nas.diffusion.prediction import BINS, Objective
+from nas.diffusion.prediction import BINS, Prediction
 from nas.rng import stream
 from space.errors import DataError
 
@@ -18,7 +18,7 @@ _GRID_SEED = 0
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """Mean squared error of what the objective predicts: overall, and in each of its `BINS` ranges of time, from t = 0 up."""
+    """Mean squared error of what the model predicts: overall, and in each of its `BINS` ranges of time, from t = 0 up."""
 
     mean: float
     bins: tuple[float, ...]
@@ -30,7 +30,7 @@ class ValidationGrid:
     Raises DataError when fewer images are held out.
     """
 
-    def __init__(self, feed: Feed, images: int, objective: Objective) -> None:
+    def __init__(self, feed: Feed, images: int, prediction: Prediction) -> None:
         if images > len(feed):
             raise DataError(f"evaluation.val_loss.images is {images}, but only {len(feed)} images are held out; lower it")
         order = torch.randperm(len(feed), generator=stream(_GRID_SEED, "validation images"))[:images]
@@ -38,21 +38,21 @@ class ValidationGrid:
         x0 = feed.latents(order, noise=torch.randn(shape, generator=stream(_GRID_SEED, "validation posterior")))
         noise = torch.randn(shape, generator=stream(_GRID_SEED, "validation noise")).to(device)
         # The images' random order makes the strata of time independent of the class.
-        t = objective.grid(images)
+        t = prediction.grid(images)
         self.x0, self.noise = torch.cat([x0, x0]), torch.cat([noise, -noise])
         self.t, self.y = torch.cat([t, t]).to(device), feed.labels[order.to(device)].repeat(2)
-        self.objective = objective
+        self.prediction = prediction
 
     @torch.inference_mode()
     def loss(self, model: nn.Module, batch_size: int) -> ValidationLoss:
         """The loss of a model in eval mode."""
         pieces = [self._errors(model, slice(i, i + batch_size)) for i in range(0, len(self.t), batch_size)]
         errors = torch.cat(pieces)
-        bins = self.objective.bins(self.t)
+        bins = self.prediction.bins(self.t)
         means = [errors[bins == b].mean().item() for b in range(BINS)]
         return ValidationLoss(errors.mean().item(), tuple(means))
 
     def _errors(self, model: nn.Module, part: slice) -> Tensor:
         x0, t, noise = self.x0[part], self.t[part], self.noise[part]
-        out = model(self.objective.noised(x0, t, noise), t, self.y[part])
-        return self.objective.error(out.float(), x0, t, noise).double()
+        out = model(self.prediction.noised(x0, t, noise), t, self.y[part])
+        return self.prediction.error(out.float(), x0, t, noise).double()

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.runs.remote import Remote
-from space.errors import NasError, RunError
+from space.errors import RunError, ToolkitError
 
 ANSWER_LIMIT_S = 120.0
 """For starting a worker on a node and importing there; file systems of clusters are slow when they are cold."""
@@ -46,7 +46,7 @@ def check_nodes(folder: Path, nodes: list[Node], uri: str | None = None) -> None
     """See from every node whether it shares the run directory and has the same nas package.
 
     A worker of each node reads what this process wrote into the directory, and writes an answer that is read here. Raises RunError
-    when the directory cannot be written here, NasError that names the first node which fails; nothing is left behind. `uri` is
+    when the directory cannot be written here, ToolkitError that names the first node which fails; nothing is left behind. `uri` is
     what `folder` mirrors, if it does: then the nodes meet there.
     """
     if uri is not None:
@@ -77,24 +77,24 @@ def _check_at(uri: str, nodes: list[Node]) -> None:
         for node, found in _alike(nodes, uri, meeting):
             if found["write"] or found["token"] != token:
                 reason = found["write"] or "it finds another content"
-                raise NasError(f"node {node.address} cannot use {remote.uri} ({reason}); {mend}")
+                raise ToolkitError(f"node {node.address} cannot use {remote.uri} ({reason}); {mend}")
             if remote.read(f"{meeting}/{node.id}") != node.id.encode():
-                raise NasError(f"what node {node.address} writes to {remote.uri} is not seen on this machine; {mend}")
+                raise ToolkitError(f"what node {node.address} writes to {remote.uri} is not seen on this machine; {mend}")
     finally:
         remote.delete_folder(meeting)
 
 
 def _alike(nodes: list[Node], place: str, meeting: str) -> Iterator[tuple[Node, dict[str, str]]]:
-    """What is found from every node; raises NasError for one with another package than this machine has."""
+    """What is found from every node; raises ToolkitError for one with another package than this machine has."""
     look = _looker()
     here = look(place, meeting, "driver")["package"]
     for node, found in zip(nodes, _on_each(nodes, look, place, meeting), strict=True):
         if found["import"]:
-            raise NasError(
+            raise ToolkitError(
                 f"node {node.address} cannot import the nas package ({found['import']}); install it there as it is on this machine"
             )
         if found["package"] != here:
-            raise NasError(
+            raise ToolkitError(
                 f"node {node.address} has another nas package ({found['package']}) than this machine ({here}); install this there"
             )
         yield node, found
@@ -105,20 +105,20 @@ def _check(folder: Path, meeting: Path, nodes: list[Node]) -> None:
     for node, found in _alike(nodes, str(folder), meeting.name):
         share = "put it on a file system that all nodes mount at the same path, with --out"
         if found["token"] != token:
-            raise NasError(f"node {node.address} does not see the run directory {folder}; {share}")
+            raise ToolkitError(f"node {node.address} does not see the run directory {folder}; {share}")
         if found["write"]:
-            raise NasError(f"node {node.address} cannot write to the run directory {folder} ({found['write']}); {share}")
+            raise ToolkitError(f"node {node.address} cannot write to the run directory {folder} ({found['write']}); {share}")
         if not (meeting / node.id).exists():
-            raise NasError(f"what node {node.address} writes to {folder} is not seen on this machine; {share}")
+            raise ToolkitError(f"what node {node.address} writes to {folder} is not seen on this machine; {share}")
 
 
 def smallest_gpu(nodes: list[Node]) -> int:
-    """The memory of the cluster's smallest GPU, in bytes; raises NasError when torch finds none on a node that offers some."""
+    """The memory of the cluster's smallest GPU, in bytes; raises ToolkitError when torch finds none on a node that offers some."""
     having = [node for node in nodes if node.gpu]
     sizes: list[int] = []
     for node, (size, reason) in zip(having, _on_each(having, _sizer()), strict=True):
         if not size:
-            raise NasError(
+            raise ToolkitError(
                 f"node {node.address} offers GPUs, but torch finds none there ({reason}); install torch for its CUDA version, or "
                 "set resources.gpu to 0"
             )
@@ -138,10 +138,10 @@ def _on_each(nodes: list[Node], function: Callable[..., Any], *arguments: str) -
         try:
             found.append(ray.get(reference, timeout=ANSWER_LIMIT_S))
         except ray.exceptions.GetTimeoutError:
-            raise NasError(f"node {node.address} did not answer within {ANSWER_LIMIT_S:g} s; {mend}") from None
+            raise ToolkitError(f"node {node.address} did not answer within {ANSWER_LIMIT_S:g} s; {mend}") from None
         except ray.exceptions.RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise NasError(f"node {node.address} cannot run a task ({reason}); {mend}") from None
+            raise ToolkitError(f"node {node.address} cannot run a task ({reason}); {mend}") from None
     return found
 
 

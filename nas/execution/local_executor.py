@@ -16,20 +16,20 @@ from nas.training.trial import Trial, as_failure
 from space.errors import RunError
 
 
-class InProcess:
+class LocalExecutor:
     """Carries out plans one at a time, so that the same study gives the same proposals and losses."""
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.uri = folder, uri
 
-    def __enter__(self) -> InProcess:
+    def __enter__(self) -> LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Nothing to stop."""
 
     def smoke(self, study: Study) -> Smoke:
-        """Let the cheapest and the dearest architecture take a step; raises NasError when they cannot."""
+        """Let the cheapest and the dearest architecture take a step; raises ToolkitError when they cannot."""
         return smoke(study)
 
     def search(self, search: Search) -> None:

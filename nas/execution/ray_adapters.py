@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from nas.execution.packing import awaited_bytes, training_bytes
 from nas.execution.watchdog import START_LIMIT_S, end_worker, ends_worker, take_reason, wait_for_memory
 from nas.runs.records import Failure, Report, TrialPlan
-from nas.runs.remote import fetch_checkpoint, place, reached, upload_checkpoint
+from nas.runs.remote import fetch_checkpoint, locate, remote_at, upload_checkpoint
 from nas.study.study import Study
 from space.errors import RunError
 
@@ -287,16 +287,16 @@ def data_bytes(study: Study) -> int:
 def _folder(config: dict[str, Any], plan: TrialPlan) -> Path:
     """Where a trial is trained on this machine."""
     # Of a URI every machine has a mirror of its own.
-    root = place(config[URI]).folder / "trials" if URI in config else Path(config[FOLDER])
+    root = locate(config[URI]).folder / "trials" if URI in config else Path(config[FOLDER])
     return root / plan.name
 
 
 @lru_cache(maxsize=1)
 def _text_at(uri: str, name: str) -> str:
     """A file at a URI, read once a process."""
-    content = reached(uri).read(name)
+    content = remote_at(uri).read(name)
     if content is None:
-        raise RunError(f"{reached(uri).uri} has lost its {name}; run the same command again")
+        raise RunError(f"{remote_at(uri).uri} has lost its {name}; run the same command again")
     return content.decode()
 
 

@@ -28,11 +28,11 @@ from nas.execution.ray_adapters import (
 )
 from nas.execution.smoke import Smoke, read_smoke, smoke_step
 from nas.runs.records import TrialPlan
-from nas.runs.remote import reached, run_identity
+from nas.runs.remote import remote_at, run_identity
 from nas.search.controller import Search
 from nas.study.settings import ResourceSettings
 from nas.study.study import Study
-from space.errors import NasError, RunError
+from space.errors import RunError, ToolkitError
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange a few numbers; Ray's default share of memory is left to training."""
@@ -53,14 +53,14 @@ _QUIET = {
 }
 
 
-class OnRay:
+class RayExecutor:
     """Carries out plans on Ray; a context manager that stops what it started.
 
     `uri` is what `folder` mirrors, if it does.
 
     `address` is a running cluster's; None starts one on this machine that listens on loopback only. `callbacks` are Ray Tune's,
     told of every report's numbers (`ray_adapters.step_result`). `trainable` may be put in place of the worker that trains, and
-    `gpu_bytes` in place of the memory that is read from the cluster's smallest GPU. Raises NasError when the cluster cannot be
+    `gpu_bytes` in place of the memory that is read from the cluster's smallest GPU. Raises ToolkitError when the cluster cannot be
     reached, when a node of it cannot be used, or when none has enough for one trial.
     """
 
@@ -79,7 +79,7 @@ class OnRay:
         self.folder, self.resources, self.address, self.uri = folder.resolve(), resources, address, uri
         self.callbacks, self.trainable, self.gpu_bytes = callbacks, trainable, gpu_bytes
 
-    def __enter__(self) -> OnRay:
+    def __enter__(self) -> RayExecutor:
         _check_address(self.address)
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -91,7 +91,7 @@ class OnRay:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             # As with Ray itself, only the address `auto` finds the token of a cluster that wants one.
             hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
-            raise NasError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None
+            raise ToolkitError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None
         try:
             self._check(living_nodes())
         except BaseException:
@@ -102,7 +102,7 @@ class OnRay:
         return self
 
     def _check(self, nodes: list[Node]) -> None:
-        """Raises NasError when a trial cannot run on some node; learns the memory of the GPUs."""
+        """Raises ToolkitError when a trial cannot run on some node; learns the memory of the GPUs."""
         _check_share(self._usual(self.resources.cpu, nodes), nodes)
         if self.address:
             check_nodes(self.folder, nodes, self.uri)
@@ -119,14 +119,16 @@ class OnRay:
         return self.folder / ".ray"
 
     def smoke(self, study: Study) -> Smoke:
-        """Let the cheapest and the dearest architecture take a step, with what a trial has; raises NasError when they cannot."""
+        """Let the cheapest and the dearest architecture take a step with a trial's resources; raises ToolkitError otherwise."""
         share = self._usual(self.resources.cpu, living_nodes())
         step = ray.remote(num_cpus=share[CPU], num_gpus=share[GPU], max_retries=0)(smoke_step)
         try:
             return read_smoke(ray.get(step.remote(study.model_dump_json())))
         except ray.exceptions.RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise NasError(f"the smoke step's worker died ({reason}); lower training.batch_size or look at Ray's logs") from None
+            raise ToolkitError(
+                f"the smoke step's worker died ({reason}); lower training.batch_size or look at Ray's logs"
+            ) from None
 
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
@@ -170,7 +172,7 @@ class OnRay:
         _write(study, search.study.model_dump_json())
         elsewhere: dict[str, str] = {}
         if self.uri is not None:
-            reached(self.uri).put(study, STUDY_FILE)
+            remote_at(self.uri).upload(study, STUDY_FILE)
             study, elsewhere = Path(STUDY_FILE), {URI: self.uri, RUN: run_identity(search.ledger.folder)}
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, _request),
@@ -207,15 +209,15 @@ def _write(path: Path, text: str) -> None:
 def _check_address(address: str | None) -> None:
     for scheme, what in {"ray://": "a Ray Client address", "http": "the address of Ray's dashboard and its jobs"}.items():
         if address and address.startswith(scheme):
-            raise NasError(f"{address}: {what} cannot be used; run on a node of the cluster with --address auto")
+            raise ToolkitError(f"{address}: {what} cannot be used; run on a node of the cluster with --address auto")
 
 
 def _check_share(wanted: Share, nodes: list[Node]) -> None:
-    """Raises NasError when no node has as much."""
+    """Raises ToolkitError when no node has as much."""
     for name, amount in wanted.items():
         largest = max(getattr(node, name) for node in nodes)
         if amount > largest:
-            raise NasError(f"resources.{name} is {amount:g}, but no node has more than {largest:g}; lower it or add a node")
+            raise ToolkitError(f"resources.{name} is {amount:g}, but no node has more than {largest:g}; lower it or add a node")
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:

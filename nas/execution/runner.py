@@ -12,7 +12,7 @@ from nas.execution.smoke import Smoke, smoke_lines
 from nas.runs.ledger import LEDGER, Ledger
 from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
-from nas.runs.remote import Place, place
+from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
 from nas.search.controller import Listener, Search
 from nas.study.study import Study, check_data
@@ -22,14 +22,14 @@ EXPORTS = "export"
 
 
 class Executor(Protocol):
-    """What carries out plans; entering it starts what it needs, and raises NasError when no trial could be run."""
+    """What carries out plans; entering it starts what it needs, and raises ToolkitError when no trial could be run."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def smoke(self, study: Study) -> Smoke:
-        """Let the cheapest and the dearest architecture take a step where trials will run; raises NasError when they cannot."""
+        """Let the cheapest and the dearest architecture take a step where trials will run; raises ToolkitError when they cannot."""
 
     def search(self, search: Search) -> None:
         """Train until the search hands out nothing more."""
@@ -51,12 +51,12 @@ def run_study(
 
     `out` is the run directory, a path or a URI, new or an
     earlier run of the same study. Trials run on Ray, or one after the other in
-    this process. `say` is given the lines of the smoke step, with which a new run begins. Raises NasError for a study,
+    this process. `say` is given the lines of the smoke step, with which a new run begins. Raises ToolkitError for a study,
     data, directory or cluster that cannot be used, before anything is trained.
     """
     study.check_runs()
     check_data(study)
-    where = place(out) if isinstance(out, str) else Place(out)
+    where = locate(out) if isinstance(out, str) else RunLocation(out)
     folder, mirror = where.folder, Mirror(where) if where.uri else None
     executor = _executor(study, where, in_process, address)
     with ExitStack() as stack:
@@ -86,20 +86,22 @@ def run_study(
         return search.run
 
 
-def _executor(study: Study, where: Place, in_process: bool, address: str | None) -> Executor:
+def _executor(study: Study, where: RunLocation, in_process: bool, address: str | None) -> Executor:
     if in_process:
         if study.tracking:
             raise StudyError("tracking goes through Ray; remove --in-process, or tracking")
-        from nas.execution.local_executor import InProcess
+        from nas.execution.local_executor import LocalExecutor
 
-        return InProcess(where.folder / "trials", where.uri)
+        return LocalExecutor(where.folder / "trials", where.uri)
     if address is None:
         # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from nas.execution.ray_executor import OnRay
+    from nas.execution.ray_executor import RayExecutor
     from nas.execution.tracking import callbacks
 
-    return OnRay(where.folder, study.resources, address, uri=where.uri, callbacks=callbacks(study.tracking, study, where.folder))
+    return RayExecutor(
+        where.folder, study.resources, address, uri=where.uri, callbacks=callbacks(study.tracking, study, where.folder)
+    )
 
 
 def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:

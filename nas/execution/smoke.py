@@ -20,8 +20,9 @@ from nas.runs.run import Run
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.costs.memory import memory
-from space.errors import NasError, RunError
-from space.spec import Frozen, ModelSpec
+from space.errors import RunError, ToolkitError
+from space.frozen import Frozen
+from space.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +31,14 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Rate:
+class Throughput:
     """How fast trials train: multiply-accumulates a second of one trial, how many run at once, and where that is known from.
 
     Trials that run at once are taken not to slow each other.
     """
 
     macs_per_s: float
-    at_once: int
+    concurrency: int
     source: str
 
 
@@ -75,9 +76,9 @@ class Smoke(Frozen):
         """The time of a step at the rate of the other one; None when there is no other."""
         return next((step.step_macs / other.macs_per_s for other in self.steps if other is not step), None)
 
-    def rate(self, at_once: int) -> Rate:
+    def rate(self, concurrency: int) -> Throughput:
         """The rate for a forecast: of equal compute spent on either, so the harmonic mean."""
-        return Rate(len(self.steps) / sum(1 / step.macs_per_s for step in self.steps), at_once, "from the smoke step")
+        return Throughput(len(self.steps) / sum(1 / step.macs_per_s for step in self.steps), concurrency, "from the smoke step")
 
 
 def smoke(study: Study) -> Smoke:
@@ -103,7 +104,7 @@ def smoke_step(study_json: str) -> str:
     """`smoke` for a process elsewhere: a study as JSON in, for `read_smoke` out; a mistake of the user's is data too."""
     try:
         return smoke(Study.model_validate_json(study_json)).model_dump_json()
-    except NasError as error:
+    except ToolkitError as error:
         return json.dumps({"error": str(error)})
 
 
@@ -130,7 +131,7 @@ def smoke_lines(found: Smoke) -> list[str]:
     return [*lines, f"smoke: {found.device}, batch size {found.batch_size}, {rates} training GFLOPs a second{how}"]
 
 
-def rate_of_run(run: Run, at_once: int) -> Rate | None:
+def throughput_of_run(run: Run, concurrency: int) -> Throughput | None:
     """The rate at which a run's own trials have trained, validation apart; None when none has reported."""
     macs, seconds = 0, 0.0
     for trial in run.trials.values():
@@ -139,7 +140,7 @@ def rate_of_run(run: Run, at_once: int) -> Rate | None:
             if place not in trial.reused:
                 macs, seconds = macs + report.macs - before, seconds + report.seconds
             before = report.macs
-    return Rate(macs / seconds, at_once, "as in the run so far") if seconds > 0 else None
+    return Throughput(macs / seconds, concurrency, "as in the run so far") if seconds > 0 else None
 
 
 def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) -> Step:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from space.errors import NasError
+from space.errors import ToolkitError
 
 HUNG = "hung.txt"
 """In a trial's folder: why its worker ended itself, one line."""
@@ -30,11 +30,11 @@ Progress = Callable[[], object]
 """Anything that differs once there was progress."""
 
 
-class TimeLimitError(NasError):
+class TimeLimitError(ToolkitError):
     """A trial made no progress for too long."""
 
 
-class Stillness:
+class ProgressWatchdog:
     """For how long something has not moved, as seen by whoever polls it every `interval_s` seconds."""
 
     def __init__(self, progress: Progress, limit_s: float, doing: str) -> None:
@@ -62,7 +62,7 @@ def ends_worker(progress: Progress, limit_s: float, folder: Path, doing: str = "
 
     Nothing gentler stops a process that hangs in a library; a library that holds Python's lock meanwhile stops the thread too.
     """
-    still, done = Stillness(progress, limit_s, doing), threading.Event()
+    still, done = ProgressWatchdog(progress, limit_s, doing), threading.Event()
 
     def poll() -> None:
         while not done.wait(still.interval_s):
@@ -107,7 +107,7 @@ def raises_when_still(progress: Progress, limit_s: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
-    still = Stillness(progress, limit_s, "training")
+    still = ProgressWatchdog(progress, limit_s, "training")
 
     def poll(_signal: int, _frame: object) -> None:
         reason = still.complaint()

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_value
 from nas.search.halving import Values
+from nas.stats.ranks import LEAST, Agreement, agreement, resampled
 from nas.study.settings import SearchSettings
 from nas.study.study import Study
-from space.costs.points import Array
 from space.domains.space import Params
 from space.errors import RunError
-
-LEAST = 8
-"""Fewer curves than these say nothing about a ranking."""
-
-RESAMPLES = 1000
-"""Of the architectures with replacement, for the intervals."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +33,6 @@ class Curve:
     """Training time so far."""
     losses: tuple[float, ...]
     """The mean val_loss over the replicates at every rung."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How a rung's order of the recorded architectures agrees with the last rung's: Kendall's τ-b of their val_losses.
-
-    `low` and `high` are the interval over resampled architectures, by default the 2.5 % and 97.5 % quantiles. All are None where
-    losses are all equal.
-    """
-
-    tau: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -136,17 +115,3 @@ def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
         seconds=tuple(tuple(np.cumsum([report.seconds for report in own]).tolist()) for own in reports),
         losses=tuple(fmean(own[rung].val_loss for own in reports) for rung in range(study.budget.rungs)),
     )
-
-
-def resampled(count: int) -> Array:
-    """The rows of so many architectures, drawn `RESAMPLES` times with replacement; the same every time."""
-    return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-
-
-def agreement(losses: Array, last: Array, drawn: Array, level: float = 0.95) -> Agreement:
-    """How the order of some architectures' losses agrees with that of their last ones; every row of `drawn` is one resampling."""
-    taus = [float(kendalltau(losses[rows], last[rows], method="asymptotic").statistic) for rows in [np.arange(len(last)), *drawn]]
-    if math.isnan(taus[0]):
-        return Agreement(None, None, None)
-    low, high = np.nanpercentile(taus[1:], [50 - 50 * level, 50 + 50 * level]).tolist()
-    return Agreement(taus[0], low, high)

@@ -12,7 +12,8 @@ from nas.replay.curves import Recorded
 from nas.runs.records import State
 from nas.search.halving import Values
 from nas.study.study import Study
-from space.costs.points import Array, Column, Points
+from space.array import Array
+from space.costs.points import Column, Points
 from space.costs.table import CostTable
 from space.domains.domain import Value
 from space.domains.space import Parameter, Params, SearchSpace

@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from nas.replay.curves import Agreement, Recorded
+from nas.replay.curves import Recorded
 from nas.replay.order import Order, Sampler, order_of
 from nas.runs.records import State
-from nas.search.halving import Rungs
+from nas.search.halving import SuccessiveHalving
+from nas.stats.ranks import Agreement
 from nas.study.settings import BudgetSettings
 from space.document import parse
 from space.errors import StudyError
@@ -28,13 +29,14 @@ Clock = Literal["seconds", "compute"]
 class Rules:
     """The rungs to try out: `nas.study.settings.BudgetSettings` over the recorded rungs.
 
-    `reduction` is the run's own by default, or one of its powers; `rungs` is how many that fit are taken, from the last one down.
+    `reduction_factor` is the run's own by default, or one of its powers; `rungs` is how many that fit are taken, from the last
+    one down.
     """
 
     mode: Mode = "stop"
-    reduction: int | None = None
+    reduction_factor: int | None = None
     rungs: int | None = None
-    grace: int = 0
+    grace_rungs: int = 0
     brackets: int = 1
 
 
@@ -146,8 +148,8 @@ def candidates(record: Recorded, rungs: int | None = None, brackets: int = 1) ->
     """
     found, own = [], record.study.budget
     modes: tuple[Mode, ...] = ("stop", "promote")
-    for mode, reduction, grace in product(modes, (2, 3, 4), (0, 1)):
-        rules = Rules(mode, reduction, rungs, grace, brackets)
+    for mode, reduction_factor, grace_rungs in product(modes, (2, 3, 4), (0, 1)):
+        rules = Rules(mode, reduction_factor, rungs, grace_rungs, brackets)
         try:
             budget, _ = _fitting(own, rules)
         except StudyError:
@@ -157,9 +159,9 @@ def candidates(record: Recorded, rungs: int | None = None, brackets: int = 1) ->
     if not found:
         raise StudyError(
             f"reductions 2, 3 and 4 with grace 0 and 1 do not fit the run's {own.rungs} rungs, each the next divided by "
-            f"{own.reduction}; replay one that does"
+            f"{own.reduction_factor}; replay one that does"
         )
-    return [Rules("none", own.reduction), *found]
+    return [Rules("none", own.reduction_factor), *found]
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -168,21 +170,21 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[int, ...]]:
     """The budget to replay, and the recorded rungs that are its own."""
-    reduction = rules.reduction or own.reduction
-    apart = round(math.log(reduction, own.reduction))
-    if own.reduction**apart != reduction:
+    reduction_factor = rules.reduction_factor or own.reduction_factor
+    apart = round(math.log(reduction_factor, own.reduction_factor))
+    if own.reduction_factor**apart != reduction_factor:
         raise StudyError(
-            f"reduction {reduction} does not fit the run, whose rungs are each the next divided by {own.reduction}; take "
-            f"{own.reduction} or one of its powers"
+            f"reduction {reduction_factor} does not fit the run, whose rungs are each the next divided by {own.reduction_factor}; "
+            f"take {own.reduction_factor} or one of its powers"
         )
     fitting = range(own.rungs - 1, -1, -apart)
     if rules.rungs is not None and rules.rungs > len(fitting):
         raise StudyError(
-            f"{rules.rungs} rungs of reduction {reduction} are more than the run has: of its {own.rungs}, {len(fitting)} fit"
+            f"{rules.rungs} rungs of reduction {reduction_factor} are more than the run has: of its {own.rungs}, {len(fitting)} fit"
         )
     used = tuple(fitting[: rules.rungs][::-1])
-    how = {"mode": rules.mode, "grace": rules.grace, "brackets": rules.brackets}
-    return parse(BudgetSettings, {"max": own.max, "rungs": len(used), "reduction": reduction, **how}), used
+    how = {"mode": rules.mode, "grace_rungs": rules.grace_rungs, "brackets": rules.brackets}
+    return parse(BudgetSettings, {"max": own.max, "rungs": len(used), "reduction_factor": reduction_factor, **how}), used
 
 
 def _architectures(record: Recorded, trials: int | None) -> int:
@@ -205,7 +207,7 @@ class _Simulation:
     ) -> None:
         self.record, self.used, self.order, self.workers = record, used, order, arrival.workers
         self.by_seconds = arrival.clock == "seconds"
-        self.rungs, self.replicates = Rungs(budget), record.study.replicates
+        self.rungs, self.replicates = SuccessiveHalving(budget), record.study.replicates
         self.signs = [1 if objective.direction == "minimize" else -1 for objective in record.study.objectives]
         self.total = count * self.replicates
         self.begun = 0
@@ -247,7 +249,7 @@ class _Simulation:
                     return None
                 number = len(self.tried)
                 self.tried.append(self.order.next(number))
-                self.rungs.begin(number, range(self.begun, self.begun + self.replicates))
+                self.rungs.add(number, range(self.begun, self.begun + self.replicates))
             self.idle.add(self.begun)
             self.begun += 1
         trial = min(self.idle)
@@ -269,7 +271,7 @@ class _Simulation:
         verdict = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
         if variant.waits:
             self.order.wait(number, [mean[0] for mean in variant.means])
-        verdict += self.rungs.hopeless(self.exhausted)
+        verdict += self.rungs.stop_unpromotable(self.exhausted)
         self.idle |= set(verdict.released)
         ended = dict.fromkeys((trial // self.replicates for trial in verdict.stopped), State.PRUNED)
         if len(variant.means) == len(self.used):

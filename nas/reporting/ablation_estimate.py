@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas.execution.smoke import Rate
+from nas.execution.smoke import Throughput
 from nas.reporting.estimate import UNITS, hours, line
-from nas.reporting.power import known_spread
-from nas.stats.paired import attainable_p, pairs_needed, smallest_difference
+from nas.reporting.power import pooled_sd
+from nas.stats.paired import attainable_p, minimum_detectable_effect, pairs_needed
 from nas.study.rows import Comparison, Row, comparisons
 from nas.study.settings import FidSettings
 from nas.study.study import Study
@@ -17,7 +17,7 @@ from space.costs.cost import cost
 ALPHA = 0.05
 
 
-def ablation_bill(study: Study, root: Path, rate: Rate | None = None) -> str:
+def ablation_bill(study: Study, root: Path, rate: Throughput | None = None) -> str:
     """What an ablation would train and cost, a line a fact, at most 100 columns wide.
 
     The spread that decides which differences can be seen is taken from the runs under the run root, where there are any. Raises
@@ -34,7 +34,7 @@ def planned_macs(study: Study, seeds: int) -> int:
     return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
 
 
-def _facts(study: Study, root: Path, rate: Rate | None) -> Iterator[tuple[str, str]]:
+def _facts(study: Study, root: Path, rate: Throughput | None) -> Iterator[tuple[str, str]]:
     assert study.ablation is not None
     seeds, budget = study.ablation.seeds, study.budget
     yield "study", f"{study.name}: {study.question}" if study.question else study.name
@@ -109,8 +109,8 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
             "peeking if the differences are normal; there is no exact one"
         )
     yield "claims", exact
-    spread = known_spread(root, study)
-    share = smallest_difference(1.0, seeds.max, ALPHA / most)
+    spread = pooled_sd(root, study)
+    share = minimum_detectable_effect(1.0, seeds.max, ALPHA / most)
     if spread is None:
         seen = f"{share:.2g} standard deviations of the paired differences; no earlier run under {root} says how much that is"
     else:

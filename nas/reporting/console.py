@@ -15,7 +15,8 @@ from rich.text import Text
 
 from nas.reporting.estimate import duration
 from nas.reporting.progress import Progress
-from nas.runs.ledger import Event, read_events
+from nas.runs.events import Event
+from nas.runs.ledger import read_events
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, read_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
-from nas.execution.smoke import Rate
+from nas.execution.smoke import Throughput
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study
 from space.domains.census import Census
@@ -24,7 +24,7 @@ UNITS = {
 """What the costs in a bill are."""
 
 
-def bill(study: Study, rate: Rate | None = None) -> str:
+def bill(study: Study, rate: Throughput | None = None) -> str:
     """What a study would train and cost, a line a fact, at most 100 columns wide.
 
     With a `rate` it says how long that would take. Raises StudyError when the study cannot be run: nothing is feasible, or the
@@ -53,8 +53,8 @@ def share_that_goes_on(budget: BudgetSettings, rung: int, bracket: int = 0) -> f
     """The share of a bracket's trials that goes on from a rung, in expectation: 1 where nothing is judged, 0 from the last."""
     if rung >= budget.rungs - 1:
         return 0.0
-    judged = budget.mode != "none" and rung >= budget.grace + bracket
-    return 1 / budget.reduction if judged else 1.0
+    judged = budget.mode != "none" and rung >= budget.grace_rungs + bracket
+    return 1 / budget.reduction_factor if judged else 1.0
 
 
 def rung_macs(budget: BudgetSettings) -> tuple[int, ...]:
@@ -123,11 +123,11 @@ def _judged(budget: BudgetSettings) -> str:
     if budget.mode == "none":
         return "mode none: all go on to the last"
     how = {"stop": "judged on arrival", "promote": "they wait, and the best go on"}[budget.mode]
-    first = [budget.grace + bracket + 1 for bracket in range(budget.brackets)]
+    first = [budget.grace_rungs + bracket + 1 for bracket in range(budget.brackets)]
     if budget.brackets > 1:
         where = f", in {budget.brackets} brackets, first at rungs {', '.join(map(str, first))}"
     else:
-        where = f", first at rung {first[0]} (grace {budget.grace})" if budget.grace else ""
+        where = f", first at rung {first[0]} (grace {budget.grace_rungs})" if budget.grace_rungs else ""
     return f"mode {budget.mode}: {how}{where}"
 
 
@@ -137,27 +137,27 @@ def _compute(study: Study) -> str:
     if budget.rungs == 1 or budget.mode == "none":
         return f"at most {most:.4g} PFLOPs, as every trial trains to the last rung"
     likely = (expected_search_macs(study) + finish) / 1e15
-    rungs = "every rung" if budget.grace == 0 and budget.brackets == 1 else "every judged rung"
-    return f"at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.reduction} goes on from {rungs}"
+    rungs = "every rung" if budget.grace_rungs == 0 and budget.brackets == 1 else "every judged rung"
+    return f"at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.reduction_factor} goes on from {rungs}"
 
 
-def _hours(study: Study, rate: Rate | None) -> str:
+def _hours(study: Study, rate: Throughput | None) -> str:
     if rate is None or not study.finish:
         return hours(expected_search_macs(study), study.most_trials, rate)
     # One after the other where there are more than run at once; a trial of the finish is taken to be no faster.
-    turns = -(-study.finish.best // rate.at_once)
+    turns = -(-study.finish.best // rate.concurrency)
     finish = turns * (study.finish.budget - study.budget.full) / rate.macs_per_s
     return hours(expected_search_macs(study), study.most_trials, rate, finish)
 
 
-def hours(macs: float, trials: int, rate: Rate | None, more_s: float = 0.0) -> str:
+def hours(macs: float, trials: int, rate: Throughput | None, more_s: float = 0.0) -> str:
     """How long so many trials with so many multiply-accumulates in all take at a rate, and some seconds more."""
     if rate is None:
         return "unknown until a step is timed here: it takes a trial's multiply-accumulates a second, and how many run at once"
-    seconds = macs / (rate.macs_per_s * min(rate.at_once, trials)) + more_s
+    seconds = macs / (rate.macs_per_s * min(rate.concurrency, trials)) + more_s
     return (
         f"about {duration(seconds)} of training at {rate.macs_per_s / 1e9:.3g} GFLOPs a second and trial, "
-        f"{rate.at_once} at once ({rate.source}); validation, checkpoints and samples come on top"
+        f"{rate.concurrency} at once ({rate.source}); validation, checkpoints and samples come on top"
     )
 
 

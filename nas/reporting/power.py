@@ -13,7 +13,7 @@ from nas.runs.ledger import LEDGER
 from nas.runs.run import Run, read_run
 from nas.search.seeds import metric_value
 from nas.study.study import Study
-from space.errors import NasError
+from space.errors import ToolkitError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Spread:
     """Degrees of freedom: pairs, less one for each architecture compared."""
 
 
-def known_spread(root: Path, study: Study) -> Spread | None:
+def pooled_sd(root: Path, study: Study) -> Spread | None:
     """The spread in the run under a run root that has the most pairs, of those trained as the study; None without any.
 
     Data, codec, objective, batch size and budget must be the same: a short training scatters otherwise than a long one. Every
@@ -35,7 +35,7 @@ def known_spread(root: Path, study: Study) -> Spread | None:
     found: list[Spread] = []
     checksum, metric = study.data.header().checksum, study.ablation.metric if study.ablation else "val_loss"
     for ledger in sorted(root.glob(f"*/{LEDGER}")) if root.is_dir() else []:
-        with suppress(NasError, OSError, ValueError, KeyError):
+        with suppress(ToolkitError, OSError, ValueError, KeyError):
             run = read_run(ledger.parent)
             if run.study is not None and _way(run.study) == _way(study) and run.data is not None and run.data.checksum == checksum:
                 spread = _spread(run, metric, ledger.parent.name)
@@ -46,7 +46,7 @@ def known_spread(root: Path, study: Study) -> Spread | None:
 
 def _way(study: Study) -> tuple[object, ...]:
     training, budget = study.training, study.budget
-    return study.data.codec, training.objective, training.batch_size, budget.max is None, budget.full
+    return study.data.codec, training.prediction, training.batch_size, budget.max is None, budget.full
 
 
 def _spread(run: Run, metric: str, name: str) -> Spread | None:

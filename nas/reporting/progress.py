@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from nas.reporting.estimate import in_bracket, rung_macs, share_that_goes_on
-from nas.runs.ledger import Event
+from nas.runs.events import Event
 from nas.runs.records import State
 from nas.study.study import Study
 from space.costs.cost import cost
@@ -107,9 +107,10 @@ class Progress:
     def remaining_macs(self) -> float:
         """What is still to be trained in expectation, the finish included.
 
-        From every rung where trials are judged, 1 in `reduction` goes on of those that are yet to arrive, or that wait; in mode
-        promote of all that will have arrived, less those that went on already. What a running trial has trained since its last
-        report counts as still to be trained. In an ablation, all planned seeds are to be trained, and of sequential ones the least.
+        From every rung where trials are judged, 1 in `reduction_factor` goes on of those that are yet to arrive, or that wait;
+        in mode promote of all that will have arrived, less those that went on already. What a running trial has trained since
+        its last report counts as still to be trained. In an ablation, all planned seeds are to be trained, and of sequential
+        ones the least.
         """
         if self.study.ablation:
             running = [trial for trial in self.trials.values() if trial.state is State.RUNNING]
@@ -181,7 +182,7 @@ class Progress:
         bracket = variant_number % self.budget.brackets
         if variant_number not in self._variants:
             last = self._rungs - 1
-            judged = last if self.budget.mode == "none" else min(self.budget.grace + bracket, last)
+            judged = last if self.budget.mode == "none" else min(self.budget.grace_rungs + bracket, last)
             self._variants[variant_number] = _Variant(bracket, judged + 1)
         variant = self._variants[variant_number]
         self.trials[number] = _Seen(number, variant, digest)

@@ -11,17 +11,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from errno import ENOSPC
 from pathlib import Path
-from typing import Any
 
 from pydantic_core import from_json
 
+from nas.runs.events import Event, upgraded
 from space.errors import RunError
 
 SCHEMA = 2
 LEDGER = "ledger.jsonl"
 LOCK = "lock"
-
-Event = dict[str, Any]
 
 
 def read_events(folder: Path) -> Iterator[Event]:
@@ -49,7 +47,7 @@ def read_events(folder: Path) -> Iterator[Event]:
             raise RunError(
                 f"{path} has schema {event.get('schema')}, but this version reads {SCHEMA}; use the version that wrote it"
             )
-        yield event
+        yield upgraded(event)
 
 
 class Ledger:

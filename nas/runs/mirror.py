@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.runs.ledger import LEDGER, Event
+from nas.runs.events import Event
+from nas.runs.ledger import LEDGER
 from nas.runs.ledger import LOCK as LOCAL_LOCK
-from nas.runs.remote import Place, Remote, fetch_checkpoint, place, reached, run_identity, upload_checkpoint
+from nas.runs.remote import Remote, RunLocation, fetch_checkpoint, locate, remote_at, run_identity, upload_checkpoint
 from space.errors import RunError
 
 if TYPE_CHECKING:
@@ -167,15 +168,15 @@ class Mirror:
     command goes on from there.
     """
 
-    def __init__(self, where: Place) -> None:
+    def __init__(self, where: RunLocation) -> None:
         assert where.uri is not None, "a path needs no mirror"
         self.uri, self.folder = where.uri, where.folder
         self._number, self._start, self._sent = 0, 0, 0
 
     def __enter__(self) -> Mirror:
         # What an earlier run in this process knew of the place may have changed.
-        reached.cache_clear()
-        self.remote = reached(self.uri)
+        remote_at.cache_clear()
+        self.remote = remote_at(self.uri)
         self.lock = Lock(self.remote)
         self.lock.take()
         try:
@@ -254,13 +255,13 @@ class Mirror:
         path = self.folder / name
         self.lock.confirm()
         if path.is_dir():
-            self.remote.put_folder(path, name)
+            self.remote.upload_folder(path, name)
         else:
-            self.remote.put(path, name)
+            self.remote.upload(path, name)
 
     def fetch_folder(self, name: str) -> None:
         """Bring the files of a folder of the run directory here, such as an export that another machine made."""
-        self.remote.get_folder(name, self.folder / name)
+        self.remote.download_folder(name, self.folder / name)
 
     def fetch_checkpoint(self, trial: str) -> None:
         """Bring the checkpoint of a trial here."""
@@ -272,8 +273,8 @@ def fetch(uri: str) -> Path:
 
     Nothing is written at the URI, and a run that goes on meanwhile is not disturbed. Raises RunError when there is no run.
     """
-    where = place(uri)
-    if not bring_ledger(reached(uri), where.folder):
+    where = locate(uri)
+    if not bring_ledger(remote_at(uri), where.folder):
         raise RunError(f"{where} is not a run directory: it has no ledger")
     return where.folder
 

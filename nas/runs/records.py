@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from space.spec import Frozen, ModelSpec
+from space.frozen import Frozen
+from space.spec import ModelSpec
 
 
 class State(StrEnum):

@@ -51,7 +51,7 @@ _REPLACED_AS_A_WHOLE = frozenset(_HINTS)
 
 
 @dataclass(frozen=True)
-class Place:
+class RunLocation:
     """Where a run directory is: the folder to work in, and the URI that the folder mirrors if it is elsewhere."""
 
     folder: Path
@@ -66,20 +66,20 @@ def is_uri(out: str) -> bool:
     return "://" in out
 
 
-def place(out: str) -> Place:
+def locate(out: str) -> RunLocation:
     """The place that a path or a URI names; the store is not asked yet.
 
     Runs beside each other at a URI have mirrors beside each other. Raises RunError when the URI names no folder.
     """
     if not is_uri(out):
-        return Place(Path(out))
+        return RunLocation(Path(out))
     parts = urlsplit(shown(out))
     root, _, name = f"{parts.netloc}{parts.path}".rstrip("/").rpartition("/")
     if name in ("", ".", ".."):
         raise RunError(f"{shown(out)} names no folder for the run; write one, such as {parts.scheme}://bucket/runs/NAME")
     digest = hashlib.sha256(f"{parts.scheme}://{root}?{parts.query}".encode()).hexdigest()[:12]
     label = quote(root.rpartition("/")[2] or parts.scheme, safe="")
-    return Place(_cache() / f"{label}-{digest}" / quote(name, safe=""), out)
+    return RunLocation(_cache() / f"{label}-{digest}" / quote(name, safe=""), out)
 
 
 def _cache() -> Path:
@@ -117,7 +117,7 @@ class Remote:
         self._hint = _HINTS.get(self._kind, self._hint)
 
     @contextmanager
-    def told(self, name: str, done: str) -> Iterator[None]:
+    def translate_errors(self, name: str, done: str) -> Iterator[None]:
         """Within it, what goes wrong becomes a RunError that says which file cannot be `done` (fetched, written, …)."""
         try:
             yield
@@ -133,7 +133,7 @@ class Remote:
     def read(self, name: str) -> bytes | None:
         """The content of a file, None when there is none."""
         try:
-            with self.told(name, "read"), self._files.open_input_stream(self._path(name)) as stream:
+            with self.translate_errors(name, "read"), self._files.open_input_stream(self._path(name)) as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             return None
@@ -143,15 +143,15 @@ class Remote:
         with self._writing(name) as stream:
             stream.write(content)
 
-    def put(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str) -> None:
         """Upload a file of this machine, likewise."""
         with self._writing(name) as stream, path.open("rb") as file:
             shutil.copyfileobj(file, stream, CHUNK_BYTES)
 
-    def put_folder(self, folder: Path, name: str) -> None:
+    def upload_folder(self, folder: Path, name: str) -> None:
         """Upload the files of a folder of this machine."""
         for path in sorted(path for path in folder.iterdir() if path.is_file()):
-            self.put(path, f"{name}/{path.name}")
+            self.upload(path, f"{name}/{path.name}")
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Any]:
@@ -160,7 +160,7 @@ class Remote:
         partial = path if whole else f"{path}.partial"
         parent = path.rpartition("/")[0]
         try:
-            with self.told(name, "written"):
+            with self.translate_errors(name, "written"):
                 if not whole and parent not in self._made:
                     self._files.create_dir(parent, recursive=True)
                     self._made.add(parent)
@@ -171,11 +171,11 @@ class Remote:
         except FileNotFoundError as error:
             raise RunError(f"{name} at {self.uri} cannot be written: {_reason(error)}; {self._hint}") from None
 
-    def get(self, name: str, path: Path) -> bool:
+    def download(self, name: str, path: Path) -> bool:
         """Download a file in place of one of this machine; False when there is none."""
         partial = path.with_name(f"{path.name}.partial")
         try:
-            with self.told(name, f"brought to {path}"), self._files.open_input_stream(self._path(name)) as stream:
+            with self.translate_errors(name, f"brought to {path}"), self._files.open_input_stream(self._path(name)) as stream:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with partial.open("wb") as file:
                     shutil.copyfileobj(stream, file, CHUNK_BYTES)
@@ -184,17 +184,17 @@ class Remote:
             return False
         return True
 
-    def get_folder(self, name: str, folder: Path) -> bool:
+    def download_folder(self, name: str, folder: Path) -> bool:
         """Download the files of a folder (not of those in it); False when there are none."""
         names = [found for found in self.names(name) if not found.endswith(".partial")]
         for found in names:
-            self.get(f"{name}/{found}".lstrip("/"), folder / found)
+            self.download(f"{name}/{found}".lstrip("/"), folder / found)
         return bool(names)
 
     def names(self, folder: str = "") -> list[str]:
         """The names of the files in a folder, sorted; none where there is no folder."""
         try:
-            with self.told(folder or "the folder", "listed"):
+            with self.translate_errors(folder or "the folder", "listed"):
                 selector = fs.FileSelector(self._path(folder).rstrip("/"), allow_not_found=True)
                 found = self._files.get_file_info(selector)
         except FileNotFoundError:
@@ -203,14 +203,14 @@ class Remote:
 
     def modified(self, name: str) -> datetime | None:
         """When a file was written by the store's own clock; None where there is no such file, or the store does not say."""
-        with self.told(name, "found"):
+        with self.translate_errors(name, "found"):
             found: datetime | None = self._files.get_file_info(self._path(name)).mtime
         return found
 
     def delete(self, name: str) -> None:
         """Delete a file, if there is one."""
         try:
-            with self.told(name, "deleted"):
+            with self.translate_errors(name, "deleted"):
                 self._files.delete_file(self._path(name))
         except FileNotFoundError:
             pass
@@ -218,7 +218,7 @@ class Remote:
     def delete_folder(self, name: str) -> None:
         """Delete a folder and what is in it, if there is one."""
         try:
-            with self.told(name, "deleted"):
+            with self.translate_errors(name, "deleted"):
                 self._files.delete_dir(self._path(name))
         except FileNotFoundError:
             pass
@@ -226,7 +226,7 @@ class Remote:
     def step(self, name: str) -> int | None:
         """The training step of a checkpoint, from its first bytes alone; None when there is none or it is damaged."""
         try:
-            with self.told(name, "read"), self._files.open_input_file(self._path(name)) as file:
+            with self.translate_errors(name, "read"), self._files.open_input_file(self._path(name)) as file:
                 return _step_in(file, file.size())
         except FileNotFoundError:
             return None
@@ -247,7 +247,7 @@ def _reason(error: Exception) -> str:
 
 
 @lru_cache(maxsize=8)
-def reached(uri: str) -> Remote:
+def remote_at(uri: str) -> Remote:
     """The place at a URI, looked up once a process."""
     return Remote(uri)
 
@@ -257,8 +257,8 @@ def fetch_folder(uri: str) -> Path:
 
     Raises RunError when there is none.
     """
-    folder = place(uri).folder
-    if not reached(uri).get_folder("", folder):
+    folder = locate(uri).folder
+    if not remote_at(uri).download_folder("", folder):
         raise RunError(f"{shown(uri)} holds no files; check the address")
     return folder
 
@@ -281,12 +281,12 @@ def fetch_checkpoint(uri: str, name: str, folder: Path, run: str) -> None:
     `name` is the trial's, `run` the identity of the run. What the folder has of another run is removed. Raises RunError when the
     place cannot be read, or the folder not written.
     """
-    remote, where = reached(uri), f"trials/{name}/{CHECKPOINT}"
-    with remote.told(where, f"brought to {folder}"):
+    remote, where = remote_at(uri), f"trials/{name}/{CHECKPOINT}"
+    with remote.translate_errors(where, f"brought to {folder}"):
         _claim(folder, run)
     here, there = step_of(folder / CHECKPOINT), remote.step(where)
     if there is not None and (here is None or here < there):
-        remote.get(where, folder / CHECKPOINT)
+        remote.download(where, folder / CHECKPOINT)
 
 
 def _claim(folder: Path, run: str) -> None:
@@ -308,8 +308,8 @@ def upload_checkpoint(uri: str, name: str, folder: Path) -> None:
     # In this order: once a finish is there, so is where the search ended.
     for file in (LAST_RUNG, CHECKPOINT):
         here, where = step_of(folder / file), f"trials/{name}/{file}"
-        if here is not None and reached(uri).step(where) != here:
-            reached(uri).put(folder / file, where)
+        if here is not None and remote_at(uri).step(where) != here:
+            remote_at(uri).upload(folder / file, where)
 
 
 def step_of(path: Path) -> int | None:

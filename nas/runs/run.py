@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nas.data.store import Header
-from nas.runs.ledger import Event, read_events
+from nas.data.header import Header
+from nas.runs.events import Event
+from nas.runs.ledger import read_events
 from nas.runs.records import Rejected, Report, State, trial_name
 from nas.study.study import Study
 from space.costs.cost import Cost, cost
@@ -179,7 +180,7 @@ class Run:
     def front(self) -> list[TrialResult]:
         """The complete trials that no other beats in both loss and inference GFLOPs, lowest loss first."""
         best = self.best(len(self.trials))
-        return [trial for place, trial in enumerate(best) if all(trial.cost.gflops < better.cost.gflops for better in best[:place])]
+        return [trial for rank, trial in enumerate(best) if all(trial.cost.gflops < better.cost.gflops for better in best[:rank])]
 
     def best(self, count: int = 1) -> list[TrialResult]:
         """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts.

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import fmean
 
-from nas.runs.ledger import Event, Ledger
+from nas.runs.events import Event
+from nas.runs.ledger import Ledger
 from nas.runs.records import Failure, Report, State, TrialPlan
 from nas.runs.run import Run, TrialResult, objective_value
-from nas.search.halving import Rungs, Values, Verdict
+from nas.search.halving import Decision, SuccessiveHalving, Values
 from nas.search.proposals import Proposals
 from nas.search.resume import continued, first_budget
-from nas.search.reuse import Earlier
+from nas.search.reuse import RunCache
 from nas.search.searcher import Proposer
 from nas.search.seeds import Pairs
 from nas.study.study import Study
@@ -47,7 +48,7 @@ class Search:
         self.gave_up: str | None = None
         """Why nothing more is handed out although trials are left."""
         self._origin: Proposals | Pairs = Proposals(study) if study.search else Pairs(study)
-        self._earlier = Earlier(ledger.folder, study)
+        self._cache = RunCache(ledger.folder, study)
         self._running: set[int] = set()
         self._idle: set[int] = set()
         """Trials that may train and are on no worker."""
@@ -57,7 +58,7 @@ class Search:
         self._losses: Counter[int] = Counter()
         self._failures, self._reported, self._finish_failed = 0, False, set[int]()
         events = continued(study, ledger)
-        self._rungs = Rungs(first_budget(events))
+        self._rungs = SuccessiveHalving(first_budget(events))
         for event in events:
             self._apply(event)
         # No worker of an earlier process has them any more.
@@ -211,7 +212,7 @@ class Search:
             return
         step_macs = trial.cost.step_macs(self.study.training.batch_size)
         steps = [-(-macs // step_macs) for macs in self.study.budget.milestones_of(step_macs)]
-        found = self._earlier.find(trial.spec, trial.seed, steps)
+        found = self._cache.find(trial.spec, trial.seed, steps)
         if found is None or len(found[1]) <= len(trial.reports):
             return
         known, reports = found
@@ -261,7 +262,7 @@ class Search:
         number, replicates = trial.number, self.study.replicates
         if kind == "trial":
             if number % replicates == 0:
-                self._rungs.begin(trial.variant, range(number, number + replicates))
+                self._rungs.add(trial.variant, range(number, number + replicates))
                 if self.proposer is not None and trial.params is not None and trial.variant not in self.proposer:
                     self.proposer.replay(trial.variant, trial.params, trial.rejected, trial.attrs)
             self._running.add(number)
@@ -287,7 +288,7 @@ class Search:
             self._running.discard(number)
             self._over.pop(number, None)
             if trial.state is State.FAILED:
-                self._follow(self._rungs.leave(number))
+                self._follow(self._rungs.remove(number))
                 self._tell_waiting(trial.variant)
             elif trial.state is State.PRUNED:
                 self._rungs.end(number)
@@ -310,13 +311,13 @@ class Search:
                     proposer.go_on(number)
                     self._tell_waiting(number)
 
-    def _follow(self, verdict: Verdict) -> None:
+    def _follow(self, verdict: Decision) -> None:
         self._idle |= {trial for trial in verdict.released if trial in self._running}
         self._over |= dict.fromkeys(verdict.stopped, State.PRUNED)
 
     def _settle(self) -> None:
         """Write down the ends that follow from what was reported."""
-        self._follow(self._rungs.hopeless(self._exhausted))
+        self._follow(self._rungs.stop_unpromotable(self._exhausted))
         for number, state in sorted(self._over.items()):
             self._record({"event": "end", "trial": number, "state": state.value})
 

@@ -35,21 +35,22 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """Trials that may now train on though they had to stop, and trials that are stopped for good."""
 
     released: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
 
-    def __add__(self, other: Verdict) -> Verdict:
-        return Verdict(self.released + other.released, self.stopped + other.stopped)
+    def __add__(self, other: Decision) -> Decision:
+        return Decision(self.released + other.released, self.stopped + other.stopped)
 
 
-class Rungs:
+class SuccessiveHalving:
     """What every architecture reached at every rung, and the decisions that follow; all of it can be rebuilt from the ledger.
 
     The trials of a variant report one rung after the other and are judged together, by their means, from the variant's first
-    judged rung on: `grace` for the first bracket, one later for each bracket after it. What failed is compared with no longer.
+    judged rung on: `grace_rungs` for the first bracket, one later for each bracket after it. What failed is compared with no
+    longer.
 
     Mode `stop` judges a variant as soon as it stands at a rung, against those of its bracket that stood there before it. With one
     objective it goes on when it is no worse than their best 1/reduction, as in Ray's ASHAScheduler; with two, all are ordered by
@@ -62,7 +63,7 @@ class Rungs:
     """
 
     def __init__(self, budget: BudgetSettings) -> None:
-        self.budget, self.count, self.reduction = budget, budget.rungs, budget.reduction
+        self.budget, self.count, self.reduction_factor = budget, budget.rungs, budget.reduction_factor
         self.variants: dict[int, Variant] = {}
         self._of: dict[int, Variant] = {}
         self._standing: list[list[dict[int, Values]]] = [[{} for _ in range(self.count)] for _ in range(budget.brackets)]
@@ -75,7 +76,7 @@ class Rungs:
         """The variant that a trial is a replicate of."""
         return self._of[trial]
 
-    def begin(self, number: int, trials: Sequence[int]) -> None:
+    def add(self, number: int, trials: Sequence[int]) -> None:
         """A new variant: its trials may train up to its first judged rung."""
         judged = self._first_judged(number)
         variant = Variant(number, judged + 1, dict.fromkeys(trials, 0), {trial: [] for trial in trials})
@@ -88,7 +89,7 @@ class Rungs:
         variant = self._of[trial]
         return not variant.over and trial in variant.reported and variant.reported[trial] < variant.allowed
 
-    def report(self, trial: int, rung: int, values: Values) -> Verdict:
+    def report(self, trial: int, rung: int, values: Values) -> Decision:
         """Take in a trial's values at its next rung. Raises ValueError when it reports there twice or skips one."""
         variant = self._of[trial]
         if rung != variant.reported[trial]:
@@ -97,11 +98,11 @@ class Rungs:
         variant.values[trial].append(values)
         return self._arrive(variant)
 
-    def leave(self, trial: int) -> Verdict:
+    def remove(self, trial: int) -> Decision:
         """A trial failed; its variant goes by what is left of it, and is compared with no longer when nothing is."""
         variant = self._of[trial]
         if variant.reported.pop(trial, None) is None or variant.over:
-            return Verdict()
+            return Decision()
         if variant.reported:
             return self._arrive(variant)
         self._close(variant)
@@ -112,7 +113,7 @@ class Rungs:
                 self._orders[bracket][rung] = None
             else:
                 self._order(bracket, rung).remove(variant.number)
-        return Verdict()
+        return Decision()
 
     def end(self, trial: int) -> None:
         """A trial was stopped for good; its variant with it."""
@@ -130,14 +131,14 @@ class Rungs:
                     best = rung, found
         return best[1] if best else None
 
-    def promote(self, number: int) -> Verdict:
+    def promote(self, number: int) -> Decision:
         """Let a waiting variant train to its next rung."""
         variant = self.variants[number]
         if not variant.waits:
             raise ValueError(f"variant {number} does not wait at a rung")
         return self._let_on(variant)
 
-    def hopeless(self, exhausted: bool) -> Verdict:
+    def stop_unpromotable(self, exhausted: bool) -> Decision:
         """Stop what waits at a rung that nothing more can come to, once its best have all reached the next or failed on the way."""
         stopped: list[int] = []
         if self.budget.mode == "promote" and exhausted:
@@ -149,9 +150,9 @@ class Rungs:
                             variant = self.variants[number]
                             if variant.waits and variant.allowed == rung + 1:
                                 stopped += self._stop(variant).stopped
-        return Verdict(stopped=tuple(stopped))
+        return Decision(stopped=tuple(stopped))
 
-    def extend(self, budget: BudgetSettings) -> Verdict:
+    def extend(self, budget: BudgetSettings) -> Decision:
         """Go on to a larger budget whose first rungs are the present ones: what stood at the last rung is judged there now."""
         last, self.budget, self.count = self.count - 1, budget, budget.rungs
         added = budget.rungs - 1 - last
@@ -159,7 +160,7 @@ class Rungs:
             standing += [{} for _ in range(added)]
             orders += [[] for _ in range(added)]
         self._coming = np.pad(self._coming, ((0, 0), (0, added)))
-        verdict = Verdict()
+        verdict = Decision()
         for bracket, rungs in enumerate(self._standing):
             order = self._order(bracket, last)
             for number in rungs[last]:
@@ -178,9 +179,9 @@ class Rungs:
 
     def _first_judged(self, number: int) -> int:
         last = self.count - 1
-        return last if self.budget.mode == "none" else min(self.budget.grace + self._bracket(number), last)
+        return last if self.budget.mode == "none" else min(self.budget.grace_rungs + self._bracket(number), last)
 
-    def _arrive(self, variant: Variant) -> Verdict:
+    def _arrive(self, variant: Variant) -> Decision:
         """Note the rungs that all trials of a variant have reached, and judge it when it stands at the last one allowed."""
         reached = min(variant.reported.values())
         for rung in range(len(variant.means), reached):
@@ -189,14 +190,14 @@ class Rungs:
             self._coming[self._bracket(variant.number), rung] -= 1
         if not variant.waits:
             self._stand(variant)
-            return Verdict()
+            return Decision()
         others = list(self._standing[self._bracket(variant.number)][variant.allowed - 1].values())
         self._stand(variant)
         if variant.allowed == self.count:
             self._close(variant)
-            return Verdict()
+            return Decision()
         if self.budget.mode == "promote":
-            return Verdict()
+            return Decision()
         return self._let_on(variant) if not others or self._among_best(variant.means[-1], others) else self._stop(variant)
 
     def _stand(self, variant: Variant) -> None:
@@ -213,18 +214,18 @@ class Rungs:
 
     def _among_best(self, values: Values, others: list[Values]) -> bool:
         if len(values) == 1:
-            return values[0] <= float(np.percentile([other[0] for other in others], 100 / self.reduction))
+            return values[0] <= float(np.percentile([other[0] for other in others], 100 / self.reduction_factor))
         order = by_front(np.array([*others, values]))
-        return order.index(len(others)) <= len(others) / self.reduction
+        return order.index(len(others)) <= len(others) / self.reduction_factor
 
-    def _let_on(self, variant: Variant) -> Verdict:
+    def _let_on(self, variant: Variant) -> Decision:
         self._coming[self._bracket(variant.number), variant.allowed] += 1
         variant.allowed += 1
-        return Verdict(released=tuple(variant.reported))
+        return Decision(released=tuple(variant.reported))
 
-    def _stop(self, variant: Variant) -> Verdict:
+    def _stop(self, variant: Variant) -> Decision:
         self._close(variant)
-        return Verdict(stopped=tuple(variant.reported))
+        return Decision(stopped=tuple(variant.reported))
 
     def _close(self, variant: Variant) -> None:
         self._coming[self._bracket(variant.number), len(variant.means) : variant.allowed] -= 1
@@ -238,7 +239,7 @@ class Rungs:
         for rung in range(first, self.count - 1):
             closed = closed and not self._coming[bracket, : rung + 1].any()
             order = self._order(bracket, rung)
-            best = order[: self._best_count(order) if closed else len(order) // self.reduction]
+            best = order[: self._best_count(order) if closed else len(order) // self.reduction_factor]
             candidate = next((v for v in map(self.variants.__getitem__, best) if v.waits and v.allowed == rung + 1), None)
             if not closed and candidate and sum(self.variants[number].allowed > rung + 1 for number in order) >= len(best):
                 candidate = None
@@ -247,7 +248,7 @@ class Rungs:
         return found
 
     def _best_count(self, order: list[int]) -> int:
-        return max(1, len(order) // self.reduction)
+        return max(1, len(order) // self.reduction_factor)
 
     def _order(self, bracket: int, rung: int) -> list[int]:
         """The variants that stand at a rung, or went on from it, best first; equal ones by number."""

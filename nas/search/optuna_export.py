@@ -19,11 +19,12 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.runs.ledger import Event, read_events
+from nas.runs.events import Event
+from nas.runs.ledger import read_events
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_value
 from nas.search.searcher import distribution, encoded
-from space.errors import NasError, RunError
+from space.errors import RunError, ToolkitError
 
 MARK = "exported from run"
 """The user attribute of a study that tells which run it shows."""
@@ -41,7 +42,7 @@ def export_run(folder: Path, storage: str, name: str | None = None) -> int:
 
     `storage` is a URL such as `sqlite:///run.db`, or the path of a journal file, which ends in `.log`. The study gets the
     name of the run's study unless another is given; what an earlier export of the same run wrote under that name is
-    replaced. Raises RunError when the directory is no run or is damaged, and NasError when the storage cannot be used, or
+    replaced. Raises RunError when the directory is no run or is damaged, and ToolkitError when the storage cannot be used, or
     holds a study of that name from elsewhere.
     """
     events = list(read_events(folder))
@@ -76,11 +77,11 @@ def _opened(storage: str) -> Iterator[BaseStorage]:
         opened = _journal(Path(storage)) if storage.endswith(".log") and "://" not in storage else RDBStorage(storage)
     except Exception as error:
         # Whatever the database's driver raises, or the reader of a file that is no journal.
-        raise NasError(f"Optuna cannot open the storage {shown} ({_first_line(error)}); {form}") from None
+        raise ToolkitError(f"Optuna cannot open the storage {shown} ({_first_line(error)}); {form}") from None
     try:
         yield opened
     except (OptunaError, OSError) as error:
-        raise NasError(
+        raise ToolkitError(
             f"Optuna could not write to the storage {shown} ({_first_line(error)}); export again once that is mended"
         ) from None
     finally:
@@ -104,11 +105,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: str) -> optuna.Study:
-    """The study to write to, without the trials of an earlier export; raises NasError when the name is another study's."""
+    """The study to write to, without the trials of an earlier export; raises ToolkitError when the name is another study's."""
     assert run.study is not None, "a run begins with its study"
     if name in optuna.get_all_study_names(opened):
         if optuna.load_study(study_name=name, storage=opened).user_attrs.get(MARK) != identity:
-            raise NasError(f"the storage holds a study '{name}' that was not exported from this run; take another name with --name")
+            raise ToolkitError(
+                f"the storage holds a study '{name}' that was not exported from this run; take another name with --name"
+            )
         optuna.delete_study(study_name=name, storage=opened)
     objectives = run.study.objectives
     study = optuna.create_study(storage=opened, study_name=name, directions=[objective.direction for objective in objectives])

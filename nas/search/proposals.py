@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.runs.ledger import Event
+from nas.runs.events import Event
 from nas.runs.records import Rejected
 from nas.runs.run import Run
 from nas.search.searcher import Proposer

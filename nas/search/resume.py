@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nas.data.store import Header
-from nas.runs.ledger import SCHEMA, Event, Ledger, read_events
+from nas.data.header import Header
+from nas.runs.events import Event
+from nas.runs.ledger import SCHEMA, Ledger, read_events
 from nas.runs.run import Run
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study, budget_grows, differences

@@ -15,7 +15,7 @@ from nas.runs.ledger import LEDGER
 from nas.runs.records import Report
 from nas.runs.run import Run, TrialResult, read_run
 from nas.study.study import Study
-from space.errors import NasError, RunError
+from space.errors import RunError, ToolkitError
 from space.spec import ModelSpec
 
 CHECKPOINT, LAST_RUNG = "checkpoint.safetensors", "last-rung.safetensors"
@@ -23,7 +23,7 @@ CHECKPOINT, LAST_RUNG = "checkpoint.safetensors", "last-rung.safetensors"
 
 
 @dataclass(frozen=True)
-class Known:
+class CachedTrial:
     """The reports of another run's trial, by step, and its checkpoints."""
 
     run: str
@@ -77,7 +77,7 @@ def keep(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-class Earlier:
+class RunCache:
     """What other runs beside a run directory have trained in just the way of a study; damaged runs are passed over.
 
     A trial is taken over only when architecture, seed, data, training settings, validation and learning rate were the same, and
@@ -85,21 +85,21 @@ class Earlier:
     """
 
     def __init__(self, folder: Path, study: Study) -> None:
-        self._known: dict[tuple[str, int], list[Known]] = {}
+        self._known: dict[tuple[str, int], list[CachedTrial]] = {}
         own, checksum = folder.resolve(), study.data.header().checksum
         for ledger in sorted(folder.resolve().parent.glob(f"*/{LEDGER}")):
             if ledger.parent == own:
                 continue
-            with suppress(NasError, OSError, ValueError, KeyError):
+            with suppress(ToolkitError, OSError, ValueError, KeyError):
                 run = read_run(ledger.parent)
                 if run.study is not None and run.data is not None and run.data.checksum == checksum and _alike(run, study):
                     finish = run.study.finish
                     for trial in run.trials.values():
                         usable = trial.search_reports if finish and finish.decay else trial.reports
-                        known = Known(ledger.parent.name, trial, usable, ledger.parent / "trials" / trial.name)
+                        known = CachedTrial(ledger.parent.name, trial, usable, ledger.parent / "trials" / trial.name)
                         self._known.setdefault((trial.digest, trial.seed), []).append(known)
 
-    def find(self, spec: ModelSpec, seed: int, steps: list[int]) -> tuple[Known, list[Report]] | None:
+    def find(self, spec: ModelSpec, seed: int, steps: list[int]) -> tuple[CachedTrial, list[Report]] | None:
         """The trial that leads furthest along these steps, and its reports there; None when none leads to the first."""
         found = [(known, known.reports(steps)) for known in self._known.get((spec.digest, seed), [])]
         best = max(found, key=lambda pair: len(pair[1]), default=None)

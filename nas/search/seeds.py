@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nas.runs.ledger import Event
+from nas.runs.events import Event
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
 from nas.search.proposals import begin

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import nctdtr, stdtr, stdtrit
 
-from space.costs.points import Array
-from space.errors import NasError
+from space.array import Array
+from space.errors import ToolkitError
 
 LOWER_IS_BETTER = ("val_loss", "fid", "sfid", "kid", "step_seconds")
 HIGHER_IS_BETTER = ("precision", "recall", "inception_score", "is", "images_per_s")
@@ -25,13 +25,13 @@ ROUNDING = 1e-9
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better; raises NasError for a metric whose direction is not known.
+    """Whether less of a metric is better; raises ToolkitError for a metric whose direction is not known.
 
     >>> lower_is_better("val_loss"), lower_is_better("precision")
     (True, False)
     """
     if metric not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
-        raise NasError(
+        raise ToolkitError(
             f"whether less of '{metric}' is better is not known; less is better of {', '.join(LOWER_IS_BETTER)}, "
             f"more is better of {', '.join(HIGHER_IS_BETTER)}"
         )
@@ -39,23 +39,23 @@ def lower_is_better(metric: str) -> bool:
 
 
 def checked(differences: Sequence[float] | Array, least: int) -> Array:
-    """Paired differences (n,) as float64; raises NasError when they are fewer than `least`, or one is not finite.
+    """Paired differences (n,) as float64; raises ToolkitError when they are fewer than `least`, or one is not finite.
 
     >>> checked([1, 2], least=2).tolist()
     [1.0, 2.0]
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or len(values) < least:
-        raise NasError(f"{values.size} paired differences are too few, this takes a list of at least {least}; train more seeds")
+        raise ToolkitError(f"{values.size} paired differences are too few, this takes a list of at least {least}; train more seeds")
     if not np.isfinite(values).all():
-        raise NasError("a paired difference is not a finite number; leave out the seeds that one of the two has not finished")
+        raise ToolkitError("a paired difference is not a finite number; leave out the seeds that one of the two has not finished")
     return values
 
 
 def mean_and_spread(differences: Sequence[float] | Array) -> tuple[float, float]:
     """Mean and standard deviation (n-1) of two paired differences or more; a spread of mere rounding counts as 0.
 
-    Raises NasError for fewer than two, or one that is not finite.
+    Raises ToolkitError for fewer than two, or one that is not finite.
 
     >>> mean_and_spread([-1.0, -2.0, -3.0])
     (-2.0, 1.0)
@@ -87,7 +87,7 @@ def paired_interval(differences: Sequence[float] | Array, level: float = 0.95) -
     So fewer than 6 pairs cost width, not coverage: the factor before sd/√n is 4.30 at 3 pairs, 2.57 at 6, 2.20 at 12. The
     exact sign-flip test, which assumes no normality, cannot come below 0.05 with fewer than 6.
 
-    Where all differences are equal the interval has no width, for nothing in them tells of a spread. Raises NasError for
+    Where all differences are equal the interval has no width, for nothing in them tells of a spread. Raises ToolkitError for
     fewer than two differences, one that is not finite, or a level outside (0, 1).
 
     >>> low, high = paired_interval([-0.012, -0.009, -0.015, -0.011, -0.008, -0.013])
@@ -104,7 +104,7 @@ def paired_t_p(differences: Sequence[float] | Array) -> float:
     """The two-sided p-value of the paired t test of no difference; it assumes normal differences (Student 1908).
 
     Where all differences are equal but not zero the t statistic is infinite and says nothing: the answer is then that of
-    `sign_flip_p`. Where all are zero it is 1. Raises NasError for fewer than two differences, or one that is not finite.
+    `sign_flip_p`. Where all are zero it is 1. Raises ToolkitError for fewer than two differences, or one that is not finite.
 
     >>> round(paired_t_p([-0.012, -0.009, -0.015, -0.011, -0.008, -0.013]), 5)
     0.00012
@@ -129,7 +129,7 @@ def sign_flip_p(differences: Sequence[float] | Array) -> float:
 
     It assumes only that a difference is as likely as its opposite when there is no effect (Fisher 1935, The Design of
     Experiments, section 21), and cannot come below 2/2^n: 0.25 with 3 pairs, 0.0625 with 5, 0.031 with 6. Beyond `EXACT` pairs it
-    is estimated from `RESAMPLES` random flips, the same every time, the given one counted among them. Raises NasError for
+    is estimated from `RESAMPLES` random flips, the same every time, the given one counted among them. Raises ToolkitError for
     no differences, or one that is not finite.
 
     >>> sign_flip_p([-0.012, -0.009, -0.015, -0.011, -0.008, -0.013])
@@ -152,14 +152,16 @@ def holm(p_values: Sequence[float] | Array) -> Array:
     """p-values (m,) adjusted for m comparisons by Holm's step-down method (Holm 1979), in the given order.
 
     Claims where the adjusted value is at most α hold the chance of any false claim at α, however the tests depend on each
-    other. No p-values give none. Raises NasError for a value that is not in [0, 1].
+    other. No p-values give none. Raises ToolkitError for a value that is not in [0, 1].
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise NasError("the p-values to adjust are not a list of numbers from 0 to 1; leave out comparisons that were not tested")
+        raise ToolkitError(
+            "the p-values to adjust are not a list of numbers from 0 to 1; leave out comparisons that were not tested"
+        )
     order = np.argsort(values, kind="stable")
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
@@ -169,20 +171,20 @@ def holm(p_values: Sequence[float] | Array) -> Array:
 def attainable_p(pairs: int, comparisons: int) -> float:
     """The least p-value that the exact sign-flip test with Holm's correction can give: 2/2^pairs times the comparisons.
 
-    Raises NasError for no pairs or no comparisons.
+    Raises ToolkitError for no pairs or no comparisons.
 
     >>> attainable_p(6, 6)
     0.1875
     """
     if pairs < 1:
-        raise NasError(f"{pairs} paired seeds test nothing; plan one seed at least")
+        raise ToolkitError(f"{pairs} paired seeds test nothing; plan one seed at least")
     return min(1.0, _comparisons(comparisons) * 2.0 ** (1 - pairs))
 
 
 def pairs_needed(comparisons: int, alpha: float = 0.05) -> int:
     """The least number of paired seeds with which the exact sign-flip test with Holm's correction can reach alpha.
 
-    Raises NasError for no comparisons, or an alpha outside (0, 1).
+    Raises ToolkitError for no comparisons, or an alpha outside (0, 1).
 
     >>> pairs_needed(1), pairs_needed(6)
     (6, 8)
@@ -194,24 +196,24 @@ def pairs_needed(comparisons: int, alpha: float = 0.05) -> int:
     return pairs
 
 
-def smallest_difference(sd: float, pairs: int, alpha: float = 0.05, power: float = 0.8) -> float:
+def minimum_detectable_effect(sd: float, pairs: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """The true mean difference that the two-sided paired t test finds with chance `power`, in the unit of `sd`.
 
     `sd` is the standard deviation of the paired differences (not of a variant's values), from earlier runs. By the noncentral
     t distribution (Cohen 1988, chapter 2). For m comparisons pass alpha / m, which is what Holm asks of the first of them.
-    Raises NasError for fewer than two pairs, an sd that is negative or not finite, an alpha outside (0, 1), or a power that
+    Raises ToolkitError for fewer than two pairs, an sd that is negative or not finite, an alpha outside (0, 1), or a power that
     does not lie between alpha and 1.
 
-    >>> print(f"{smallest_difference(1.0, 6):.2f} {smallest_difference(1.0, 12):.2f}")
+    >>> print(f"{minimum_detectable_effect(1.0, 6):.2f} {minimum_detectable_effect(1.0, 12):.2f}")
     1.43 0.89
     """
     _fraction(alpha, "alpha")
     if pairs < 2:
-        raise NasError(f"{pairs} paired seeds show no difference by a t test; plan two at least")
+        raise ToolkitError(f"{pairs} paired seeds show no difference by a t test; plan two at least")
     if not (math.isfinite(sd) and sd >= 0):
-        raise NasError(f"a standard deviation of {sd} is not a finite number from 0 on; take that of the paired differences")
+        raise ToolkitError(f"a standard deviation of {sd} is not a finite number from 0 on; take that of the paired differences")
     if not alpha < power < 1:
-        raise NasError(f"a power of {power} does not lie between alpha ({alpha}) and 1; take 0.8")
+        raise ToolkitError(f"a power of {power} does not lie between alpha ({alpha}) and 1; take 0.8")
     # Half a second that the other functions need not wait for.
     from scipy.optimize import brentq
 
@@ -236,9 +238,9 @@ def ratio_interval(
     """The interval of the ratio of two means, of values paired seed by seed, by Fieller's theorem (Fieller 1954).
 
     It holds every ratio r for which the mean of numerator - r·denominator does not differ from zero by the paired t test, so it
-    covers exactly for jointly normal values. Where the mean of the denominators does not differ from zero itself, no bounded set
-    of ratios can be left and the answer is (-inf, inf). Raises NasError for fewer than two pairs, numbers of values that differ, a
-    value that is not finite, or a level outside (0, 1).
+    covers exactly for jointly normal values. Where the mean of the denominators does not differ from zero itself, no bounded
+    set of ratios can be left and the answer is (-inf, inf). Raises ToolkitError for fewer than two pairs, numbers of values
+    that differ, a value that is not finite, or a level outside (0, 1).
 
     >>> low, high = ratio_interval([1.0, 1.2, 0.9, 1.1], [2.0, 2.1, 1.9, 2.2])
     >>> print(f"{low:.2f} {high:.2f}")
@@ -246,7 +248,7 @@ def ratio_interval(
     """
     above, below = checked(numerators, 2), checked(denominators, 2)
     if len(above) != len(below):
-        raise NasError(
+        raise ToolkitError(
             f"{len(above)} numerators and {len(below)} denominators are not pairs; leave out the seeds that one has alone"
         )
     lowest, highest = paired_interval(below, level)
@@ -264,11 +266,13 @@ def ratio_interval(
 
 def _fraction(value: float, name: str) -> float:
     if not 0 < value < 1:
-        raise NasError(f"{name} {value} is not between 0 and 1; take {0.95 if name == 'level' else 0.05}")
+        raise ToolkitError(f"{name} {value} is not between 0 and 1; take {0.95 if name == 'level' else 0.05}")
     return value
 
 
 def _comparisons(comparisons: int) -> int:
     if comparisons < 1:
-        raise NasError(f"{comparisons} comparisons leave nothing to correct for; give the number of variants beside the baseline")
+        raise ToolkitError(
+            f"{comparisons} comparisons leave nothing to correct for; give the number of variants beside the baseline"
+        )
     return comparisons

@@ -25,8 +25,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from nas.stats.paired import checked, mean_and_spread, nominal_p
-from space.costs.points import Array
-from space.errors import NasError
+from space.array import Array
+from space.errors import ToolkitError
 
 LEAST = 3
 """Pairs at the first look: two pairs have one degree of freedom, and bounds of dozens of standard errors."""
@@ -41,13 +41,13 @@ GRID = 0.05 * 20 ** (np.arange(-12, 12) / 11)
 def looks(minimum: int, maximum: int) -> tuple[int, ...]:
     """The numbers of pairs at which is looked: every one from the minimum to the maximum.
 
-    Raises NasError for a minimum below `LEAST`, or a maximum below the minimum.
+    Raises ToolkitError for a minimum below `LEAST`, or a maximum below the minimum.
 
     >>> looks(3, 6)
     (3, 4, 5, 6)
     """
     if not LEAST <= minimum <= maximum:
-        raise NasError(
+        raise ToolkitError(
             f"looks from {minimum} to {maximum} pairs are none; take a minimum of at least {LEAST} and a maximum not below it"
         )
     return tuple(range(minimum, maximum + 1))
@@ -58,7 +58,7 @@ def bounds(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     """For each look, the |t| above which the difference is told from zero; under no effect any is exceeded with chance alpha.
 
     The first call with new looks simulates: half a second for 10 looks, 3 s for 48. For alphas below `GRID` the bounds
-    are Bonferroni's, which are wider. Raises NasError for looks that do not rise from `LEAST` on, or an alpha outside
+    are Bonferroni's, which are wider. Raises ToolkitError for looks that do not rise from `LEAST` on, or an alpha outside
     (0, 1).
 
     >>> [round(bound, 1) for bound in bounds((3, 4, 5, 6), 0.05)]
@@ -76,7 +76,7 @@ def repeated_interval(differences: Sequence[float] | Array, looks: tuple[int, ..
     """The interval of the mean difference at the look with as many pairs as there are differences, in the unit of the metric.
 
     Those of all looks hold the true mean difference together with probability 1 - alpha. It has no width where all
-    differences are equal. Raises NasError when there is no look with so many pairs, or for a difference that is not finite.
+    differences are equal. Raises ToolkitError when there is no look with so many pairs, or for a difference that is not finite.
 
     >>> low, high = repeated_interval([-0.012, -0.009, -0.015, -0.011], looks(3, 12))
     >>> print(f"{low:.4f} {high:.4f}")
@@ -84,7 +84,7 @@ def repeated_interval(differences: Sequence[float] | Array, looks: tuple[int, ..
     """
     values = checked(differences, 1)
     if len(values) not in looks:
-        raise NasError(
+        raise ToolkitError(
             f"{len(values)} pairs are not one of the planned looks ({_named(looks)}); wait for the next look, or plan more"
         )
     mean, spread = mean_and_spread(values)
@@ -97,7 +97,7 @@ def sequential_p(differences: Sequence[float] | Array, looks: tuple[int, ...]) -
 
     It is the smallest alpha whose bounds any look so far exceeds (repeated p-values, Jennison & Turnbull 2000, chapter
     9), so it only falls as pairs are added, and is 1 before the first look. A look at which all differences are equal
-    counts for nothing, for its t statistic says nothing. Raises NasError for more differences than the last look has, or
+    counts for nothing, for its t statistic says nothing. Raises ToolkitError for more differences than the last look has, or
     one that is not finite.
 
     >>> round(sequential_p([-0.012, -0.009, -0.015, -0.011], looks(3, 12)), 3)
@@ -122,7 +122,7 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
     What was settled stays so when more pairs come; without a margin it is settled when `sequential_p` is below alpha.
     Differences that are all zero are settled at the first look: the two are the same architecture. Equal ones that are
     not zero are not: their interval has no width, which says nothing. False before the first look. For a claim that
-    outlives Holm's correction over m comparisons, give alpha / m; the margin is in the unit of the metric. Raises NasError
+    outlives Holm's correction over m comparisons, give alpha / m; the margin is in the unit of the metric. Raises ToolkitError
     for more differences than the last look has, one that is not finite, a margin that is not positive, or an alpha
     outside (0, 1).
 
@@ -131,7 +131,9 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
     """
     _check(looks, alpha)
     if margin is not None and not margin > 0:
-        raise NasError(f"a margin of {margin} is not positive; give the difference that does not matter, in the unit of the metric")
+        raise ToolkitError(
+            f"a margin of {margin} is not positive; give the difference that does not matter, in the unit of the metric"
+        )
     for place, mean, spread in _so_far(differences, looks):
         half = bounds(looks, alpha)[place] * spread / math.sqrt(looks[place])
         if (spread == 0 and mean == 0) or (spread > 0 and abs(mean) > half):
@@ -145,7 +147,7 @@ def _so_far(differences: Sequence[float] | Array, looks: tuple[int, ...]) -> Ite
     """For each look that the differences have reached: which one it is, their mean and their spread then."""
     values = checked(differences, 0)
     if len(values) > looks[-1]:
-        raise NasError(f"{len(values)} pairs are more than the last planned look has ({_named(looks)}); plan more looks")
+        raise ToolkitError(f"{len(values)} pairs are more than the last planned look has ({_named(looks)}); plan more looks")
     for place, pairs in enumerate(looks):
         if pairs <= len(values):
             yield place, *mean_and_spread(values[:pairs])
@@ -189,9 +191,11 @@ def _increments(looks: tuple[int, ...]) -> Array:
 
 def _check(looks: tuple[int, ...], alpha: float = 0.05) -> None:
     if not looks or looks[0] < LEAST or any(later <= earlier for earlier, later in pairwise(looks)):
-        raise NasError(f"looks at {_named(looks)} pairs do not rise from {LEAST} or more; make them with looks(minimum, maximum)")
+        raise ToolkitError(
+            f"looks at {_named(looks)} pairs do not rise from {LEAST} or more; make them with looks(minimum, maximum)"
+        )
     if not 0 < alpha < 1:
-        raise NasError(f"alpha {alpha} is not between 0 and 1; take 0.05")
+        raise ToolkitError(f"alpha {alpha} is not between 0 and 1; take 0.05")
 
 
 def _named(looks: tuple[int, ...]) -> str:

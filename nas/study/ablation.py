@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 import space.published as printed
 from space.document import nearest
-from space.errors import NasError, StudyError
-from space.spec import Frozen
+from space.errors import StudyError, ToolkitError
+from space.frozen import Frozen
 
 Design = Literal["ladder", "add-one-in", "leave-one-out", "factorial", "table"]
 Control = Literal["raw", "flop-matched", "param-matched"]
@@ -102,7 +102,7 @@ class BlockSettings(Frozen):
                     continue
                 try:
                     table.row(variant.row)
-                except NasError as error:
+                except ToolkitError as error:
                     raise StudyError(f"'{variant.name}': {error}") from None
         return self
 

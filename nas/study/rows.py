@@ -10,7 +10,7 @@ from typing import Any
 from nas.study.ablation import MATCHED, AblationSettings, BlockSettings, Control, VariantSettings
 from space.costs.cost import cost
 from space.costs.matching import Match, match_cost, match_width
-from space.errors import NasError, StudyError
+from space.errors import StudyError, ToolkitError
 from space.spec import ModelSpec
 
 Make = Callable[[str | None, Mapping[str, Any]], ModelSpec]
@@ -120,14 +120,14 @@ def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make)
 def _built(draft: _Draft, block: BlockSettings, make: Make) -> ModelSpec:
     try:
         return make(draft.preset or block.preset, draft.changes)
-    except NasError as error:
+    except ToolkitError as error:
         raise StudyError(f"'{draft.name}' cannot be built: {error}") from None
 
 
 def _matched(name: str, spec: ModelSpec, target: float, metric: str, by: str) -> Match:
     try:
         return match_width(spec, target, metric) if by == "channels" else match_cost(spec, target, by, metric)
-    except NasError as error:
+    except ToolkitError as error:
         raise StudyError(f"'{name}' cannot be matched to the baseline's {metric}: {error}") from None
 
 

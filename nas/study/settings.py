@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from space.domains.domain import Domain, Range
 from space.errors import StudyError
+from space.frozen import Frozen
 from space.resize import Scale
-from space.spec import Frozen
 from space.stage import Count
 
 _PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
@@ -86,8 +86,8 @@ class SearchSettings(Frozen):
         return self
 
 
-class ObjectiveSettings(Frozen):
-    """A study's `training.objective`; a bare name stands for the kind alone.
+class PredictionSettings(Frozen):
+    """A study's `training.prediction`; a bare name stands for the kind alone.
 
     `epsilon` is the papers' noise prediction with learned variance; `v` predicts √ᾱ·ε - √(1-ᾱ)·x0 (Salimans & Ho 2022); `flow` the
     velocity x0 - ε of the straight path (SiT, Ma et al. 2024). `min_snr` is γ of the Min-SNR weighting (Hang et al. 2023; theirs is
@@ -104,7 +104,7 @@ class ObjectiveSettings(Frozen):
         return {"kind": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")
-    def _fits(self) -> ObjectiveSettings:
+    def _fits(self) -> PredictionSettings:
         if self.kind == "flow" and self.min_snr is not None:
             raise StudyError("min_snr weights the steps of epsilon and v; a flow has none, so remove it")
         if self.kind != "flow" and self.times != "uniform":
@@ -121,7 +121,7 @@ class TrainingSettings(Frozen):
     `precision` auto is bf16 where the GPU has it, float32 elsewhere; tf32 and bf16 leave the weights in float32.
     """
 
-    objective: ObjectiveSettings = ObjectiveSettings()
+    prediction: PredictionSettings = PredictionSettings()
 
     batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
@@ -138,22 +138,22 @@ class TrainingSettings(Frozen):
 class BudgetSettings(Frozen):
     """Training compute of a full trial, and the rungs at which trials are compared.
 
-    A full trial takes `max`, or in an ablation, where every variant is to see the same samples, so many `steps`. Each rung but the
-    last is the next divided by `reduction`; with `even`, they are evenly spaced. In mode `stop` a trial is judged as soon as it
-    reports (ASHA as Ray's); in `promote` it waits and the best of a rung are resumed, whatever their order of arrival; in `none`
-    all go on to `max`. Nothing is judged at the first `grace` rungs. With `brackets`, trials are dealt out in turn and each bracket
-    is judged by itself, its first judgement one rung later than the bracket's before. With `decay`, the learning rate falls
-    linearly to 0 over the last share of `max`, which must lie between the last two rungs: up to any other rung, the rate is the
-    same for all.
+    A full trial takes `max`, or in an ablation, where every variant is to see the same samples, so many `steps`. Each rung but
+    the last is the next divided by `reduction_factor`; with `even`, they are evenly spaced. In mode `stop` a trial is judged as
+    soon as it reports (ASHA as Ray's); in `promote` it waits and the best of a rung are resumed, whatever their order of
+    arrival; in `none` all go on to `max`. Nothing is judged at the first `grace_rungs` rungs. With `brackets`, trials are dealt
+    out in turn and each bracket is judged by itself, its first judgement one rung later than the bracket's before. With
+    `decay`, the learning rate falls linearly to 0 over the last share of `max`, which must lie between the last two rungs: up
+    to any other rung, the rate is the same for all.
     """
 
     max: Macs | None = None
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
-    reduction: Annotated[int, Field(ge=2)] = 2
+    reduction_factor: Annotated[int, Field(ge=2)] = 2
     even: bool = False
     mode: Literal["stop", "promote", "none"] = "stop"
-    grace: Annotated[int, Field(ge=0)] = 0
+    grace_rungs: Annotated[int, Field(ge=0)] = 0
     brackets: Annotated[int, Field(ge=1)] = 1
     decay: Share = 0.0
 
@@ -162,7 +162,9 @@ class BudgetSettings(Frozen):
         if (self.max is None) == (self.steps is None):
             raise StudyError("a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training); give one of them")
         if self.even and self.mode != "none":
-            raise StudyError("even rungs are for mode none: where trials are judged, each rung is the next divided by reduction")
+            raise StudyError(
+                "even rungs are for mode none: where trials are judged, each rung is the next divided by reduction_factor"
+            )
         if self.milestones[0] < 1:
             raise StudyError(f"{self.rungs} rungs leave less than a step for the first; take fewer")
         return self
@@ -170,18 +172,18 @@ class BudgetSettings(Frozen):
     @model_validator(mode="after")
     def _judges(self) -> BudgetSettings:
         judged = self.rungs - 1
-        if self.mode == "none" and (self.grace or self.brackets > 1):
-            raise StudyError("mode none judges nowhere, so grace and brackets do not apply; remove them")
-        if (self.grace or self.brackets > 1) and self.grace + self.brackets > judged:
+        if self.mode == "none" and (self.grace_rungs or self.brackets > 1):
+            raise StudyError("mode none judges nowhere, so grace_rungs and brackets do not apply; remove them")
+        if (self.grace_rungs or self.brackets > 1) and self.grace_rungs + self.brackets > judged:
             raise StudyError(
-                f"grace {self.grace} and brackets {self.brackets} leave the last bracket without a rung to be judged at; "
-                f"{self.rungs} rungs have {judged}"
+                f"grace_rungs {self.grace_rungs} and brackets {self.brackets} leave the last bracket without a rung to be judged "
+                f"at; {self.rungs} rungs have {judged}"
             )
         return self
 
     @model_validator(mode="after")
     def _decays_after_the_rungs(self) -> BudgetSettings:
-        most = 1 / self.rungs if self.even else 1 - 1 / self.reduction
+        most = 1 / self.rungs if self.even else 1 - 1 / self.reduction_factor
         if self.rungs > 1 and self.decay > most:
             raise StudyError(f"decay {self.decay:g} would begin before the last rung but one; take at most {most:g}")
         return self
@@ -191,7 +193,7 @@ class BudgetSettings(Frozen):
         """What has been trained at every rung, rising: multiply-accumulates, or steps where the budget is in steps."""
         if self.even:
             return tuple(self.full * (rung + 1) // self.rungs for rung in range(self.rungs))
-        return tuple(self.full // self.reduction ** (self.rungs - 1 - rung) for rung in range(self.rungs))
+        return tuple(self.full // self.reduction_factor ** (self.rungs - 1 - rung) for rung in range(self.rungs))
 
     @property
     def full(self) -> int:
@@ -224,7 +226,7 @@ class ValLossSettings(Frozen):
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
 SAMPLERS = {"epsilon": ("ddpm", "ddim", "dpm++"), "v": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
-"""Which samplers fit which objective."""
+"""Which samplers fit which prediction."""
 
 DEFAULT_SAMPLERS = {"epsilon": "ddim", "v": "ddim", "flow": "heun"}
 

@@ -31,11 +31,11 @@ from space.document import Document, parse
 from space.domains.census import Census
 from space.domains.census import census as take_census
 from space.domains.space import FIXED_BY_DATA, SearchSpace
-from space.errors import DataError, NasError, StudyError
-from space.paths import changed, spec_paths
+from space.errors import DataError, StudyError, ToolkitError
+from space.frozen import Frozen
 from space.presets import preset
 from space.resize import scaled
-from space.spec import Frozen, ModelSpec
+from space.spec import ModelSpec, spec_paths
 
 CENSUS_DRAWS = 100_000
 
@@ -69,15 +69,15 @@ class Study(Frozen):
         if height != width:
             raise StudyError(f"data of {height}×{width} are not square, which the model needs")
         fixed: dict[str, Any] = {"in_channels": channels, "input_size": height, "num_classes": classes}
-        if self.training.objective.kind != "epsilon":
+        if self.training.prediction.kind != "epsilon":
             fixed["learned_variance"] = False
         for path, value in [*self.model.set.items(), *changes.items()]:
             if path in fixed and value != fixed[path]:
-                origin = "the objective has" if path == "learned_variance" else "the data have"
+                origin = "the prediction has" if path == "learned_variance" else "the data have"
                 where = f"model.set.{path}" if path in self.model.set else path
                 raise StudyError(f"{where} is {value}, but {origin} {fixed[path]}; remove it")
         found = preset(name or self.model.preset)
-        return changed(scaled(found, self.model.scale, height), {**self.model.set, **fixed, **changes})
+        return scaled(found, self.model.scale, height).replace({**self.model.set, **fixed, **changes})
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -121,7 +121,7 @@ class Study(Frozen):
         """The specs to try first; raises SpecError for one that cannot be built, StudyError for one outside the constraints."""
         specs = []
         for place, changes in enumerate(self.search.enqueue if self.search else ()):
-            spec = changed(self.base, changes)
+            spec = self.base.replace(changes)
             fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
             if fixed:
                 raise StudyError(f"enqueue.{place} sets {fixed[0]}, which the data decide; remove it")
@@ -157,7 +157,7 @@ class Study(Frozen):
             self._check_search(self.search)
         elif self.ablation:
             self._check_ablation(self.ablation)
-        kind = self.training.objective.kind
+        kind = self.training.prediction.kind
         for key in ("samples", "fid"):
             sampler = getattr(getattr(self.evaluation, key), "sampler", None)
             if sampler is not None and sampler not in SAMPLERS[kind]:
@@ -184,8 +184,8 @@ class Study(Frozen):
             )
         if self.finish and self.finish.budget <= self.budget.max:
             raise StudyError("finish.budget must be above budget.max: the winner trains on")
-        if self.training.objective.kind != "epsilon" and "learned_variance" in search.space:
-            raise StudyError(f"search.space varies learned_variance, which {self.training.objective.kind} has none of; remove it")
+        if self.training.prediction.kind != "epsilon" and "learned_variance" in search.space:
+            raise StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
         if self.evaluation.fid and self.evaluation.fid.at == "every":
             raise StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
 
@@ -241,7 +241,7 @@ def _within(key: str, check: Any) -> None:
     """Run a check, its message led by the key it is about."""
     try:
         check()
-    except NasError as error:
+    except ToolkitError as error:
         raise StudyError(f"{key}: {error}") from None
 
 

@@ -10,7 +10,7 @@ import torch
 
 from nas.data.codecs import codec_named
 from nas.diffusion.generate import sample
-from nas.diffusion.prediction import Objective, objective
+from nas.diffusion.prediction import Prediction, prediction
 from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import extractor_named
 from nas.evaluation.images import write_grid
@@ -18,10 +18,10 @@ from nas.evaluation.reference import reference_of_split
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
 from nas.search.reuse import CHECKPOINT
-from nas.study.settings import ObjectiveSettings, SampleSettings
+from nas.study.settings import PredictionSettings, SampleSettings
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint
-from nas.training.trainer import average_name
+from nas.training.trainer import ema_name
 from space.errors import RunError
 from space.model.network import Network
 from space.weights import load, save
@@ -62,11 +62,11 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
     tensors, checkpoint = found
     model = Network(trial.spec)
     decay = ema if ema is not None else study.training.ema[0]
-    prefix = f"{average_name(decay)}."
-    average = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    if not average:
+    prefix = f"{ema_name(decay)}."
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not weights:
         raise RunError(f"the study keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in study.training.ema)}")
-    model.load_state_dict(average)
+    model.load_state_dict(weights)
     facts = _facts(study, trial, checkpoint["step"], decay)
     save(model, out, facts)
     (out / CARD).write_text(_card(study, trial, facts), encoding="utf-8")
@@ -92,7 +92,7 @@ def write_samples(
     latents = sample(
         model,
         labels,
-        objective=trained_for(facts),
+        prediction=trained_for(facts),
         sampler=settings.sampler,
         steps=settings.steps,
         guidance=settings.guidance if model.spec.null_class else 1.0,
@@ -114,9 +114,9 @@ def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: 
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def trained_for(facts: dict[str, Any]) -> Objective:
-    """The objective of a model folder's facts; the papers' where they say nothing, as for imported checkpoints."""
-    return objective(ObjectiveSettings.model_validate(facts.get("objective", {})))
+def trained_for(facts: dict[str, Any]) -> Prediction:
+    """What a model folder's facts say that it predicts; the papers' where they say nothing, as for imported checkpoints."""
+    return prediction(PredictionSettings.model_validate(facts.get("prediction", facts.get("objective", {}))))
 
 
 def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[st
         "val_loss": last.val_loss,
         "val_loss_ema": study.training.ema[0],
         "ema": decay,
-        "objective": study.training.objective.model_dump(mode="json"),
+        "prediction": study.training.prediction.model_dump(mode="json"),
     }
 
 

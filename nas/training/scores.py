@@ -9,7 +9,7 @@ import torch
 
 from nas.data.feed import Feed
 from nas.data.settings import DataSettings
-from nas.diffusion.prediction import Objective
+from nas.diffusion.prediction import Prediction
 from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import Extractor, extractor_named
 from nas.evaluation.reference import Reference, reference_of_split
@@ -23,7 +23,7 @@ def due(study: Study, rung: int) -> bool:
     return bool(study.ablation and settings and (settings.at == "every" or rung == study.budget.rungs - 1))
 
 
-def scores(model: Network, study: Study, train: Feed, objective: Objective, bar: Callable[[int], None]) -> dict[str, float]:
+def scores(model: Network, study: Study, train: Feed, prediction: Prediction, bar: Callable[[int], None]) -> dict[str, float]:
     """The mean of every metric over the sample seeds of `evaluation.fid`; `bar` is told of every batch that was drawn.
 
     Raises DataError when there are too few samples or the extractor is missing.
@@ -31,7 +31,7 @@ def scores(model: Network, study: Study, train: Feed, objective: Objective, bar:
     settings = study.evaluation.fid
     assert settings is not None
     extractor, reference = _judge(study.data, settings.extractor, train.device)
-    report = evaluate_model(model, train.store.header.codec, objective, extractor, reference, settings, bar=bar)
+    report = evaluate_model(model, train.store.header.codec, prediction, extractor, reference, settings, bar=bar)
     return {name: found["mean"] for name, found in report["metrics"].items()}
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.feed import Feed
-from nas.diffusion.prediction import objective
+from nas.diffusion.prediction import prediction
 from nas.rng import TrainingStream
 from nas.study.settings import TrainingSettings
-from space.errors import NasError
+from space.errors import ToolkitError
 from space.model.network import Network, build
 from space.spec import ModelSpec
 
@@ -22,7 +22,7 @@ FINITE_CHECK_STEPS = 50
 """Reading the loss waits for the device, so it is looked at only this often."""
 
 
-class DivergedError(NasError):
+class DivergedError(ToolkitError):
     """The training loss is no longer a number."""
 
 
@@ -38,23 +38,23 @@ class Decay:
         return 1.0 if step < self.first else max(0.0, (self.end - step) / (self.end - self.first))
 
 
-class Training:
+class Trainer:
     """A model in training: parameters, their moving averages, optimizer and step.
 
     AdamW with betas (0.9, 0.999) (both papers' recipe), at a rate that is constant but for a warm-up and, at the end of a whole
     budget, a decay. Every random draw comes from `TrainingStream`, so the state to continue from is just `tensors()` and the step.
-    `averages` holds the moving average of every decay; `average` is the first, by which the model is judged.
+    `ema_models` holds the moving average of every decay; `ema` is the first, by which the model is judged.
     """
 
     def __init__(self, spec: ModelSpec, seed: int, settings: TrainingSettings, feed: Feed, decay: Decay | None = None) -> None:
         device = feed.device
         self.spec, self.settings, self.feed, self.device, self.decay = spec, settings, feed, device, decay
-        self.objective = objective(settings.objective)
+        self.prediction = prediction(settings.prediction)
         self.model = build(spec, seed).to(device)
-        self.averages: dict[float, Network] = {
+        self.ema_models: dict[float, Network] = {
             decay: copy.deepcopy(self.model).eval().requires_grad_(False) for decay in settings.ema
         }
-        self.average = self.averages[settings.ema[0]]
+        self.ema = self.ema_models[settings.ema[0]]
         # The fused kernel needs one device type it knows.
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -68,7 +68,7 @@ class Training:
             len(feed),
             settings.batch_size,
             header.shape,
-            self.objective.times,
+            self.prediction.times,
             settings.label_dropout if spec.null_class else 0.0,
             moments=header.content == "moments",
         )
@@ -97,31 +97,31 @@ class Training:
         x0 = self.feed.latents(draw.samples, draw.mirrored if self.feed.mirrored else None, draw.posterior)
         y = torch.where(draw.dropped.to(self.device), self.spec.num_classes, self.feed.labels[draw.samples.to(self.device)])
         t, noise = draw.t.to(self.device, non_blocking=True), draw.noise.to(self.device, non_blocking=True)
-        x_t = self.objective.noised(x0, t, noise)
+        x_t = self.prediction.noised(x0, t, noise)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             out = self.model(x_t, t, y)
-        loss = self.objective.loss(out.float(), x0, x_t, t, noise).mean()
+        loss = self.prediction.loss(out.float(), x0, x_t, t, noise).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self._rate_share()
+            group["lr"] = self.settings.learning_rate * self.lr_multiplier()
         self.optimizer.step()
-        self._update_averages()
+        self._update_ema()
         return loss.detach()
 
-    def _rate_share(self) -> float:
+    def lr_multiplier(self) -> float:
         """The share of the learning rate at the present step; what came before or comes after does not matter."""
         warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps) if self.settings.warmup_steps else 1.0
         return warmup * (self.decay.share(self.step) if self.decay else 1.0)
 
     @torch.no_grad()
-    def _update_averages(self) -> None:
-        for decay, average in self.averages.items():
+    def _update_ema(self) -> None:
+        for decay, ema in self.ema_models.items():
             if self.settings.ema_warmup:
                 decay = min(decay, (1 + self.step) / (10 + self.step))
-            for averaged, parameter in zip(average.parameters(), self.model.parameters(), strict=True):
+            for averaged, parameter in zip(ema.parameters(), self.model.parameters(), strict=True):
                 averaged.lerp_(parameter, 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -135,10 +135,10 @@ class Training:
         return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Continue from `tensors()` as they were at a step; raises NasError when they belong to another model."""
+        """Continue from `tensors()` as they were at a step; raises ToolkitError when they belong to another model."""
         expected = self.tensors()
         if {n: v.shape for n, v in expected.items()} != {n: v.shape for n, v in tensors.items()}:
-            raise NasError("the checkpoint belongs to another architecture; remove it to train the trial anew")
+            raise ToolkitError("the checkpoint belongs to another architecture; remove it to train the trial anew")
         with torch.no_grad():
             for part, module in self._parts().items():
                 for name, parameter in module.named_parameters():
@@ -152,14 +152,14 @@ class Training:
         self.step = step
 
     def _parts(self) -> dict[str, Network]:
-        return {"model": self.model} | {average_name(decay): average for decay, average in self.averages.items()}
+        return {"model": self.model} | {ema_name(decay): ema for decay, ema in self.ema_models.items()}
 
     def _moments(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
         for name, parameter in self.model.named_parameters():
             yield name, parameter, self.optimizer.state.get(parameter, {})
 
 
-def average_name(decay: float) -> str:
+def ema_name(decay: float) -> str:
     """How a checkpoint calls the moving average of a decay."""
     return f"ema-{float(decay)!r}"
 

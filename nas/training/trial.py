@@ -21,7 +21,7 @@ from nas.search.reuse import CHECKPOINT, LAST_RUNG, keep
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.scores import due, scores
-from nas.training.trainer import Decay, DivergedError, Training
+from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
 
 
@@ -36,7 +36,7 @@ class Trial:
     """One plan being carried out; continues from the checkpoint in its folder when there is one.
 
     Milestones are reached in whole steps, so a report stands at the first step whose cumulative training cost is at
-    least the milestone's. Raises NasError when the data are missing or do not fit.
+    least the milestone's. Raises ToolkitError when the data are missing or do not fit.
     """
 
     def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None) -> None:
@@ -45,8 +45,8 @@ class Trial:
         _reset_peak_memory(self.device)
         self.train, validation = feeds(study.data, self.device)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
-        self.training = Training(plan.spec, plan.seed, study.training, self.train, self._decay())
-        self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.objective)
+        self.training = Trainer(plan.spec, plan.seed, study.training, self.train, self._decay())
+        self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.prediction)
         self.next, self._drawn = plan.reported, 0
         self._kept: dict[int, Report] = {}
         self._continue()
@@ -81,7 +81,7 @@ class Trial:
         seconds = time.perf_counter() - start
         # What was trained, even where a checkpoint was ahead of the plan.
         step = self.training.step
-        loss = self.grid.loss(self.training.average.folded(), max(self.study.training.batch_size, 64))
+        loss = self.grid.loss(self.training.ema.folded(), max(self.study.training.batch_size, 64))
         if not math.isfinite(loss.mean):
             raise DivergedError(f"diverged: the validation loss is {loss.mean} at step {step}")
         report = Report(
@@ -110,7 +110,7 @@ class Trial:
         def bar(count: int) -> None:
             self._drawn += count
 
-        return scores(self.training.average.folded(), self.study, self.train, self.training.objective, bar)
+        return scores(self.training.ema.folded(), self.study, self.train, self.training.prediction, bar)
 
     @property
     def progress(self) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 
-from space.costs.formulas import numbers, tallies
+from space.costs.formulas import cost_inputs, part_counters
 from space.spec import ModelSpec
 
 
@@ -20,7 +20,7 @@ class Part:
 
     The multiply-accumulates by operator are one forward pass of one sample in the folded form; `norm_elements` are the elements
     that pass a norm, which counts nothing here. `train_macs` is the forward and backward pass of one sample in the form that is
-    trained, folding apart; `fold_macs` is the folding of re-parameterised weights, once a forward pass whatever the batch.
+    trained, folding apart; `reparam_macs` is the folding of re-parameterised weights, once a forward pass whatever the batch.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Part:
     elementwise_macs: int
     norm_elements: int
     train_macs: int
-    fold_macs: int
+    reparam_macs: int
 
     @property
     def macs(self) -> int:
@@ -75,11 +75,11 @@ class Cost(Part):
 
     def step_macs(self, batch_size: int) -> int:
         """Multiply-accumulates of one training step: the batch, and folding with its backward (twice the forward)."""
-        return self.train_macs * batch_size + 3 * self.fold_macs
+        return self.train_macs * batch_size + 3 * self.reparam_macs
 
 
 @lru_cache(maxsize=4096)
 def cost(spec: ModelSpec) -> Cost:
     """The cost of a spec, per part and in total."""
-    parts = tuple(Part(**asdict(tally)) for tally in tallies(numbers(spec)))
+    parts = tuple(Part(**asdict(counter)) for counter in part_counters(cost_inputs(spec)))
     return Cost(name="total", parts=parts, **{name: sum(getattr(part, name) for part in parts) for name in SUMS})

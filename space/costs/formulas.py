@@ -18,7 +18,7 @@ Number: TypeAlias = Any
 
 
 @dataclass(frozen=True)
-class StageNumbers:
+class StageInputs:
     """What the cost of a stage depends on."""
 
     name: str
@@ -44,7 +44,7 @@ class StageNumbers:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class CostInputs:
     """What the cost of a spec depends on."""
 
     channels: Number
@@ -53,31 +53,31 @@ class Numbers:
     """Values in a patch of the input."""
     patch_outputs: Number
     label_rows: Number
-    conv_ends: Number
+    conv_stem: Number
     add_skips: Number
     level_modulation: Number
-    stages: tuple[StageNumbers, ...]
+    stages: tuple[StageInputs, ...]
 
 
-def numbers(spec: ModelSpec) -> Numbers:
+def cost_inputs(spec: ModelSpec) -> CostInputs:
     """The numbers of one spec."""
-    return Numbers(
+    return CostInputs(
         channels=spec.channels,
         grid=spec.grid,
         patch_inputs=spec.in_channels * spec.patch**2,
         patch_outputs=spec.out_channels * spec.patch**2,
         label_rows=spec.num_classes + spec.null_class,
-        conv_ends=int(spec.ends == "conv"),
+        conv_stem=int(spec.stem == "conv"),
         add_skips=int(spec.skip == "add"),
         level_modulation=int(spec.modulation == "level"),
-        stages=tuple(_stage_numbers(stage) for stage in spec.stages),
+        stages=tuple(_stage_inputs(stage) for stage in spec.stages),
     )
 
 
-def _stage_numbers(stage: Stage) -> StageNumbers:
+def _stage_inputs(stage: Stage) -> StageInputs:
     positions = stage.resolution**2
     kernel = stage.kernel or 0
-    return StageNumbers(
+    return StageInputs(
         name=stage.name,
         level=stage.level,
         condition=stage.condition,
@@ -99,7 +99,7 @@ def _stage_numbers(stage: Stage) -> StageNumbers:
 
 
 @dataclass
-class Tally:
+class PartCounter:
     """Adds up the operators of a part; see `space.costs.cost.Part` for what the numbers mean."""
 
     name: str
@@ -111,7 +111,7 @@ class Tally:
     elementwise_macs: Number = 0
     norm_elements: Number = 0
     train_macs: Number = 0
-    fold_macs: Number = 0
+    reparam_macs: Number = 0
 
     def linear(
         self, inputs: Number, outputs: Number, positions: Number = 1, *, input_gradient: bool = True, times: Number = 1
@@ -165,7 +165,7 @@ class Tally:
         self.train_macs = self.train_macs + macs * (1 + gradients)
 
 
-def tallies(n: Numbers) -> Iterator[Tally]:
+def part_counters(n: CostInputs) -> Iterator[PartCounter]:
     """The parts of a network in the order of the forward pass."""
     yield _embedding(n)
     yield _conditions(n)
@@ -179,91 +179,91 @@ def tallies(n: Numbers) -> Iterator[Tally]:
     yield _output(n)
 
 
-def _embedding(n: Numbers) -> Tally:
-    tally = Tally("embedding")
+def _embedding(n: CostInputs) -> PartCounter:
+    counter = PartCounter("embedding")
     # The images need no gradient, so the first layer has only its weights'.
-    positions, kernel = n.grid**2, 3 * n.conv_ends
-    tally.convolution(n.patch_inputs, n.channels, positions, kernel, input_gradient=False)
-    tally.linear(n.patch_inputs, n.channels, positions, input_gradient=False, times=1 - n.conv_ends)
-    return tally
+    positions, kernel = n.grid**2, 3 * n.conv_stem
+    counter.convolution(n.patch_inputs, n.channels, positions, kernel, input_gradient=False)
+    counter.linear(n.patch_inputs, n.channels, positions, input_gradient=False, times=1 - n.conv_stem)
+    return counter
 
 
-def _conditions(n: Numbers) -> Tally:
-    tally = Tally("conditions")
+def _conditions(n: CostInputs) -> PartCounter:
+    counter = PartCounter("conditions")
     for level in range(len(n.stages) // 2 + 1):
         width = n.channels << level
-        tally.linear(TIME_SINUSOIDS, width, input_gradient=False)
-        tally.linear(width, width)
-        tally.weights(n.label_rows * width)
-        tally.linear(width, 6 * width, times=n.level_modulation)
-    return tally
+        counter.linear(TIME_SINUSOIDS, width, input_gradient=False)
+        counter.linear(width, width)
+        counter.weights(n.label_rows * width)
+        counter.linear(width, 6 * width, times=n.level_modulation)
+    return counter
 
 
-def _down(stage: StageNumbers) -> Tally:
-    tally = Tally(f"down-{stage.level + 1}")
-    tally.convolution(stage.width, stage.width // 2, stage.positions, 3, bias=False)
-    return tally
+def _down(stage: StageInputs) -> PartCounter:
+    counter = PartCounter(f"down-{stage.level + 1}")
+    counter.convolution(stage.width, stage.width // 2, stage.positions, 3, bias=False)
+    return counter
 
 
-def _up(n: Numbers, stage: StageNumbers) -> Tally:
+def _up(n: CostInputs, stage: StageInputs) -> PartCounter:
     """Upsampling into a decoder stage, and the skip's 1×1 convolution."""
-    tally = Tally(f"up-{stage.level + 1}")
+    counter = PartCounter(f"up-{stage.level + 1}")
     below, skipped = n.channels << (stage.level + 1), n.channels << stage.level
-    tally.convolution(below, 2 * below, stage.positions // 4, 3, bias=False)
+    counter.convolution(below, 2 * below, stage.positions // 4, 3, bias=False)
     # What comes up is as wide as what is skipped.
-    tally.linear(skipped * (2 - n.add_skips), stage.width, stage.positions)
-    return tally
+    counter.linear(skipped * (2 - n.add_skips), stage.width, stage.positions)
+    return counter
 
 
-def _output(n: Numbers) -> Tally:
-    tally = Tally("output")
-    last, positions, kernel = n.stages[-1].width, n.grid**2, 3 * n.conv_ends
-    tally.convolution(last, last, positions, kernel)
-    tally.linear(last, 2 * last)
-    tally.norm(last * positions)
-    tally.elementwise(last * positions)
-    tally.convolution(last, n.patch_outputs, positions, kernel)
-    tally.linear(last, n.patch_outputs, positions, times=1 - n.conv_ends)
-    return tally
+def _output(n: CostInputs) -> PartCounter:
+    counter = PartCounter("output")
+    last, positions, kernel = n.stages[-1].width, n.grid**2, 3 * n.conv_stem
+    counter.convolution(last, last, positions, kernel)
+    counter.linear(last, 2 * last)
+    counter.norm(last * positions)
+    counter.elementwise(last * positions)
+    counter.convolution(last, n.patch_outputs, positions, kernel)
+    counter.linear(last, n.patch_outputs, positions, times=1 - n.conv_stem)
+    return counter
 
 
-def _stage(n: Numbers, stage: StageNumbers) -> Tally:
-    tally = Tally(stage.name)
+def _stage(n: CostInputs, stage: StageInputs) -> PartCounter:
+    counter = PartCounter(stage.name)
     layers = stage.layers
-    tally.linear(stage.width, 6 * stage.width, times=layers * (1 - n.level_modulation))
-    tally.weights(6 * stage.width * layers * n.level_modulation)
+    counter.linear(stage.width, 6 * stage.width, times=layers * (1 - n.level_modulation))
+    counter.weights(6 * stage.width * layers * n.level_modulation)
     # Norm, scale and gate, around the attention and around the feed-forward.
-    tally.norm(2 * stage.width * stage.positions * layers)
-    tally.elementwise(4 * stage.width * stage.positions * layers)
-    _attention(tally, stage)
-    _feed_forward(tally, stage)
-    return tally
+    counter.norm(2 * stage.width * stage.positions * layers)
+    counter.elementwise(4 * stage.width * stage.positions * layers)
+    _attention(counter, stage)
+    _feed_forward(counter, stage)
+    return counter
 
 
-def _attention(tally: Tally, stage: StageNumbers) -> None:
+def _attention(counter: PartCounter, stage: StageInputs) -> None:
     width, positions, keys, layers = stage.width, stage.positions, stage.keys, stage.layers
-    tally.convolution(1, width, positions, stage.depthwise_kernel, times=layers)
-    tally.convolution(width, width, positions, stage.ordinary_kernel, times=layers)
-    tally.linear(width, 3 * width, positions, times=layers)
+    counter.convolution(1, width, positions, stage.depthwise_kernel, times=layers)
+    counter.convolution(width, width, positions, stage.ordinary_kernel, times=layers)
+    counter.linear(width, 3 * width, positions, times=layers)
     # Groups of `keys` tokens, or every query over `keys` keys: the same products.
-    tally.attend(positions, keys, width, stage.heads, layers)
+    counter.attend(positions, keys, width, stage.heads, layers)
     # One complex product for two channels, of the queries and of the keys.
     turned = positions + positions * (1 - stage.key_value) + keys * stage.key_value
-    tally.elementwise(turned * (width * layers) // 2 * stage.rope)
-    tally.weights(stage.heads * layers * stage.cosine)
-    tally.linear(width, width, positions, times=layers)
+    counter.elementwise(turned * (width * layers) // 2 * stage.rope)
+    counter.weights(stage.heads * layers * stage.cosine)
+    counter.linear(width, width, positions, times=layers)
 
 
-def _feed_forward(tally: Tally, stage: StageNumbers) -> None:
+def _feed_forward(counter: PartCounter, stage: StageInputs) -> None:
     width, hidden, positions, layers = stage.width, stage.hidden, stage.positions, stage.layers
-    tally.linear(width, hidden, positions, times=layers)
-    tally.convolution(1, hidden, positions, FEED_FORWARD_KERNEL * stage.convolutional, times=layers)
-    tally.linear(hidden, width, positions, times=layers)
+    counter.linear(width, hidden, positions, times=layers)
+    counter.convolution(1, hidden, positions, FEED_FORWARD_KERNEL * stage.convolutional, times=layers)
+    counter.linear(hidden, width, positions, times=layers)
     # In place of each 1×1 two stacked ones with hidden / 2 channels between; beside the 5×5 a 3×3 and a 1×1, with biases.
     middle, reparam = hidden // 2, stage.reparam * layers
     stacked, single, branches = 2 * middle * (width + hidden), 2 * width * hidden, hidden * (9 + 1)
-    tally.params_training = tally.params_training + (stacked + 2 * middle - single + branches + 2 * hidden) * reparam
+    counter.params_training = counter.params_training + (stacked + 2 * middle - single + branches + 2 * hidden) * reparam
     # Applied branch by branch, forward and two gradients; or folded: the weights, and the inner bias through the outer matrix.
-    tally.train_macs = tally.train_macs + 3 * (stacked - single + branches) * positions * layers * stage.branches
+    counter.train_macs = counter.train_macs + 3 * (stacked - single + branches) * positions * layers * stage.branches
     folding = hidden * middle * (width + 1) + width * middle * (hidden + 1)
-    tally.fold_macs = tally.fold_macs + folding * (reparam - layers * stage.branches)
+    counter.reparam_macs = counter.reparam_macs + folding * (reparam - layers * stage.branches)

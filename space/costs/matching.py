@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from space.array import Array
 from space.costs.cost import cost
-from space.costs.points import Array, Column, Points
+from space.costs.points import Column, Points
 from space.costs.table import CostTable
 from space.document import nearest
 from space.domains.space import COST_METRICS
 from space.errors import SpecError
-from space.paths import changed
 from space.spec import ModelSpec
 
 TOLERANCE = 0.01
@@ -76,7 +76,7 @@ def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str
     if not len(values):
         raise SpecError(f"no value of {by} makes an architecture that can be built")
     best = int(np.argmin(np.abs(costs - target)))
-    matched = changed(spec, {by: values[best].item()})
+    matched = spec.replace({by: values[best].item()})
     return Match(matched, by, metric, target, float(getattr(cost(matched), metric)))
 
 

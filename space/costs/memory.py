@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from space.costs.cost import cost
-from space.costs.formulas import Number, Numbers, StageNumbers, numbers
+from space.costs.formulas import CostInputs, Number, StageInputs, cost_inputs
 from space.spec import ModelSpec
 from space.stage import FEED_FORWARD_KERNEL, TIME_SINUSOIDS
 
@@ -55,7 +55,7 @@ class Memory(PartMemory):
 
 def memory(spec: ModelSpec, batch_size: int, averages: int = 1) -> Memory:
     """What training a batch in float32 takes; `averages` is how many averaged copies of the weights are kept."""
-    n = numbers(spec)
+    n = cost_inputs(spec)
     kept = kept_elements(n)
     parts = []
     for counted in cost(spec).parts:
@@ -86,7 +86,7 @@ def memory(spec: ModelSpec, batch_size: int, averages: int = 1) -> Memory:
     )
 
 
-def kept_elements(n: Numbers) -> dict[str, tuple[Number, Number]]:
+def kept_elements(n: CostInputs) -> dict[str, tuple[Number, Number]]:
     """For every part, the elements kept for the backward pass: a sample's, and those of folded weights, once a batch."""
     positions, last = n.grid**2, n.stages[-1].width
     found: dict[str, tuple[Number, Number]] = {"embedding": (n.patch_inputs * positions, 0), "conditions": (_conditions(n), 0)}
@@ -100,16 +100,16 @@ def kept_elements(n: Numbers) -> dict[str, tuple[Number, Number]]:
         if index < bottleneck:
             found[f"down-{stage.level + 1}"] = (stage.width * stage.positions, 0)
     # The input of the 3×3 convolution, the normalised input of the modulation with its statistic, and the prediction's input.
-    found["output"] = (positions * (last * (2 + n.conv_ends) + 1) + 2 * last, 0)
+    found["output"] = (positions * (last * (2 + n.conv_stem) + 1) + 2 * last, 0)
     return found
 
 
-def _conditions(n: Numbers) -> Number:
+def _conditions(n: CostInputs) -> Number:
     """The sinusoids, and inputs and outputs of the two activations of every level's embedder."""
     return TIME_SINUSOIDS + sum(4 * (n.channels << level) for level in range(len(n.stages) // 2 + 1))
 
 
-def _stage(n: Numbers, stage: StageNumbers) -> Number:
+def _stage(n: CostInputs, stage: StageInputs) -> Number:
     width, hidden, positions = stage.width, stage.hidden, stage.positions
     filtered = (stage.depthwise_kernel > 0) + (stage.ordinary_kernel > 0)
     # Both halves: the normalised input and its statistic, and what the gate multiplies.
@@ -128,7 +128,7 @@ def _stage(n: Numbers, stage: StageNumbers) -> Number:
     return stage.layers * (elements * positions + 6 * width)
 
 
-def _folded(stage: StageNumbers) -> Number:
+def _folded(stage: StageInputs) -> Number:
     """Folded weights and kernels, which the backward pass needs."""
     folding = stage.reparam * (1 - stage.branches)
     return stage.layers * folding * stage.hidden * (2 * stage.width + FEED_FORWARD_KERNEL**2)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from space.array import Array
 from space.spec import ModelSpec
 
-Array: TypeAlias = NDArray[Any]
 Encode: TypeAlias = Callable[[Any], Any]
 """From a value of a spec to a number."""
 

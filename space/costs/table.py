@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from space.costs.formulas import Numbers, StageNumbers, tallies
-from space.costs.points import Array, Points
+from space.array import Array
+from space.costs.formulas import CostInputs, StageInputs, part_counters
+from space.costs.points import Points
 from space.spec import PER_STAGE
 from space.stage import place
 
-_SUMS = ("params", "params_training", "macs", "train_macs", "fold_macs")
+_SUMS = ("params", "params_training", "macs", "train_macs", "reparam_macs")
 
 
 class CostTable:
@@ -26,7 +27,9 @@ class CostTable:
     def __init__(self, points: Points) -> None:
         self.points = points
         self.buildable: Array = np.zeros(points.count, dtype=bool)
-        self.params, self.params_training, self.macs, self.train_macs, self.fold_macs = np.zeros((5, points.count), dtype=np.int64)
+        self.params, self.params_training, self.macs, self.train_macs, self.reparam_macs = np.zeros(
+            (5, points.count), dtype=np.int64
+        )
         counts = points.stage_counts()
         for stages in np.unique(counts):
             rows = np.flatnonzero(counts == stages)
@@ -34,10 +37,10 @@ class CostTable:
                 self._fill(rows, points if len(rows) == points.count else points.take(rows), int(stages))
 
     def _fill(self, rows: Array, points: Points, stages: int) -> None:
-        numbers, self.buildable[rows] = _numbers(points, stages)
-        for tally in tallies(numbers):
-            macs = tally.linear_macs + tally.convolution_macs + tally.attention_macs + tally.elementwise_macs
-            sums = (tally.params, tally.params_training, macs, tally.train_macs, tally.fold_macs)
+        cost_inputs, self.buildable[rows] = _cost_inputs(points, stages)
+        for counter in part_counters(cost_inputs):
+            macs = counter.linear_macs + counter.convolution_macs + counter.attention_macs + counter.elementwise_macs
+            sums = (counter.params, counter.params_training, macs, counter.train_macs, counter.reparam_macs)
             for name, value in zip(_SUMS, sums, strict=True):
                 getattr(self, name)[rows] += value
 
@@ -61,24 +64,24 @@ class CostTable:
 
     def step_macs(self, batch_size: int) -> Array:
         """Multiply-accumulates of one training step."""
-        return self.train_macs * batch_size + 3 * self.fold_macs
+        return self.train_macs * batch_size + 3 * self.reparam_macs
 
 
 def _is(value: Any) -> Callable[[Any], int]:
     return lambda given: int(given == value)
 
 
-def _numbers(points: Points, stages: int) -> tuple[Numbers, Any]:
+def _cost_inputs(points: Points, stages: int) -> tuple[CostInputs, Any]:
     """The numbers of points that all have so many stages, and which of the points can be built."""
     channels, patch, size = (points.number(path) for path in ("channels", "patch", "input_size"))
     outputs = points.base.in_channels * (1 + points.number("learned_variance"))
-    numbers = Numbers(
+    cost_inputs = CostInputs(
         channels=channels,
         grid=size // patch,
         patch_inputs=points.base.in_channels * patch**2,
         patch_outputs=outputs * patch**2,
         label_rows=points.number("num_classes") + points.number("null_class"),
-        conv_ends=points.number("ends", _is("conv")),
+        conv_stem=points.number("stem", _is("conv")),
         add_skips=points.number("skip", _is("add")),
         level_modulation=points.number("modulation", _is("level")),
         stages=tuple(_stage(points, index, stages, channels, size // patch) for index in range(stages)),
@@ -87,12 +90,12 @@ def _numbers(points: Points, stages: int) -> tuple[Numbers, Any]:
     if stages > 1:
         conditions.append(channels % 2 == 0)
     conditions.append((points.number("absolute_position", _is("sincos")) == 0) | (channels % 4 == 0))
-    for index, stage in enumerate(numbers.stages):
+    for index, stage in enumerate(cost_inputs.stages):
         conditions += _stage_conditions(points, index, stage, size, patch)
-    return numbers, _all(conditions)
+    return cost_inputs, _all(conditions)
 
 
-def _stage(points: Points, index: int, stages: int, channels: Any, grid: Any) -> StageNumbers:
+def _stage(points: Points, index: int, stages: int, channels: Any, grid: Any) -> StageInputs:
     def at(path: str, value: Any = None) -> Any:
         return points.at_stage(path, index, int if value is None else _is(value))
 
@@ -104,7 +107,7 @@ def _stage(points: Points, index: int, stages: int, channels: Any, grid: Any) ->
     kernel = points.number("attention.kernel")
     convolutional = at("feed_forward.kind", "conv")
     reparam = convolutional * points.number("feed_forward.reparam")
-    return StageNumbers(
+    return StageInputs(
         name=where.name,
         level=where.level,
         condition=where.condition,
@@ -130,7 +133,7 @@ def _factor(points: Points, index: int) -> Any:
     return np.where(everything, 1, points.at_stage("attention.factor", index))
 
 
-def _stage_conditions(points: Points, index: int, stage: StageNumbers, size: Any, patch: Any) -> Iterable[Any]:
+def _stage_conditions(points: Points, index: int, stage: StageInputs, size: Any, patch: Any) -> Iterable[Any]:
     """What must hold at a stage; the same as ModelSpec's checks, sentence by sentence."""
     yield size % ((_factor(points, index) << stage.level) * patch) == 0
     yield stage.width % stage.heads == 0

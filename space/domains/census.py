@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from space.array import Array
 from space.costs.cost import cost
-from space.costs.points import Array
 from space.costs.table import CostTable
 from space.domains.domain import Domain
 from space.domains.space import COST_METRICS, LARGEST_CHUNK, TRIES, SearchSpace

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from space.errors import StudyError
-from space.spec import Frozen
+from space.frozen import Frozen
 
 Value = Any
 """A value of a spec: text, number or truth value."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from space.costs.points import Array, Column
+from space.array import Array
+from space.costs.points import Column
 from space.costs.table import CostTable
 from space.domains.domain import Domain, Value
 from space.domains.space import Params, SearchSpace

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ValidationError
 
+from space.array import Array
 from space.costs.cost import cost
-from space.costs.points import Array, Column, Points
+from space.costs.points import Column, Points
 from space.costs.table import CostTable
 from space.document import nearest
 from space.domains.domain import Domain, Range, Value
 from space.errors import SpecError, StudyError
-from space.paths import PER_STAGE_PATHS, changed, spec_paths, value_type
-from space.spec import ModelSpec
+from space.paths import PER_STAGE_PATHS, value_type
+from space.spec import ModelSpec, spec_paths
 
 Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
@@ -132,7 +133,7 @@ class SearchSpace:
 
     def spec(self, params: Mapping[str, Value]) -> ModelSpec:
         """The spec of chosen values; raises SpecError when no such architecture can be built."""
-        return changed(self.base, params)
+        return self.base.replace(params)
 
     def params_of(self, spec: ModelSpec) -> Params | None:
         """The values whose spec this is; None for a spec outside the space."""

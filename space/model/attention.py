@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from space.model.kernels import attend, directed, heads, linear
+from space.model.kernels import attend, linear, normalise_and_rotate, project_qkv
 from space.model.layout import Convolution, Depthwise
 from space.model.position import rotations
 from space.stage import Stage
@@ -68,7 +68,7 @@ class Attention(nn.Module):
     def _in_groups(self, x: Tensor) -> Tensor:
         f, rows = self.factor, x.shape[1]
         groups = rearrange(x, "n (h i) (w j) c -> (n i j) (h w) c", i=f, j=f)
-        q, k, v = heads(groups, self.qkv.weight, self.qkv.bias, self.heads, self._scale(), self.query_rotations)
+        q, k, v = project_qkv(groups, self.qkv.weight, self.qkv.bias, self.heads, self._scale(), self.query_rotations)
         out = rearrange(self._attend(q, k, v), "g a l d -> g l (a d)")
         # Projected group by group, then woven: what attention keeps for its gradient serves the projection as well.
         projected = linear(out, self.out.weight, self.out.bias)
@@ -81,7 +81,10 @@ class Attention(nn.Module):
         # Averaged after the projection, as the cost printed in the paper's Table 1 (0.91 GFLOPs) needs; the two commute.
         kv = reduce(F.linear(filtered, weight[width:], bias[width:]), "n (h i) (w j) c -> n h w c", "mean", i=f, j=f)
         k, v = rearrange(kv, "n h w (t a d) -> t n a (h w) d", t=2, a=self.heads).contiguous()
-        q, k = directed(q, scale is not None, self.query_rotations), directed(k, scale is not None, self.key_rotations)
+        q, k = (
+            normalise_and_rotate(q, scale is not None, self.query_rotations),
+            normalise_and_rotate(k, scale is not None, self.key_rotations),
+        )
         q = q if scale is None else q * scale.to(q.dtype)
         return linear(rearrange(self._attend(q, k, v), "n a (h w) d -> n h w (a d)", h=x.shape[1]), self.out.weight, self.out.bias)
 

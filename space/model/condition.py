@@ -19,7 +19,7 @@ def sinusoids(t: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class Condition(nn.Module):
+class ConditionEmbedder(nn.Module):
     """The condition of one level, c = embedded t + embedded y, already through SiLU.
 
     Every use of c begins with SiLU (adaLN-Zero), so it is applied once here. With a null class, label `num_classes` is that class.

@@ -13,7 +13,7 @@ ZERO = ("modulation.", "prediction.")
 """Parts of the names of adaLN outputs and of the last convolution."""
 
 
-def initialise(model: nn.Module, seed: int) -> None:
+def init_weights(model: nn.Module, seed: int) -> None:
     """Fill a model's parameters in place.
 
     Weights are Xavier-uniform by torch's fan rule on the stored tensor, the embedding's on its flattened matrix;

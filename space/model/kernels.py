@@ -24,7 +24,7 @@ UNIT_EPSILON = 1e-12
 Maybe: TypeAlias = Tensor | None
 
 
-def by_hand(x: Tensor, *others: Maybe) -> bool:
+def use_custom_backward(x: Tensor, *others: Maybe) -> bool:
     """Whether the gradients written here serve for these operands."""
     if not torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
@@ -44,7 +44,7 @@ def from_convolution(x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Maybe = None) -> Tensor:
     """F.linear: (..., C) → (..., D)."""
-    if by_hand(x, weight, bias):
+    if use_custom_backward(x, weight, bias):
         out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return out
     return F.linear(x, weight, bias)
@@ -52,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Maybe = None) -> Tensor:
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm over the channels of (N, H, W, C), without affine, then · (1 + scale) + shift, each (N, 1, 1, C)."""
-    if by_hand(x, shift, scale):
+    if use_custom_backward(x, shift, scale):
         out: Tensor = _ModulatedNorm.apply(x, shift, scale)  # type: ignore[no-untyped-call]
         return out
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON), 1 + scale)
@@ -60,27 +60,27 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
     """A zero-padded depthwise convolution of (N, H, W, C), or of its GELU, by a (C, 1, k, k) kernel with an odd k."""
-    if by_hand(x, weight, bias):
+    if use_custom_backward(x, weight, bias):
         out: Tensor = _Depthwise.apply(x, weight, bias, gelu)  # type: ignore[no-untyped-call]
         return out
     return _depthwise(F.gelu(x) if gelu else x, weight, bias)
 
 
-def heads(
-    tokens: Tensor, weight: Tensor, bias: Tensor, count: int, scale: Maybe = None, turns: Maybe = None
+def project_qkv(
+    tokens: Tensor, weight: Tensor, bias: Tensor, count: int, scale: Maybe = None, rotations: Maybe = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (G, count, L, d) of tokens (G, L, C), projected by a (3C, C) weight in the order q, k, v.
 
-    With a `scale` (count, 1, 1), queries and keys are made of length 1 and queries multiplied by it; with `turns`
+    With a `scale` (count, 1, 1), queries and keys are made of length 1 and queries multiplied by it; with `rotations`
     (L, d/2, 2), cosines and sines, the channel pairs of both are rotated.
     """
-    if by_hand(tokens, weight, bias, scale):
-        found: tuple[Tensor, Tensor, Tensor] = _Heads.apply(tokens, weight, bias, count, scale, turns)  # type: ignore[no-untyped-call]
+    if use_custom_backward(tokens, weight, bias, scale):
+        found: tuple[Tensor, Tensor, Tensor] = _Heads.apply(tokens, weight, bias, count, scale, rotations)  # type: ignore[no-untyped-call]
         return found
     qkv = F.linear(tokens, weight, bias).view(*tokens.shape[:2], 3, count, -1).permute(2, 0, 3, 1, 4)
     # One copy here keeps every pass over queries and keys, forward and backward, free of strides.
     q, k, v = qkv.contiguous()
-    q, k = directed(q, scale is not None, turns), directed(k, scale is not None, turns)
+    q, k = normalise_and_rotate(q, scale is not None, rotations), normalise_and_rotate(k, scale is not None, rotations)
     return (q if scale is None else q * scale.to(q.dtype)), k, v
 
 
@@ -93,16 +93,16 @@ CACHED = 1 << 18
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale · q·kᵀ) · v for (G, heads, L, d) queries and (G, heads, M, d) keys and values."""
-    if k.shape[-2] > SHORT or not by_hand(q, k, v):
+    if k.shape[-2] > SHORT or not use_custom_backward(q, k, v):
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     out: Tensor = _ShortAttention.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
     return out
 
 
-def directed(x: Tensor, unit: bool, turns: Maybe) -> Tensor:
-    """Vectors (..., L, d) made of length 1 when `unit`, and rotated when there are `turns`."""
+def normalise_and_rotate(x: Tensor, unit: bool, rotations: Maybe) -> Tensor:
+    """Vectors (..., L, d) made of length 1 when `unit`, and rotated when there are `rotations`."""
     x = F.normalize(x, dim=-1, eps=UNIT_EPSILON) if unit else x
-    return x if turns is None else rotate(x, turns)
+    return x if rotations is None else rotate(x, rotations)
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor, count: int, scale: Maybe, turns: Maybe
+        ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor, count: int, scale: Maybe, rotations: Maybe
     ) -> tuple[Tensor, ...]:
         qkv = _product(tokens, weight, bias).view(*tokens.shape[:2], 3, count, -1)
         qk, factors = qkv[:, :, :2], None
@@ -262,16 +262,16 @@ class _Heads(torch.autograd.Function):
             factors = torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min_(UNIT_EPSILON).reciprocal_()
             factors[:, :, 0] *= scale.view(count, 1)
             qk *= factors
-        if turns is not None:
-            _pairs(qk).mul_(_turns_of_all(turns, qk))
-        ctx.save_for_backward(tokens, weight, qkv, scale, factors, turns)
+        if rotations is not None:
+            _pairs(qk).mul_(_rotations_of_all(rotations, qk))
+        ctx.save_for_backward(tokens, weight, qkv, scale, factors, rotations)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
         return q, k, v
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Maybe, ...]:
-        tokens, weight, qkv, scale, factors, turns = ctx.saved_tensors
+        tokens, weight, qkv, scale, factors, rotations = ctx.saved_tensors
         outer = torch.empty_like(qkv)
         for index, gradient in enumerate(gradients):
             outer[:, :, index] = gradient.transpose(1, 2)
@@ -283,14 +283,14 @@ class _Heads(torch.autograd.Function):
             along *= factors
             along[:, :, 0] /= scale.view(-1, 1).square()
             of_qk.mul_(factors).addcmul_(qk, along, value=-1)
-        if turns is not None:
-            _pairs(of_qk).mul_(_turns_of_all(turns, qk).conj_physical_())
+        if rotations is not None:
+            _pairs(of_qk).mul_(_rotations_of_all(rotations, qk).conj_physical_())
         return *_product_gradients(ctx.needs_input_grad, outer.flatten(2), tokens, weight), None, of_scale, None
 
 
-def _turns_of_all(turns: Tensor, qk: Tensor) -> Tensor:
+def _rotations_of_all(rotations: Tensor, qk: Tensor) -> Tensor:
     """Turns (L, d/2, 2) as complex numbers (L, 2, heads, d/2), repeated in memory so that passes have long inner loops."""
-    return torch.view_as_complex(turns.to(qk.dtype))[:, None, None].repeat(1, *qk.shape[2:4], 1)
+    return torch.view_as_complex(rotations.to(qk.dtype))[:, None, None].repeat(1, *qk.shape[2:4], 1)
 
 
 class _ShortAttention(torch.autograd.Function):

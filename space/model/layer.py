@@ -12,7 +12,7 @@ from space.model.modulation import modulation
 from space.stage import Stage
 
 
-class Layer(nn.Module):
+class Block(nn.Module):
     """x += gate · attention(modulated norm of x), then the same with the feed-forward (Peebles & Xie, section 3.2)."""
 
     def __init__(self, stage: Stage) -> None:
@@ -28,11 +28,11 @@ class Layer(nn.Module):
         return torch.addcmul(x, gate_f, self.feed_forward(modulated_norm(x, shift_f, scale_f)))
 
 
-class Layers(nn.ModuleList):
+class Blocks(nn.ModuleList):
     """All layers of a stage."""
 
     def __init__(self, stage: Stage) -> None:
-        super().__init__(Layer(stage) for _ in range(stage.layers))
+        super().__init__(Block(stage) for _ in range(stage.layers))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """(N, H, W, C) and the level's condition (N, C) → (N, H, W, C)."""

@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from space.model.condition import Condition, sinusoids
+from space.model.condition import ConditionEmbedder, sinusoids
 from space.model.feed_forward import ReparamConvFeedForward
-from space.model.initial import initialise
+from space.model.initial import init_weights
 from space.model.kernels import modulated_norm
-from space.model.layer import Layers
+from space.model.layer import Blocks
 from space.model.layout import Convolution, Down, Up
 from space.model.modulation import FACTORS
 from space.model.patches import patchify, sincos, unpatchify
@@ -32,13 +32,13 @@ class Network(nn.Module):
         places = sincos(spec.grid, spec.channels) if spec.absolute_position == "sincos" else None
         self.register_buffer("places", places, persistent=False)
         self.conditions = nn.ModuleList(
-            Condition(spec.width_at(level), spec.num_classes, spec.null_class) for level in range(spec.levels)
+            ConditionEmbedder(spec.width_at(level), spec.num_classes, spec.null_class) for level in range(spec.levels)
         )
         self.level_modulation = nn.ModuleList()
         if spec.modulation == "level":
             widths = [spec.width_at(level) for level in range(spec.levels)]
             self.level_modulation.extend(nn.Linear(width, FACTORS * width) for width in widths)
-        self.stages = nn.ModuleDict({s.name: Layers(s) for s in stages})
+        self.stages = nn.ModuleDict({s.name: Blocks(s) for s in stages})
         self.down = nn.ModuleList(Down(s.width) for s in stages[:bottleneck])
         self.up = nn.ModuleDict()
         self.skip = nn.ModuleDict()
@@ -48,7 +48,7 @@ class Network(nn.Module):
             skipped = spec.width_at(stage.level)
             self.skip[stage.name] = nn.Linear(skipped if spec.skip == "add" else 2 * skipped, stage.width)
         last = stages[-1].width
-        self.out = Convolution(last, last, 3) if spec.ends == "conv" else nn.Identity()
+        self.out = Convolution(last, last, 3) if spec.stem == "conv" else nn.Identity()
         self.out_modulation = nn.Linear(last, 2 * last)
         self.prediction = _end(spec, last, spec.out_channels * spec.patch**2)
 
@@ -101,7 +101,7 @@ class Network(nn.Module):
 
 def _end(spec: ModelSpec, inputs: int, outputs: int) -> nn.Module:
     """The first or last layer: a 3×3 convolution over patches, or a linear layer patch by patch."""
-    return Convolution(inputs, outputs, 3) if spec.ends == "conv" else nn.Linear(inputs, outputs)
+    return Convolution(inputs, outputs, 3) if spec.stem == "conv" else nn.Linear(inputs, outputs)
 
 
 def build(spec: ModelSpec, seed: int = 0) -> Network:
@@ -110,6 +110,6 @@ def build(spec: ModelSpec, seed: int = 0) -> Network:
     Two models have equal initial values wherever name and shape of a parameter are equal, whatever else differs.
     """
     model = Network(spec)
-    initialise(model, seed)
+    init_weights(model, seed)
     # Convolution kernels in the memory order that channels-last feature maps need.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from space.document import parse
-from space.errors import NasError, SpecError
-from space.paths import changed
-from space.spec import Frozen, ModelSpec
+from space.errors import SpecError, ToolkitError
+from space.frozen import Frozen
+from space.spec import ModelSpec
 from space.stage import Count, Factor, PerStage
 
 _NOT_ARGUMENTS = {"params"}
@@ -54,7 +54,7 @@ class _DiT(_Common):
             "attention": {"tokens": "all", "similarity": "dot", "position": "none"},
             "feed_forward": {"kind": "mlp", "ratio": self.mlp_ratio},
             "patch": self.patch_size,
-            "ends": "linear",
+            "stem": "linear",
             "absolute_position": "sincos",
         }
 
@@ -106,7 +106,7 @@ def spec_from_kwargs(kwargs: Mapping[str, Any]) -> ModelSpec:
     arguments: type[_DiT] | type[_UDiT] = _DiT if isotropic else _UDiT
     try:
         return parse(ModelSpec, parse(arguments, given).spec())
-    except NasError as error:
+    except ToolkitError as error:
         raise SpecError(f"the authors' arguments: {error}") from None
 
 
@@ -139,7 +139,7 @@ def kwargs_from_spec(spec: ModelSpec) -> dict[str, Any]:
         }
     try:
         # How branches are applied changes no parameter.
-        same = spec_from_kwargs(kwargs).digest == changed(spec, {"feed_forward.branches": False}).digest
+        same = spec_from_kwargs(kwargs).digest == spec.replace({"feed_forward.branches": False}).digest
     except SpecError:
         same = False
     if not same:

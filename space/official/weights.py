@@ -16,7 +16,6 @@ from space.errors import RunError, SpecError
 from space.model.network import Network
 from space.model.patches import sincos
 from space.official.names import POSITIONS, names, positions_shape
-from space.paths import changed
 from space.spec import ModelSpec
 
 ENTRIES = ("ema", "model")
@@ -85,7 +84,7 @@ def write_state_dict(model: Network, path: Path) -> None:
 def trained_as(model: Network) -> ModelSpec:
     """The spec whose training form has the model's parameters: without re-parameterisation for a folded model."""
     folded = not any(".project_in.first." in name for name, _ in model.named_parameters())
-    return changed(model.spec, {"feed_forward.reparam": False}) if folded else model.spec
+    return model.spec.replace({"feed_forward.reparam": False}) if folded else model.spec
 
 
 def read(path: Path) -> dict[str, Any]:

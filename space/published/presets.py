@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from space.costs.cost import Cost, cost
-from space.paths import changed
 from space.presets import PRESETS
 from space.published.tables import table
 
@@ -36,7 +35,7 @@ class Published:
     @property
     def computed(self) -> Cost:
         """The cost of the preset at the row's resolution."""
-        return cost(changed(PRESETS[self.preset], {"input_size": self.resolution // LATENT_DOWNSAMPLING}))
+        return cost(PRESETS[self.preset].replace({"input_size": self.resolution // LATENT_DOWNSAMPLING}))
 
     @property
     def computed_gflops(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from space.document import nearest
-from space.errors import NasError
+from space.errors import ToolkitError
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,15 @@ class PublishedTable:
         return Protocol(**common)
 
     def row(self, label: str) -> PublishedRow:
-        """The row of that label, letter by letter; raises NasError, naming the nearest, when there is none."""
+        """The row of that label, letter by letter; raises ToolkitError, naming the nearest, when there is none."""
         if label in self._by_label:
             return self._by_label[label]
         alike = [row.label for row in self.rows if row.printed == label]
         if alike:
-            raise NasError(f"{self.title} prints '{label}' in {len(alike)} rows; name one of them: {', '.join(map(repr, alike))}")
-        raise NasError(f"{self.title} ({self.name}) has no row '{label}'{nearest(label, self.labels)}")
+            raise ToolkitError(
+                f"{self.title} prints '{label}' in {len(alike)} rows; name one of them: {', '.join(map(repr, alike))}"
+            )
+        raise ToolkitError(f"{self.title} ({self.name}) has no row '{label}'{nearest(label, self.labels)}")
 
     @cached_property
     def _by_label(self) -> dict[str, PublishedRow]:

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from space.document import nearest
-from space.errors import NasError
+from space.errors import ToolkitError
 from space.published.rows import PublishedRow, PublishedTable
 
 
@@ -89,14 +89,14 @@ def names() -> tuple[str, ...]:
 
 @cache
 def table(name: str) -> PublishedTable:
-    """A published table by its name; raises NasError, naming the nearest, when there is none.
+    """A published table by its name; raises ToolkitError, naming the nearest, when there is none.
 
     >>> row = table("udit_table9").row("U-DiT-T (+RoPE2D)")
     >>> row.gflops, row.scores["fid"], row.protocol.train_steps
     ('0.91', '84.64', 400000)
     """
     if name not in _FILES:
-        raise NasError(f"no published table '{name}'{nearest(name, names())}")
+        raise ToolkitError(f"no published table '{name}'{nearest(name, names())}")
     file = _FILES[name]
     lines = _read(file.stem)
     printed = Counter(_first(line, _NAME) for line in lines)

@@ -47,7 +47,7 @@ def specs(draw) -> ModelSpec:
             "modulation": draw(st.sampled_from(["layer", "level"])),
             "skip": draw(st.sampled_from(["concat", "add"])),
             "patch": patch,
-            "ends": draw(st.sampled_from(["conv", "linear"])),
+            "stem": draw(st.sampled_from(["conv", "linear"])),
             "absolute_position": draw(st.sampled_from(["none", "sincos"])),
             "input_size": patch * factor * 2 ** (levels - 1) * draw(st.integers(1, 2)),
             "in_channels": draw(st.integers(1, 4)),

@@ -1,13 +1,13 @@
 import pytest
 
-from space import ModelSpec, NasError
+from space import ModelSpec, ToolkitError
 from space.document import Document, parse
 
 SPEC = "channels: 48\ndepths: [1, 1, 2, 1, 1]\nheads: 2\n"
 
 
 def problem(text):
-    with pytest.raises(NasError) as caught:
+    with pytest.raises(ToolkitError) as caught:
         document = Document(text, "spec.yaml")
         parse(ModelSpec, document.data, document)
     message = str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 
 import space.published.rows
 import space.published.tables
-from space.errors import NasError
+from space.errors import ToolkitError
 from space.published import Protocol, correlations, names, published, table
 
 CSV = {file.name: file.read_text(encoding="utf-8") for file in files("space.published").iterdir() if file.name.endswith(".csv")}
@@ -100,11 +100,13 @@ def test_only_the_figures_are_digitised():
 
 
 def test_unknown_names_are_told_with_the_nearest():
-    with pytest.raises(NasError, match="no published table 'udit_tabel9'; did you mean 'udit_table9'?"):
+    with pytest.raises(ToolkitError, match="no published table 'udit_tabel9'; did you mean 'udit_table9'?"):
         table("udit_tabel9")
-    with pytest.raises(NasError, match=r"U-DiT Table 9 \(udit_table9\) has no row 'U-DiT-T \(\+RoPE\)'; did you mean '.*RoPE2D"):
+    with pytest.raises(
+        ToolkitError, match=r"U-DiT Table 9 \(udit_table9\) has no row 'U-DiT-T \(\+RoPE\)'; did you mean '.*RoPE2D"
+    ):
         table("udit_table9").row("U-DiT-T (+RoPE)")
-    with pytest.raises(NasError, match="U-DiT Table 5 prints 'U-DiT-B' in 5 rows; name one of them: 'U-DiT-B, 200K', "):
+    with pytest.raises(ToolkitError, match="U-DiT Table 5 prints 'U-DiT-B' in 5 rows; name one of them: 'U-DiT-B, 200K', "):
         table("udit_table5").row("U-DiT-B")
 
 

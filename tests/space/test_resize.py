@@ -2,9 +2,8 @@
 
 import pytest
 
-from space import NasError, cost, match_cost, preset
+from space import ToolkitError, cost, match_cost, preset
 from space.costs.matching import match_width
-from space.paths import changed
 from space.presets import PRESETS
 from space.resize import Scale, scaled
 
@@ -24,12 +23,12 @@ def test_a_scale_of_one_changes_nothing():
 
 
 def test_heads_per_stage_are_scaled_one_by_one():
-    small = scaled(changed(preset("u-dit-b"), {"heads": (4, 8, 16, 8, 8)}), Scale(channels=0.5))
+    small = scaled(preset("u-dit-b").replace({"heads": (4, 8, 16, 8, 8)}), Scale(channels=0.5))
     assert small.heads == (2, 4, 8, 4, 4)
 
 
 def test_what_cannot_be_built_near_is_refused():
-    with pytest.raises(NasError, match="no width near 96 channels can be built: input_size 9 is not divisible"):
+    with pytest.raises(ToolkitError, match="no width near 96 channels can be built: input_size 9 is not divisible"):
         scaled(preset("u-dit-s"), Scale(), 9)
 
 
@@ -44,6 +43,6 @@ def test_a_coarse_grid_of_widths_is_closed_by_the_ratio(metric):
 
 
 def test_a_width_that_fits_keeps_the_ratio():
-    target = cost(changed(preset("u-dit-t"), {"channels": 56})).gflops
+    target = cost(preset("u-dit-t").replace({"channels": 56})).gflops
     match = match_width(preset("u-dit-t"), target)
     assert (match.spec.channels, match.spec.feed_forward.ratio) == (56, 4.0)

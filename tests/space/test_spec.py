@@ -1,8 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from space import ModelSpec, NasError, preset
-from space.paths import changed
+from space import ModelSpec, ToolkitError, preset
 
 TOY = {"channels": 48, "heads": 2, "depths": (1, 1, 2, 1, 1)}
 
@@ -64,29 +63,29 @@ def test_widths_and_resolutions_of_the_stages():
 def test_digest_tells_architectures_apart_and_nothing_else():
     full = preset("dit-unet")
     irrelevant = {"attention.factor": 4, "attention.downsampler": "conv", "attention.kernel": 7, "feed_forward.reparam": False}
-    same = changed(full, irrelevant)
-    listed = changed(full, {"heads": (2, 2, 2, 2, 2)})
+    same = full.replace(irrelevant)
+    listed = full.replace({"heads": (2, 2, 2, 2, 2)})
     assert full.digest == same.digest == listed.digest
-    assert full.digest != changed(full, {"attention.tokens": "downsampled"}).digest
-    assert full.digest != changed(full, {"heads.2": 4}).digest
+    assert full.digest != full.replace({"attention.tokens": "downsampled"}).digest
+    assert full.digest != full.replace({"heads.2": 4}).digest
     # A group of one token without a filter is every token.
     single = {"attention.factor": 1, "attention.downsampler": "pixel-shuffle", "attention.tokens": "downsampled"}
-    assert changed(full, single).digest == full.digest
-    assert changed(full, {**single, "attention.downsampler": "dwconv"}).digest != full.digest
+    assert full.replace(single).digest == full.digest
+    assert full.replace({**single, "attention.downsampler": "dwconv"}).digest != full.digest
 
 
 def test_per_stage_values_reach_their_stage():
-    spec = changed(preset("u-dit-t"), {"attention.factor.0": 4, "depths.2": 3, "attention.tokens.4": "all"})
+    spec = preset("u-dit-t").replace({"attention.factor.0": 4, "depths.2": 3, "attention.tokens.4": "all"})
     assert [s.factor for s in spec.stages] == [4, 2, 2, 2, None]
     assert spec.stages[2].layers == 6
 
 
 @pytest.mark.parametrize("path", ["attention.token", "depths.9", "channels.0.1", "heads.x"])
 def test_unknown_paths_are_refused(path):
-    with pytest.raises(NasError, match=f"no spec has '{path}'"):
-        changed(preset("u-dit-t"), {path: 1})
+    with pytest.raises(ToolkitError, match=f"no spec has '{path}'"):
+        preset("u-dit-t").replace({path: 1})
 
 
 def test_unknown_preset_names_the_nearest():
-    with pytest.raises(NasError, match="did you mean 'u-dit-s'"):
+    with pytest.raises(ToolkitError, match="did you mean 'u-dit-s'"):
         preset("udit-s")

@@ -15,7 +15,7 @@ from scipy import stats
 from analysis.ablation import attribution
 from analysis.ablation.attribution import factorial_effects, shapley
 from nas.stats.paired import holm, paired_t_p, sign_flip_p
-from space import NasError
+from space import ToolkitError
 
 NAMES = ("a", "b", "c", "d")
 
@@ -204,7 +204,7 @@ def test_a_ladder_is_attributed_in_its_order():
     assert (table["kind"] == "in this order").all()
     assert (table["seeds"] == 2).all()
     assert table["ci_low"].tolist() == pytest.approx([-2, 2 - stats.t.ppf(0.975, 1), -5])
-    with pytest.raises(NasError, match="effects cannot be told apart: 4 of the 8 combinations of a, b, c have no row"):
+    with pytest.raises(ToolkitError, match="effects cannot be told apart: 4 of the 8 combinations of a, b, c have no row"):
         factorial_effects(frame, NAMES[:3])
 
 
@@ -219,7 +219,7 @@ def test_a_long_ladder_needs_no_list_of_all_combinations():
     flags = np.tril(np.ones((41, 40), bool), k=-1)
     frame = pd.DataFrame(flags, columns=factors).assign(variant=range(41), seed=0, val_loss=np.arange(41.0))
     assert shapley(frame, factors)["value"].tolist() == [1.0] * 40
-    with pytest.raises(NasError, match="1099511627736 of the 1099511627776 combinations"):
+    with pytest.raises(ToolkitError, match="1099511627736 of the 1099511627776 combinations"):
         shapley(frame.drop(index=7), factors)
 
 
@@ -266,16 +266,16 @@ def test_intervals_cover():
     ],
 )
 def test_neither_all_combinations_nor_a_ladder(keep, message):
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         shapley(tidy([len], NAMES[:3], keep), NAMES[:3])
-    with pytest.raises(NasError, match="cannot be told apart"):
+    with pytest.raises(ToolkitError, match="cannot be told apart"):
         factorial_effects(tidy([len], NAMES[:3], keep), NAMES[:3])
 
 
 def test_every_mistake_is_one_sentence(four_seeds):
     def refuses(frame, message, factors=("a", "b"), metric="val_loss"):
         for function in (shapley, factorial_effects):
-            with pytest.raises(NasError, match=message) as caught:
+            with pytest.raises(ToolkitError, match=message) as caught:
                 function(frame, factors, metric)
             assert "\n" not in str(caught.value)
 

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from analysis.ablation import comparison
-from analysis.ablation.comparison import compare, gain_left, ladder
+from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
 from nas.stats.paired import holm, paired_t_p, sign_flip_p
 from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p
-from space.errors import NasError
+from space.errors import ToolkitError
 
 REPETITIONS = 2000
 ERROR = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)
@@ -204,7 +204,7 @@ def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
     assert few["verdict"] == "before the first look: no test"
     assert few["difference"] > 0
     assert few[["ci_low", "p_value", "p_t_holm"]].isna().all()
-    with pytest.raises(NasError, match="more than the last planned look|not one of the planned looks"):
+    with pytest.raises(ToolkitError, match="more than the last planned look|not one of the planned looks"):
         compare(frame, "plain", looks=looks(3, 6))
 
 
@@ -264,7 +264,7 @@ def test_shares_of_a_gain_cover():
     raw, matched = (levels + gain + common + 0.01 * rng.standard_normal((REPETITIONS, 6)) for gain in (-0.09, -0.03))
     frames = [frame_of({"plain": levels} | dict(enumerate(raw))).assign(control="raw")]
     frames.append(frame_of(dict(enumerate(matched))).assign(control="flop-matched"))
-    found = gain_left(pd.concat(frames), "plain")
+    found = gain_at_equal_cost(pd.concat(frames), "plain")
     assert (found["note"] == "").all()
     assert 0.93 <= ((found["share_low"] <= 1 / 3) & (found["share_high"] >= 1 / 3)).mean() <= 0.97
 
@@ -272,7 +272,7 @@ def test_shares_of_a_gain_cover():
 def test_a_share_stands_beside_its_two_differences():
     frame = gains(1, -0.09, -0.03)
     other = frame[(frame["variant"] == "plain") | (frame["control"] == "raw")]
-    (found,) = gain_left(frame, "plain").itertuples()
+    (found,) = gain_at_equal_cost(frame, "plain").itertuples()
     raw = row(compare(other, "plain"), "big")
     matched = row(compare(frame[(frame["variant"] == "plain") | (frame["control"] == "flop-matched")], "plain"), "big")
     assert (found.raw, found.raw_low, found.raw_high) == tuple(raw[["difference", "ci_low", "ci_high"]])
@@ -288,7 +288,7 @@ def test_a_share_stands_beside_its_two_differences():
 
 @pytest.mark.parametrize("raw", [0.0, 0.09])
 def test_without_a_gain_there_is_no_share(raw):
-    (found,) = gain_left(gains(1, raw, -0.03), "plain").itertuples()
+    (found,) = gain_at_equal_cost(gains(1, raw, -0.03), "plain").itertuples()
     assert found.note == "no gain to share"
     assert math.isnan(found.share)
     assert math.isnan(found.share_low)
@@ -297,9 +297,11 @@ def test_without_a_gain_there_is_no_share(raw):
 
 def test_gains_of_metrics_that_should_rise():
     frame = gains(1, 0.09, 0.03).rename(columns={"val_loss": "precision"})
-    (found,) = gain_left(frame, "plain", "precision").itertuples()
+    (found,) = gain_at_equal_cost(frame, "plain", "precision").itertuples()
     assert (found.note, found.verdict) == ("", "better")
-    (fallen,) = gain_left(gains(1, -0.09, -0.03).rename(columns={"val_loss": "precision"}), "plain", "precision").itertuples()
+    (fallen,) = gain_at_equal_cost(
+        gains(1, -0.09, -0.03).rename(columns={"val_loss": "precision"}), "plain", "precision"
+    ).itertuples()
     assert (fallen.note, fallen.verdict) == ("no gain to share", "worse")
 
 
@@ -308,13 +310,13 @@ def test_gains_take_the_seeds_that_all_have():
     left_out = (frame["variant"] == "big") & (frame["control"] == "raw") & (frame["seed"] < 2)
     left_out |= (frame["control"] == "flop-matched") & (frame["seed"] == 2)
     frame.loc[left_out, "val_loss"] = np.nan
-    (found,) = gain_left(frame, "plain").itertuples()
+    (found,) = gain_at_equal_cost(frame, "plain").itertuples()
     assert found.pairs == 3
     frame.loc[frame["seed"] < 5, "val_loss"] = np.nan
-    (single,) = gain_left(frame, "plain").itertuples()
+    (single,) = gain_at_equal_cost(frame, "plain").itertuples()
     assert (single.pairs, single.note, single.verdict) == (1, "one seed: no test", "one seed: no test")
     unmatched = pd.concat([frame, frame[frame["control"] == "raw"].replace("big", "odd")[lambda f: f["variant"] == "odd"]])
-    assert gain_left(unmatched, "plain")["note"].tolist()[1] == "no common seed: no test"
+    assert gain_at_equal_cost(unmatched, "plain")["note"].tolist()[1] == "no common seed: no test"
 
 
 GOOD = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]})
@@ -337,22 +339,25 @@ CONTROLLED = gains(1, -0.1, -0.1)
         (lambda: ladder(GOOD, ["plain"]), "a ladder of plain has no steps"),
         (lambda: ladder(GOOD, ["plain", "cosine", "plain"]), "each once"),
         (lambda: ladder(GOOD, ["plain", "cosin"]), "did you mean 'cosine'?"),
-        (lambda: gain_left(GOOD, "plain"), "the frame has no column control"),
-        (lambda: gain_left(CONTROLLED, "big "), "did you mean 'big'?"),
+        (lambda: gain_at_equal_cost(GOOD, "plain"), "the frame has no column control"),
+        (lambda: gain_at_equal_cost(CONTROLLED, "big "), "did you mean 'big'?"),
         (
-            lambda: gain_left(CONTROLLED, "plain", control="flops-matched"),
+            lambda: gain_at_equal_cost(CONTROLLED, "plain", control="flops-matched"),
             "no control 'flops-matched'.*did you mean 'flop-matched'?",
         ),
-        (lambda: gain_left(CONTROLLED, "plain", control="raw"), "no control 'raw'"),
-        (lambda: gain_left(CONTROLLED[CONTROLLED["variant"] == "big"], "plain"), "no variant 'plain'"),
+        (lambda: gain_at_equal_cost(CONTROLLED, "plain", control="raw"), "no control 'raw'"),
+        (lambda: gain_at_equal_cost(CONTROLLED[CONTROLLED["variant"] == "big"], "plain"), "no variant 'plain'"),
         (
-            lambda: gain_left(CONTROLLED.assign(control="flop-matched", seed=range(18)), "plain"),
+            lambda: gain_at_equal_cost(CONTROLLED.assign(control="flop-matched", seed=range(18)), "plain"),
             "'plain' has no rows of control raw",
         ),
-        (lambda: gain_left(pd.concat([CONTROLLED] * 2), "plain"), "variant 'plain' of control raw, seed 0 stands in two rows"),
+        (
+            lambda: gain_at_equal_cost(pd.concat([CONTROLLED] * 2), "plain"),
+            "variant 'plain' of control raw, seed 0 stands in two rows",
+        ),
     ],
 )
 def test_refusals_are_one_sentence(call, message):
-    with pytest.raises(NasError, match=message) as refusal:
+    with pytest.raises(ToolkitError, match=message) as refusal:
         call()
     assert ". " not in str(refusal.value)

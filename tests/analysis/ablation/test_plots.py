@@ -22,8 +22,8 @@ from analysis.ablation.plots import (
     plot_ladder,
     plot_shapley,
 )
-from space import NasError
-from tests.analysis.test_attribution import rungs, tidy
+from space import ToolkitError
+from tests.analysis.ablation.test_attribution import rungs, tidy
 
 mpl.use("Agg")
 
@@ -277,11 +277,11 @@ def test_figures_go_where_they_are_told_and_tables_stay_as_they_are():
 
 def test_a_wrong_table_is_refused():
     table = compared(losses())
-    with pytest.raises(NasError, match="the table has no column step, step_low, .*; give what ladder returned"):
+    with pytest.raises(ToolkitError, match="the table has no column step, step_low, .*; give what ladder returned"):
         plot_ladder(table)
-    with pytest.raises(NasError, match="no column effect, value, .* factorial_effects returned"):
+    with pytest.raises(ToolkitError, match="no column effect, value, .* factorial_effects returned"):
         plot_effects(table)
-    with pytest.raises(NasError, match="no column component, .* shapley returned"):
+    with pytest.raises(ToolkitError, match="no column component, .* shapley returned"):
         plot_shapley(table)
-    with pytest.raises(NasError, match="0 rows with the verdict baseline; give what compare returned"):
+    with pytest.raises(ToolkitError, match="0 rows with the verdict baseline; give what compare returned"):
         plot_compare(table.iloc[1:])

@@ -13,7 +13,7 @@ from analysis.ablation.frames import ablation_frames, load_ablation
 from analysis.ablation.tables import ablation_tables
 from analysis.ablation.text import display, parts, render_tables
 from nas.cli.app import main
-from space.errors import NasError
+from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
 from tests.nas.scripted import searched
 
@@ -227,11 +227,11 @@ def test_digits_follow_the_spread(ladder):
 
 
 def test_what_cannot_be_tabled_is_refused(ladder, tmp_path):
-    with pytest.raises(NasError, match="'val_los' is not measured of a trial; did you mean 'val_loss'"):
+    with pytest.raises(ToolkitError, match="'val_los' is not measured of a trial; did you mean 'val_loss'"):
         ablation_tables(ladder, "val_los")
-    with pytest.raises(NasError, match="no trial of tiny has a fid yet"):
+    with pytest.raises(ToolkitError, match="no trial of tiny has a fid yet"):
         ablation_tables(ladder, "fid")
-    with pytest.raises(NasError, match="no table format 'html'"):
+    with pytest.raises(ToolkitError, match="no table format 'html'"):
         render_tables(ablation_tables(ladder), "html")
 
 

@@ -22,7 +22,7 @@ from analysis.papers.tables import (
     paper_differences,
     paper_table,
 )
-from space import NasError
+from space import ToolkitError
 from space.published import correlations, names, table
 
 mpl.use("Agg")
@@ -61,9 +61,9 @@ def test_rows_without_the_metric_are_no_steps():
     sfid = paper_differences("udit_table2", baseline="DiT-XL/2*", metric="sfid")
     assert len(sfid) == 8
     assert sfid["step"].notna().sum() == 7
-    with pytest.raises(NasError, match=r"U-DiT Table 2 prints no sfid for 'DiT-XL/2 \[28\]', so it cannot be the baseline"):
+    with pytest.raises(ToolkitError, match=r"U-DiT Table 2 prints no sfid for 'DiT-XL/2 \[28\]', so it cannot be the baseline"):
         paper_differences("udit_table2", baseline="DiT-XL/2 [28]", metric="sfid")
-    with pytest.raises(NasError, match="no metric 'kid'"):
+    with pytest.raises(ToolkitError, match="no metric 'kid'"):
         paper_differences("udit_table2", baseline="DiT-XL/2*", metric="kid")
 
 
@@ -90,11 +90,11 @@ def test_the_correlation_that_dit_prints():
 def test_what_a_correlation_needs():
     frame = pd.DataFrame({"gflops": [1.0, 2.0, 4.0, 8.0], "fid": [3.0, 2.0, 1.0, np.nan]})
     assert correlation(frame, "gflops", "fid") == pytest.approx(-1)
-    with pytest.raises(NasError, match="no column 'gflop'; did you mean 'gflops'?"):
+    with pytest.raises(ToolkitError, match="no column 'gflop'; did you mean 'gflops'?"):
         correlation(frame, "gflop", "fid")
-    with pytest.raises(NasError, match="needs three rows that have both, but there are 2"):
+    with pytest.raises(ToolkitError, match="needs three rows that have both, but there are 2"):
         correlation(frame[1:], "gflops", "fid")
-    with pytest.raises(NasError, match="column 'gflops' has values that are not positive"):
+    with pytest.raises(ToolkitError, match="column 'gflops' has values that are not positive"):
         correlation(frame.assign(gflops=[0.0, 1.0, 2.0, 3.0]), "gflops", "fid")
 
 

@@ -7,8 +7,8 @@ import pytest
 from analysis import curves_info, front_info, load_run, plot_curves, plot_front, ranking_table, render
 from nas.runs.ledger import Ledger
 from nas.search.controller import Search
-from space import NasError
-from tests.nas.test_search import carry_out, study  # noqa: F401
+from space import ToolkitError
+from tests.nas.search.test_controller import carry_out, study  # noqa: F401
 
 mpl.use("Agg")
 
@@ -62,7 +62,7 @@ def test_tables_as_text(run):
     assert "nan" not in "\n".join(markdown)
     assert "\\toprule" in render(table, "latex")
     assert render(table, "csv").count("\n") == len(table) + 1
-    with pytest.raises(NasError, match="no table format 'html'; known: md, latex, csv"):
+    with pytest.raises(ToolkitError, match="no table format 'html'; known: md, latex, csv"):
         render(table, "html")
 
 
@@ -88,5 +88,5 @@ def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811
     assert render(ranking_table(empty), "md").count("\n") == 2
     plot_front(empty)
     plot_curves(empty)
-    with pytest.raises(NasError, match="is not a run directory"):
+    with pytest.raises(ToolkitError, match="is not a run directory"):
         load_run(tmp_path)

@@ -10,11 +10,11 @@ import pytest
 
 import analysis.scaling.crossings
 import analysis.scaling.plots
-from analysis.scaling.crossings import crossing, probability_better
+from analysis.scaling.crossings import probability_better, scaling_crossover
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.plots import plot_scaling_fit, scaling_info
 from space.errors import DataError
-from tests.analysis.test_scaling import LAWS, curves, many, of_means
+from tests.analysis.scaling.test_fit import LAWS, curves, many, of_means
 
 MEET = 9.0
 """Of LAWS: 0.05 = 0.15·C^(−1/2)."""
@@ -45,7 +45,7 @@ def test_doctests():
 
 
 def test_known_curves_meet_where_they_do():
-    found = crossing(scaling_fit(curves(of_seed=0, of_run=0)), "DiT", "U-DiT")
+    found = scaling_crossover(scaling_fit(curves(of_seed=0, of_run=0)), "DiT", "U-DiT")
     assert found.compute == pytest.approx(MEET, rel=1e-3)
     assert found.better_after == "U-DiT"
     assert found.share_without == 0
@@ -53,23 +53,23 @@ def test_known_curves_meet_where_they_do():
 
 
 def test_the_interval_holds_the_true_crossing(fit):
-    found = crossing(fit, "DiT", "U-DiT")
+    found = scaling_crossover(fit, "DiT", "U-DiT")
     assert 6 < found.low < MEET < found.high < 14
-    turned = crossing(fit, "U-DiT", "DiT")
+    turned = scaling_crossover(fit, "U-DiT", "DiT")
     assert (turned.compute, turned.low, turned.high) == pytest.approx((found.compute, found.low, found.high))
     assert turned.better_after == "U-DiT"
 
 
 def test_intervals_of_crossings_cover():
     fit = scaling_fit(many(60)[0], held_out=False, resamples=300)
-    found = [crossing(fit, f"DiT {draw}", f"U-DiT {draw}") for draw in range(60)]
+    found = [scaling_crossover(fit, f"DiT {draw}", f"U-DiT {draw}") for draw in range(60)]
     assert np.mean([one.low <= MEET <= one.high for one in found]) > 0.93
     assert np.median([one.high / one.low for one in found]) < 1.5
 
 
 def test_metrics_where_higher_is_better_cross_too():
     rising = curves(laws={"DiT": (0.7, -0.3, 0.5), "U-DiT": (0.75, -0.45, 0.5)}, of_seed=0, of_run=0.001, metric="recall")
-    found = crossing(scaling_fit(rising, "recall"), "DiT", "U-DiT")
+    found = scaling_crossover(scaling_fit(rising, "recall"), "DiT", "U-DiT")
     assert found.low < MEET < found.high
     assert found.better_after == "U-DiT"
 
@@ -79,14 +79,14 @@ def test_seeds_are_paired_across_families():
     laws = {"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.25, 0.4, 0.5)}
     frame = curves(laws=laws, of_seed=0.03, of_run=0.001)
     apart = frame.assign(seed=frame["seed"] + 100 * (frame["family"] == "DiT"))
-    paired, unpaired = (crossing(scaling_fit(one), "DiT", "U-DiT") for one in (frame, apart))
+    paired, unpaired = (scaling_crossover(scaling_fit(one), "DiT", "U-DiT") for one in (frame, apart))
     assert paired.compute == pytest.approx(unpaired.compute)
     assert math.log(unpaired.high / max(unpaired.low, 1)) > 3 * math.log(paired.high / paired.low)
 
 
 def test_curves_that_do_not_meet_say_so():
     fit = scaling_fit(curves(laws={"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.2, 0.3, 0.5)}))
-    found = crossing(fit, "DiT", "U-DiT")
+    found = scaling_crossover(fit, "DiT", "U-DiT")
     assert np.isnan([found.compute, found.low, found.high]).all()
     assert found.better_after == "U-DiT"
     assert found.share_without == 1
@@ -98,7 +98,7 @@ def test_curves_that_do_not_meet_say_so():
 
 def test_equal_curves_do_not_cross():
     frame = curves(laws={"DiT": LAWS["DiT"]}, of_seed=0)
-    found = crossing(scaling_fit(pd.concat([frame, frame.assign(family="twin")])), "DiT", "twin")
+    found = scaling_crossover(scaling_fit(pd.concat([frame, frame.assign(family="twin")])), "DiT", "twin")
     assert math.isnan(found.compute)
     assert found.better_after == ""
     assert "where neither is better" in found.text
@@ -107,7 +107,7 @@ def test_equal_curves_do_not_cross():
 def test_an_interval_is_open_where_many_resamples_do_not_cross():
     """Nearly equal curves: some resamples meet beyond reach, or before the data."""
     fit = scaling_fit(curves(laws={"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.299, 0.304, 0.5)}))
-    found = crossing(fit, "DiT", "U-DiT")
+    found = scaling_crossover(fit, "DiT", "U-DiT")
     assert found.share_without > 0.1
     assert found.low == 0 or found.high == math.inf
     assert "and up" in found.text or "below the data" in found.text
@@ -120,7 +120,7 @@ def test_two_crossings_are_both_told():
     lead = (0.2 + 0.5 * compute**-0.3) - (0.33 + 0.46 * compute**-1.0)
     meet = compute[1:][np.diff(np.sign(lead)) != 0]
     assert (len(meet), lead[0] < 0, lead[-1] < 0) == (2, True, True)
-    found = crossing(scaling_fit(curves(laws=laws, of_seed=0, of_run=0)), "slow", "fast")
+    found = scaling_crossover(scaling_fit(curves(laws=laws, of_seed=0, of_run=0)), "slow", "fast")
     assert found.compute == pytest.approx(meet[1], rel=0.01)
     assert found.better_after == "slow"
     assert f"; they also cross at {meet[0]:.2g}" in found.text
@@ -131,7 +131,7 @@ def test_the_better_family_is_told_by_the_share_of_resamples(fit):
     assert early.probability == 0
     assert late.probability > 0.99
     assert probability_better(fit, "DiT", "U-DiT", at=3).probability == 1
-    met = crossing(fit, "DiT", "U-DiT").compute
+    met = scaling_crossover(fit, "DiT", "U-DiT").compute
     assert 0.3 < probability_better(fit, "U-DiT", "DiT", at=met).probability < 0.7
     assert late.warning == early.warning == ""
 
@@ -146,13 +146,13 @@ def test_a_target_far_beyond_the_data_is_warned_of(fit):
 
 def test_mistakes_are_told_in_a_sentence(fit, mixed):
     with pytest.raises(DataError, match="no family 'SiT' in the fit of val_loss; there are: DiT, U-DiT"):
-        crossing(fit, "SiT", "DiT")
+        scaling_crossover(fit, "SiT", "DiT")
     with pytest.raises(DataError, match="family DiT cannot be compared with itself; name two families"):
-        crossing(fit, "DiT", "DiT")
+        scaling_crossover(fit, "DiT", "DiT")
     with pytest.raises(DataError, match="train_tflops to compare at is -1; compute is a positive number"):
         probability_better(fit, "U-DiT", "DiT", at=-1)
     with pytest.raises(DataError, match="family short has no curve to draw or compare: 3 budgets, and a fit takes at least 4"):
-        crossing(mixed, "DiT", "short")
+        scaling_crossover(mixed, "DiT", "short")
     with pytest.raises(DataError, match="family flat has no curve to draw or compare: no improvement"):
         probability_better(mixed, "flat", "DiT", at=3)
 
@@ -169,7 +169,7 @@ def test_what_is_drawn(fit):
     first = own[(own["family"] == "DiT") & (own["train_tflops"] == 1)]["val_loss"]
     assert info.points.iloc[0][["mean", "sd"]].tolist() == pytest.approx([first.mean(), first.std()])
     assert info.predictions["family"].tolist() == ["DiT", "U-DiT"]
-    assert [one.compute for one in info.crossings] == [crossing(fit, "DiT", "U-DiT").compute]
+    assert [one.compute for one in info.crossings] == [scaling_crossover(fit, "DiT", "U-DiT").compute]
 
 
 def test_refused_families_are_points_with_the_reason(mixed):

@@ -11,7 +11,7 @@ import analysis.scaling.fit
 import analysis.scaling.power_law
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.power_law import fit_law
-from space.errors import DataError, NasError
+from space.errors import DataError, ToolkitError
 
 LAWS = {"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.25, 0.45, 0.5)}
 
@@ -279,7 +279,7 @@ def test_a_budget_of_one_seed_has_the_noise_of_the_others():
     ],
 )
 def test_mistakes_are_told_in_a_sentence(change, arguments, message):
-    with pytest.raises(NasError) as caught:
+    with pytest.raises(ToolkitError) as caught:
         scaling_fit(curves().assign(**change), **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

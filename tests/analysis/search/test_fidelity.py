@@ -15,14 +15,14 @@ from analysis.search import fidelity
 from analysis.search import plots as fidelity_plots
 from analysis.search.fidelity import rank_fidelity, rung_values, tau_bounds
 from analysis.search.plots import plot_rank_fidelity
-from nas.replay import curves
 from nas.replay.curves import recorded
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.search.controller import Search
+from nas.stats import ranks
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.recorded import ALL_FULLY, VARIED, seeded_loss
 from tests.nas.scripted import carry_out, report, searched
 
@@ -31,7 +31,7 @@ mpl.use("Agg")
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch):
-    monkeypatch.setattr(curves, "RESAMPLES", 50)
+    monkeypatch.setattr(ranks, "RESAMPLES", 50)
     monkeypatch.setattr("nas.study.study.CENSUS_DRAWS", 2000)
     yield
     plt.close("all")
@@ -167,7 +167,7 @@ def test_an_interval_needs_eight_complete_architectures():
 
 @pytest.mark.slow
 def test_intervals_of_tau_cover_it(monkeypatch):
-    monkeypatch.setattr(curves, "RESAMPLES", 120)
+    monkeypatch.setattr(ranks, "RESAMPLES", 120)
     rng = np.random.default_rng(7)
     truth, hits = 2 / np.pi * np.arcsin(0.8), 0
     for _ in range(120):
@@ -254,12 +254,12 @@ def test_a_pruned_run_counts_everyone_where_they_stood(tiny_file, tmp_path):
 
 def test_a_run_where_nothing_has_come_to_the_end_yet_is_refused(tiny_file, tmp_path):
     searched(load_study(tiny_file, VARIED), tmp_path / "run", stop_after=3)
-    with pytest.raises(NasError, match=r"no architecture has a val_loss at the last rung \(5\)"):
+    with pytest.raises(ToolkitError, match=r"no architecture has a val_loss at the last rung \(5\)"):
         rank_fidelity(load_run(tmp_path / "run"))
     ledger = Ledger(tmp_path / "empty")
     Search(load_study(tiny_file, VARIED), ledger)
     ledger.close()
-    with pytest.raises(NasError, match=r"no architecture has a val_loss at the last rung \(5\)"):
+    with pytest.raises(ToolkitError, match=r"no architecture has a val_loss at the last rung \(5\)"):
         rank_fidelity(load_run(tmp_path / "empty"))
 
 
@@ -278,7 +278,7 @@ def test_a_run_where_nothing_has_come_to_the_end_yet_is_refused(tiny_file, tmp_p
     ],
 )
 def test_mistakes_are_told_in_a_sentence(change, how, sentence):
-    with pytest.raises(NasError, match=sentence):
+    with pytest.raises(ToolkitError, match=sentence):
         rank_fidelity(change(tidy([*BY_HAND[:3], [4.0, 3.0, NAN]])), **how)
 
 
@@ -310,7 +310,7 @@ def test_the_figure_does_with_what_there_is():
     assert "complete ones, too few for intervals" in axes[0].get_legend_handles_labels()[1]
     whole = plot_rank_fidelity(rank_fidelity(tidy(np.random.default_rng(0).normal(size=(9, 2)))))
     assert whole[0].get_legend_handles_labels()[1] == ["complete ones"]
-    with pytest.raises(NasError, match="no column tau_least; give what rank_fidelity returned"):
+    with pytest.raises(ToolkitError, match="no column tau_least; give what rank_fidelity returned"):
         plot_rank_fidelity(table.drop(columns="tau_least"))
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from analysis.search import importance as module
-from analysis.search.importance import importance
-from analysis.search.plots import plot_importance
+from analysis.search.importance import param_importances
+from analysis.search.plots import plot_param_importances
 from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.scripted import searched
 
 mpl.use("Agg")
@@ -69,7 +69,7 @@ def make(tiny_file, tmp_path):
 
 
 def table_of(*args, **how):
-    return importance(*args, **how).set_index("parameter")
+    return param_importances(*args, **how).set_index("parameter")
 
 
 def test_the_parameter_that_decides_is_found_and_the_others_are_not(make):
@@ -88,7 +88,7 @@ def test_the_parameter_that_decides_is_found_and_the_others_are_not(make):
 
 
 def test_each_rung_is_judged_by_its_own_values(make):
-    tables = importance(make(at_the_end, "budget.mode=none"))
+    tables = param_importances(make(at_the_end, "budget.mode=none"))
     first = tables.groupby("rung", sort=False)["parameter"].first()
     assert first.to_dict() == {1: "heads", 2: "heads", 3: KIND}
     assert tables.groupby("rung")["importance"].apply(lambda one: one.is_monotonic_decreasing).all()
@@ -99,7 +99,7 @@ def test_pruned_trials_count_at_the_rungs_that_they_reached_and_nowhere_above(ma
     pruned, whole = make(by_kind), make(by_kind, "budget.mode=none")
     trials = read_run(pruned).trials.values()
     assert {State.COMPLETE, State.PRUNED} <= {trial.state for trial in trials}
-    table = importance(pruned)
+    table = param_importances(pruned)
     reached = [sum(len(trial.reports) > rung for trial in trials) for rung in range(3)]
     assert reached[2] < reached[1] < reached[0] == 40
     assert table.groupby("rung")["trials"].first().tolist() == reached
@@ -118,13 +118,13 @@ def test_pruned_trials_count_at_the_rungs_that_they_reached_and_nowhere_above(ma
 
 def test_a_rung_with_few_trials_has_no_importances(make):
     folder = make(by_kind, trials=16)
-    table = importance(folder)
+    table = param_importances(folder)
     few = table["trials"] < module.LEAST
     assert 0 < few.sum() < len(table)
     assert table.loc[few, ["importance", "low", "high", "chance"]].isna().all(axis=None)
     assert table.loc[~few, ["importance", "low", "high", "chance"]].notna().all(axis=None)
-    with pytest.raises(NasError, match=r"run tiny has \d trials of its space at rung 3, and importance takes at least 8"):
-        importance(folder, rung=3)
+    with pytest.raises(ToolkitError, match=r"run tiny has \d trials of its space at rung 3, and importance takes at least 8"):
+        param_importances(folder, rung=3)
 
 
 def test_what_a_condition_decides_is_not_credited_to_what_hangs_on_it(make):
@@ -143,7 +143,7 @@ def test_a_parameter_that_is_not_always_active_is_found_when_it_decides(make):
 def test_replicates_count_as_one_and_values_may_be_lists(make):
     space = f"{SPACE}, depths: [[1, 1, 1, 1, 1], [1, 2, 2, 2, 1]]"
     folder = make(by_kind, "budget.mode=none", "search.replicates=2", space=space)
-    table = importance(folder, rung=1)
+    table = param_importances(folder, rung=1)
     assert table["parameter"].iloc[0] == KIND
     assert "depths" in set(table["parameter"])
     assert set(table["trials"]) == {20}
@@ -151,7 +151,7 @@ def test_replicates_count_as_one_and_values_may_be_lists(make):
 
 
 def test_architectures_from_outside_the_space_are_left_out(make):
-    table = importance(make(by_kind, "budget.mode=none", "search.enqueue=[{channels: 40, heads: 5}]", trials=20), rung=1)
+    table = param_importances(make(by_kind, "budget.mode=none", "search.enqueue=[{channels: 40, heads: 5}]", trials=20), rung=1)
     assert set(table["trials"]) == {19}
 
 
@@ -159,23 +159,23 @@ def test_more_may_be_better_and_equal_values_tell_nothing(make):
     run = read_run(make(by_kind, "budget.mode=none"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert importance(run, metric="images_per_s", rung=3)["importance"].isna().all(), "scripted reports are all as fast"
+        assert param_importances(run, metric="images_per_s", rung=3)["importance"].isna().all(), "scripted reports are all as fast"
     for trial in run.trials.values():
         trial.reports = [one.model_copy(update={"images_per_s": 1 / one.val_loss}) for one in trial.reports]
-    turned, own = importance(run, metric="images_per_s", rung=3), importance(run, rung=3)
+    turned, own = param_importances(run, metric="images_per_s", rung=3), param_importances(run, rung=3)
     assert turned.equals(own)
 
 
 def test_the_same_every_time_and_for_a_folder_or_what_was_read(make):
     folder = make(by_kind)
-    assert importance(folder, rung=1).equals(importance(read_run(folder), rung=1))
+    assert param_importances(folder, rung=1).equals(param_importances(read_run(folder), rung=1))
 
 
 def test_an_ablation_has_no_parameters(make):
     run = read_run(make(by_kind, trials=8))
     run.study = run.study.model_copy(update={"search": None})
-    with pytest.raises(NasError, match="run tiny is an ablation, which searches no parameters"):
-        importance(run)
+    with pytest.raises(ToolkitError, match="run tiny is an ablation, which searches no parameters"):
+        param_importances(run)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_an_ablation_has_no_parameters(make):
 )
 def test_mistakes_are_told_in_a_sentence(make, how, sentence):
     folder = make(by_kind, trials=6)
-    with pytest.raises(NasError, match=sentence):
-        importance(folder, **how)
+    with pytest.raises(ToolkitError, match=sentence):
+        param_importances(folder, **how)
 
 
 def test_the_figure_marks_what_lies_above_chance(make):
-    table = importance(make(by_kind))
-    ax = plot_importance(table)
+    table = param_importances(make(by_kind))
+    ax = plot_param_importances(table)
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names[0] == KIND
     assert sorted(names) == sorted(table["parameter"].unique())
@@ -207,14 +207,14 @@ def test_the_figure_marks_what_lies_above_chance(make):
     assert filled == (drawn["importance"] > drawn["chance"]).sum() > 0
     assert ax.get_legend().get_texts()[0].get_text().startswith("rung 1, ")
     ax.figure.canvas.draw()
-    with pytest.raises(NasError, match="no column chance; give what importance returned"):
-        plot_importance(table.drop(columns="chance"))
-    with pytest.raises(NasError, match="no importances to draw"):
-        plot_importance(table.assign(importance=np.nan))
+    with pytest.raises(ToolkitError, match="no column chance; give what param_importances returned"):
+        plot_param_importances(table.drop(columns="chance"))
+    with pytest.raises(ToolkitError, match="no importances to draw"):
+        plot_param_importances(table.assign(importance=np.nan))
 
 
 def test_optuna_is_imported_only_when_importance_is_asked_for():
-    modules = "import sys, analysis.search.importance, analysis.search.fidelity"
+    modules = "import sys, analysis.search.param_importances, analysis.search.fidelity"
     code = f"{modules}\nprint([m for m in ('torch', 'ray', 'optuna') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

@@ -39,9 +39,11 @@ def called(*words, code=0):
 
 
 def test_the_command_prints_what_a_replay_found(full):
-    text = called(full, "--scheduler", "promote", "--reduction", 4, "--grace", 1, "--workers", 2, "--repeats", 3, "--top", 2)
+    text = called(
+        full, "--scheduler", "promote", "--reduction-factor", 4, "--grace-rungs", 1, "--workers", 2, "--repeats", 3, "--top", 2
+    )
     record = recorded(read_run(full))
-    found = replay(record, Rules("promote", 4, grace=1), Arrival(workers=2, repeats=3), top=2)
+    found = replay(record, Rules("promote", 4, grace_rungs=1), Arrival(workers=2, repeats=3), top=2)
     assert "tiny: 24 architectures, recorded at 5 rungs of reduction 2" in text
     assert "24 trials tried in random order on 2 workers; mean ± sd of 3 orders" in text
     assert "promote, reduction 4, 3 rungs, grace 1, 1 bracket" in text
@@ -59,7 +61,7 @@ def test_the_commands_json_holds_the_same(full):
     found = replay(recorded(read_run(full)), Rules(), Arrival("recorded"))
     (shown,) = data["replays"]
     assert shown["pflops"] == {"mean": found.pflops.mean, "sd": None}
-    assert (shown["mode"], shown["reduction"], shown["repeats"]) == ("stop", 2, 1)
+    assert (shown["mode"], shown["reduction_factor"], shown["repeats"]) == ("stop", 2, 1)
     assert [rung["agreement"]["tau"] for rung in shown["rungs"]] == [rung.agreement.tau for rung in found.rungs]
     assert (data["recorded"], data["left_out"], data["sampler"]) == (24, 0, "recorded")
 
@@ -76,8 +78,8 @@ def test_compare_shows_all_candidates_and_marks_those_not_beaten(full):
 
 
 def test_the_commands_mistakes_are_one_sentence(full, tiny_file, tmp_path):
-    assert "--compare goes through --scheduler, --reduction, --grace by itself; leave --grace out" in called(
-        full, "--compare", "--grace", 1, code=2
+    assert "--compare goes through --scheduler, --reduction-factor, --grace-rungs by itself; leave --grace-rungs out" in called(
+        full, "--compare", "--grace-rungs", 1, code=2
     )
     assert "is not a run directory" in called(tmp_path / "none", code=2)
     searched(load_study(tiny_file, [*VARIED, "search.trials=5"]), tmp_path / "few")

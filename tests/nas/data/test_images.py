@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from nas.data.images import ImageFolder, centre_crop
-from space import NasError
+from space import ToolkitError
 
 
 def noise(height, width, seed=0):
@@ -133,9 +133,9 @@ def test_an_unreadable_image_is_named_with_its_index(folder):
     path.write_bytes(path.read_bytes()[:1500])
     (folder / "b" / "deep" / "er" / "0.png").write_bytes(b"not an image")
     images = ImageFolder(folder, 8)
-    with pytest.raises(NasError, match=r"b/f\.jpg: image 3 cannot be read \(.*truncated.*\); restore or remove the file$"):
+    with pytest.raises(ToolkitError, match=r"b/f\.jpg: image 3 cannot be read \(.*truncated.*\); restore or remove the file$"):
         images.read(0, 6)
-    with pytest.raises(NasError, match=r"deep/er/0\.png: image 5 cannot be read \(cannot identify"):
+    with pytest.raises(ToolkitError, match=r"deep/er/0\.png: image 5 cannot be read \(cannot identify"):
         images.read(4, 6)
     assert len(images.read(0, 3)) == 3
 
@@ -144,22 +144,22 @@ def test_an_image_that_is_gone_is_named(folder):
     images = ImageFolder(folder, 8)
     (folder / "b" / "10.png").unlink()
     for use in (lambda: images.read(0, 5), lambda: images.digest):
-        with pytest.raises(NasError, match=r"b/10\.png: image 1 cannot be read"):
+        with pytest.raises(ToolkitError, match=r"b/10\.png: image 1 cannot be read"):
             use()
 
 
 def test_folders_that_cannot_be_used(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
-    with pytest.raises(NasError, match=r"missing: no such folder"):
+    with pytest.raises(ToolkitError, match=r"missing: no such folder"):
         ImageFolder(empty / "missing", 8)
     save(empty / "0.png", plain(0))
     (empty / "a").mkdir()
-    with pytest.raises(NasError, match=r"empty\d+: no subfolders with images \(\.bmp.*\); put those of each class into"):
+    with pytest.raises(ToolkitError, match=r"empty\d+: no subfolders with images \(\.bmp.*\); put those of each class into"):
         ImageFolder(empty, 8)
     (folder / "aa").mkdir()
-    with pytest.raises(NasError, match=r"/aa: a class without images"):
+    with pytest.raises(ToolkitError, match=r"/aa: a class without images"):
         ImageFolder(folder, 8)
-    with pytest.raises(NasError, match=r"at least 1"):
+    with pytest.raises(ToolkitError, match=r"at least 1"):
         ImageFolder(folder, 0)
 
 

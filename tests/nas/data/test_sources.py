@@ -8,7 +8,7 @@ from nas.data.codecs import CODECS, codec_named
 from nas.data.feed import Feed
 from nas.data.idx import read_idx
 from nas.data.sources import load_data
-from space import NasError
+from space import ToolkitError
 
 
 def latents(split):
@@ -68,7 +68,7 @@ def test_codec_channels_are_the_phases_of_the_image():
     ],
 )
 def test_unknown_names(source, codec, message):
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         load_data(source, codec)
 
 
@@ -86,7 +86,7 @@ def test_unknown_names(source, codec, message):
 def test_damaged_files_are_named(tmp_path, raw, message):
     path = tmp_path / "images.gz"
     path.write_bytes(raw)
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         read_idx(path)
-    with pytest.raises(NasError, match=r"missing.gz: cannot be read"):
+    with pytest.raises(ToolkitError, match=r"missing.gz: cannot be read"):
         read_idx(tmp_path / "missing.gz")

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from nas.data.feed import Feed
-from nas.data.store import Header, Split, Store, open_store
+from nas.data.header import Header
+from nas.data.store import Split, Store, open_store
 from nas.data.writer import StoreWriter
-from space import NasError
+from space import ToolkitError
 
 CPU = torch.device("cpu")
 
@@ -61,11 +62,11 @@ def test_an_interrupted_writing_goes_on(tmp_path):
     # A crash in the middle of the next batch: data are there that the progress does not know of.
     first._rows.append(np.full((1, 2, 4, 4), 7))
     del first
-    with pytest.raises(NasError, match=r"only half written; run the same"):
+    with pytest.raises(ToolkitError, match=r"only half written; run the same"):
         open_store(folder)
     second = StoreWriter(folder, plan)
     assert second.done == 4
-    with pytest.raises(NasError, match="has 4 of 6 samples"):
+    with pytest.raises(ToolkitError, match="has 4 of 6 samples"):
         second.finish(("a", "b"))
     second.write(rows(plan)[4:], np.array([0, 1]))
     assert second.finish(("a", "b")).header.checksum == written(tmp_path / "whole", plan).header.checksum
@@ -80,7 +81,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(NasError, match="No space left on device; free some space and repeat the command"):
+        with pytest.raises(ToolkitError, match="No space left on device; free some space and repeat the command"):
             writer.write(rows(header())[4:], np.array([0, 1]))
     again = StoreWriter(tmp_path / "store", header())
     assert again.done == 4
@@ -90,22 +91,22 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     written(tmp_path / "whole", header())
-    with pytest.raises(NasError, match="already holds a whole store"):
+    with pytest.raises(ToolkitError, match="already holds a whole store"):
         StoreWriter(tmp_path / "whole", header())
     StoreWriter(tmp_path / "half", header())
-    with pytest.raises(NasError, match=r"half written with source 'here', not 'there'"):
+    with pytest.raises(ToolkitError, match=r"half written with source 'here', not 'there'"):
         StoreWriter(tmp_path / "half", header(source="there"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("text")
-    with pytest.raises(NasError, match="is not empty and no half-written store"):
+    with pytest.raises(ToolkitError, match="is not empty and no half-written store"):
         StoreWriter(tmp_path / "other", header())
     (tmp_path / "file").write_text("text")
-    with pytest.raises(NasError, match="cannot be written"):
+    with pytest.raises(ToolkitError, match="cannot be written"):
         StoreWriter(tmp_path / "file", header())
 
 
 def test_a_label_without_a_name_is_told(tmp_path):
-    with pytest.raises(NasError, match="sample 3 has label 2, but there are 2 classes"):
+    with pytest.raises(ToolkitError, match="sample 3 has label 2, but there are 2 classes"):
         written(tmp_path / "store", header(), labels=np.array([0, 1, 0, 2, 0, 1]))
     assert not (tmp_path / "store" / "header.json").exists()
 
@@ -119,7 +120,7 @@ def test_damaged_stores_are_told(tmp_path):
         (folder / name).unlink()
         if content is not None:
             (folder / name).write_bytes(content)
-        with pytest.raises(NasError) as caught:
+        with pytest.raises(ToolkitError) as caught:
             open_store(folder)
         (folder / name).write_bytes(whole[folder / name])
         return str(caught.value)
@@ -136,7 +137,7 @@ def test_damaged_stores_are_told(tmp_path):
     assert "no codec 'pixel'" in told("header.json", json.dumps({**facts, "codec": "pixel"}).encode())
     # An object array would have to be unpickled.
     np.save(folder / "labels.npy", np.array([{}] * 6, dtype=object), allow_pickle=True)
-    with pytest.raises(NasError, match=r"labels.npy is truncated or damaged"):
+    with pytest.raises(ToolkitError, match=r"labels.npy is truncated or damaged"):
         open_store(folder)
 
 
@@ -186,6 +187,6 @@ def test_mirror_images_of_pixels_are_exact():
 
 def test_latents_of_a_vae_are_not_mirrored():
     with pytest.raises(
-        NasError, match=r"holds no mirror images, and those of vae:x .* prepare it with --mirrored, or leave data.flip"
+        ToolkitError, match=r"holds no mirror images, and those of vae:x .* prepare it with --mirrored, or leave data.flip"
     ):
         Feed(Split(store(header(codec="vae:x")), np.arange(6)), CPU, mirrored=True)

@@ -105,9 +105,9 @@ def test_flips_that_are_impossible_are_told_before_anything_is_trained(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("objective", ["v", {"kind": "flow", "times": "logit-normal"}])
-def test_every_objective_runs_to_its_samples(tmp_path, objective):
-    training = {**TINY["training"], "objective": objective, "ema": [0.999, 0.9, 0.0], "warmup_steps": 3, "clip_norm": 1.0}
+@pytest.mark.parametrize("prediction", ["v", {"kind": "flow", "times": "logit-normal"}])
+def test_every_objective_runs_to_its_samples(tmp_path, prediction):
+    training = {**TINY["training"], "prediction": prediction, "ema": [0.999, 0.9, 0.0], "warmup_steps": 3, "clip_norm": 1.0}
     finish = {**TINY["finish"], "decay": 0.5}
     path = tmp_path / "study.yaml"
     content = {**TINY, "training": training, "finish": finish, "search": {**TINY["search"], "trials": 1}}
@@ -115,8 +115,8 @@ def test_every_objective_runs_to_its_samples(tmp_path, objective):
     done = nas("run", path, "--in-process", "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     exported = next((tmp_path / "run" / "export").iterdir())
-    kind = objective if isinstance(objective, str) else objective["kind"]
-    assert facts_of(exported)["objective"]["kind"] == kind
+    kind = prediction if isinstance(prediction, str) else prediction["kind"]
+    assert facts_of(exported)["prediction"]["kind"] == kind
     assert not yaml.safe_load((exported / "spec.yaml").read_text())["learned_variance"]
     wrong = nas("sample", exported, "--sampler", "heun" if kind == "v" else "ddim", "--out", tmp_path / "x.png")
     assert wrong.exit_code == 2
@@ -159,14 +159,14 @@ def test_winners_are_judged_when_the_study_asks_for_it(tmp_path, monkeypatch):
         ({"data": {"source": "fashion-mnist-10k"}}, "fashion-mnist-10k holds images; name a codec"),
         ({"budget": {"max": "200 MFLOPs", "rungs": 3, "decay": 0.6}}, "budget: decay 0.6 would begin before.*at most 0.5"),
         ({"budget": {"max": "200 MFLOPs", "decay": 0.6}}, "the finish goes on with it; write finish.decay"),
-        ({"training": {"objective": "x0"}}, "training.objective.kind: 'x0' is not one of 'epsilon', 'v' or 'flow'"),
-        ({"training": {"objective": {"kind": "flow", "min_snr": 5}}}, "a flow has none, so remove it"),
+        ({"training": {"prediction": "x0"}}, "training.prediction.kind: 'x0' is not one of 'epsilon', 'v' or 'flow'"),
+        ({"training": {"prediction": {"kind": "flow", "min_snr": 5}}}, "a flow has none, so remove it"),
         ({"training": {"ema": []}}, "training.ema"),
         ({"training": {"ema": [0.9, 0.9]}}, "training.ema names a decay twice"),
         ({"evaluation": {"samples": {"sampler": "heun"}}}, "evaluation.samples.sampler is heun, but epsilon is sampled with ddpm"),
         (
-            {"training": {"objective": "v"}, "model": {**TINY["model"], "set": {"learned_variance": True}}},
-            "model.set.learned_variance is True, but the objective has False",
+            {"training": {"prediction": "v"}, "model": {**TINY["model"], "set": {"learned_variance": True}}},
+            "model.set.learned_variance is True, but the prediction has False",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from nas.data.codecs import codec_named
 from nas.data.vae import DEFAULT_SCALE, Vae, sample_moments
-from space import NasError
+from space import ToolkitError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -179,7 +179,7 @@ def test_numbers_out_of_range_are_refused(copy, images):
     assert np.isfinite(wide.moments(images)).all()
     latents = wide.encode(images)
     for use in (lambda: narrow.moments(images), lambda: narrow.decode(latents)):
-        with pytest.raises(NasError, match=r"not finite in fp16; use bf16 or float32"):
+        with pytest.raises(ToolkitError, match=r"not finite in fp16; use bf16 or float32"):
             use()
     # What a diverged model makes of its latents is no fault of the codec.
     assert np.isnan(wide.decode(np.full_like(latents, np.nan))).all()
@@ -201,9 +201,9 @@ def test_the_flags_of_cudnn_are_put_back(vae, images):
 def test_latent_shape(vae):
     assert vae.latent_shape((3, 16, 24)) == (4, 8, 12)
     assert vae.factor == 2
-    with pytest.raises(NasError, match=r"divisible by 2, not 15×24"):
+    with pytest.raises(ToolkitError, match=r"divisible by 2, not 15×24"):
         vae.latent_shape((3, 15, 24))
-    with pytest.raises(NasError, match=r"needs images of 3 channels, not 1"):
+    with pytest.raises(ToolkitError, match=r"needs images of 3 channels, not 1"):
         vae.latent_shape((1, 16, 16))
 
 
@@ -234,7 +234,7 @@ def test_it_is_a_codec_that_a_study_names(weights):
     ],
 )
 def test_what_it_cannot_take(vae, use, message):
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         use(vae)
 
 
@@ -248,20 +248,20 @@ def test_a_missing_folder_is_told_without_asking_the_hub(monkeypatch, source):
     vae = Vae(source)
     for use in (lambda: vae.latent_shape((3, 16, 16)), lambda: vae.moments(IMAGES)):
         with pytest.raises(
-            NasError, match=rf"vae:{source}: no folder .*; give a local folder that holds an AutoencoderKL's config.json"
+            ToolkitError, match=rf"vae:{source}: no folder .*; give a local folder that holds an AutoencoderKL's config.json"
         ):
             use()
 
 
 def test_a_folder_without_configuration(tmp_path):
     pytest.importorskip("diffusers")
-    with pytest.raises(NasError, match=r"cannot be loaded \(.*config\.json.*\); give a local folder"):
+    with pytest.raises(ToolkitError, match=r"cannot be loaded \(.*config\.json.*\); give a local folder"):
         Vae(str(tmp_path)).moments(IMAGES)
 
 
 def test_a_folder_without_weights(copy):
     (copy / WEIGHTS).unlink()
-    with pytest.raises(NasError, match=r"cannot be loaded \(.*safetensors.*\); give a local folder"):
+    with pytest.raises(ToolkitError, match=r"cannot be loaded \(.*safetensors.*\); give a local folder"):
         Vae(str(copy)).moments(IMAGES)
 
 
@@ -277,14 +277,14 @@ class Trap:
 def test_pickled_weights_are_not_touched(copy):
     (copy / WEIGHTS).unlink()
     (copy / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(NasError, match=r"cannot be loaded"):
+    with pytest.raises(ToolkitError, match=r"cannot be loaded"):
         Vae(str(copy)).moments(IMAGES)
     assert not Trap.opened
 
 
 def test_damaged_weights(copy):
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-100])
-    with pytest.raises(NasError, match=r"cannot be loaded"):
+    with pytest.raises(ToolkitError, match=r"cannot be loaded"):
         Vae(str(copy)).moments(IMAGES)
 
 
@@ -292,7 +292,7 @@ def test_weights_that_lack_a_tensor_are_refused(copy):
     tensors = load_file(copy / WEIGHTS)
     del tensors["encoder.conv_in.weight"]
     save_file(tensors, copy / WEIGHTS)
-    with pytest.raises(NasError, match=r"its weights lack 1 tensors, 'encoder\.conv_in\.weight' among them"):
+    with pytest.raises(ToolkitError, match=r"its weights lack 1 tensors, 'encoder\.conv_in\.weight' among them"):
         Vae(str(copy)).moments(IMAGES)
 
 
@@ -307,14 +307,14 @@ def test_weights_that_lack_a_tensor_are_refused(copy):
 def test_another_configuration(copy, change, message):
     config = {**json.loads((copy / "config.json").read_text()), **change}
     (copy / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         Vae(str(copy)).moments(IMAGES)
 
 
 def test_diffusers_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     vae = Vae(str(tmp_path))
-    with pytest.raises(NasError, match=r"needs diffusers \(.*\); pip install 'udit-nas\[vae\]'"):
+    with pytest.raises(ToolkitError, match=r"needs diffusers \(.*\); pip install 'udit-nas\[vae\]'"):
         vae.latent_shape((3, 16, 16))
 
 
@@ -347,7 +347,7 @@ def test_a_dead_connection_is_given_up_after_one_question(monkeypatch, asked):
         raise ConnectionError("no route to host\nand a page of advice")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
-    with pytest.raises(NasError, match=r"vae:some/vae cannot be loaded \(no route to host\); give a local folder"):
+    with pytest.raises(ToolkitError, match=r"vae:some/vae cannot be loaded \(no route to host\); give a local folder"):
         Vae("some/vae").moments(IMAGES)
     assert limits == [("some/vae", 10)]
     assert asked == [True]

@@ -4,7 +4,7 @@ from PIL import Image
 
 from nas.diffusion.generate import _guided, sample
 from nas.evaluation.images import write_grid
-from space import NasError, build, preset
+from space import ToolkitError, build, preset
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +50,15 @@ def test_the_bound_holds(model):
 
 
 def test_mistakes(model):
-    with pytest.raises(NasError, match="class 11 does not exist; the model has classes 0 to 9"):
+    with pytest.raises(ToolkitError, match="class 11 does not exist; the model has classes 0 to 9"):
         sample(model, [11])
-    with pytest.raises(NasError, match="not between 1 and 1000"):
+    with pytest.raises(ToolkitError, match="not between 1 and 1000"):
         sample(model, [1], steps=2000)
 
 
 def test_grid_of_pictures(tmp_path):
     images = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4).numpy()
-    with pytest.raises(NasError, match="4 channels, which is no picture"):
+    with pytest.raises(ToolkitError, match="4 channels, which is no picture"):
         write_grid(images.repeat(4, axis=1), 3, tmp_path / "none.png")
     write_grid(images, 3, tmp_path / "grid.png")
     picture = Image.open(tmp_path / "grid.png")

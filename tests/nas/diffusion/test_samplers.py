@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nas.diffusion.prediction import BINS, Epsilon, Flow, V, objective
+from nas.diffusion.prediction import BINS, Epsilon, Flow, V, prediction
 from nas.diffusion.samplers import OF_FLOWS, OF_STEPS, Denoiser, sampler_named
-from nas.study.settings import ObjectiveSettings
-from space import NasError
+from nas.study.settings import PredictionSettings
+from space import ToolkitError
 
 MEAN = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64)
 FACTOR = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.5, 0.0], [-0.3, 0.2, 0.8]], dtype=torch.float64)
@@ -116,9 +116,9 @@ def test_the_bound_holds(kind, name):
 def test_names_fit_the_objective():
     assert sampler_named(None, Epsilon())[0] == "ddim"
     assert sampler_named(None, Flow())[0] == "heun"
-    with pytest.raises(NasError, match="sampler ddpm does not fit the model, whose objective takes euler, heun"):
+    with pytest.raises(ToolkitError, match="sampler ddpm does not fit the model, whose prediction takes euler, heun"):
         sampler_named("ddpm", Flow())
-    with pytest.raises(NasError, match=r"takes ddpm, ddim, dpm\+\+"):
+    with pytest.raises(ToolkitError, match=r"takes ddpm, ddim, dpm\+\+"):
         sampler_named("heun", V())
 
 
@@ -173,10 +173,10 @@ def test_times_and_grids():
 
 
 def test_settings_make_objectives():
-    assert isinstance(objective(ObjectiveSettings.model_validate("v")), V)
-    assert objective(ObjectiveSettings(kind="flow", times="logit-normal")) == Flow(True)
-    assert objective(ObjectiveSettings(min_snr=5)).min_snr == 5
+    assert isinstance(prediction(PredictionSettings.model_validate("v")), V)
+    assert prediction(PredictionSettings(kind="flow", times="logit-normal")) == Flow(True)
+    assert prediction(PredictionSettings(min_snr=5)).min_snr == 5
     with pytest.raises(ValueError, match="a flow has none, so remove it"):
-        ObjectiveSettings(kind="flow", min_snr=5)
+        PredictionSettings(kind="flow", min_snr=5)
     with pytest.raises(ValueError, match="uniformly for v; remove times"):
-        ObjectiveSettings(kind="v", times="logit-normal")
+        PredictionSettings(kind="v", times="logit-normal")

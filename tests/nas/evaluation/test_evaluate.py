@@ -17,7 +17,7 @@ from nas.evaluation.evaluate import drawn, judge
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, features_of, images_of, reference_of_file, reference_of_split
 from nas.study.settings import FidSettings
-from space import NasError, build, preset
+from space import ToolkitError, build, preset
 from space.weights import save
 
 CPU = torch.device("cpu")
@@ -176,7 +176,7 @@ def test_references_from_files(data, clothes, tmp_path):
     np.testing.assert_allclose(found.features.rows, features_of(some(data.validation, 300), clothes).rows, atol=1e-5)
     assert reference_of_file(tmp_path / "real.npz", clothes, tmp_path / "cache").kept
     np.savez(tmp_path / "bare.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    with pytest.raises(NasError, match="statistics of Inception's features, which clothes's cannot be compared with"):
+    with pytest.raises(ToolkitError, match="statistics of Inception's features, which clothes's cannot be compared with"):
         reference_of_file(tmp_path / "bare.npz", clothes)
 
 
@@ -202,10 +202,10 @@ def test_images_are_streamed_from_files(data, tmp_path):
         assert count_images(tmp_path / name) == 150
     np.savez(tmp_path / "c.npz", mu=np.zeros(3), sigma=np.eye(3))
     assert count_images(tmp_path / "c.npz") == 0
-    with pytest.raises(NasError, match="holds no images; give a file with arr_0"):
+    with pytest.raises(ToolkitError, match="holds no images; give a file with arr_0"):
         list(stream_images(tmp_path / "c.npz", 64))
     np.savez(tmp_path / "d.npz", arr_0=np.zeros((3, 4, 4), np.uint8))
-    with pytest.raises(NasError, match="must be uint8"):
+    with pytest.raises(ToolkitError, match="must be uint8"):
         list(stream_images(tmp_path / "d.npz", 64))
 
 
@@ -216,7 +216,7 @@ def test_bare_statistics_allow_fid_alone(data, clothes):
 
 
 def test_a_collector_without_images(clothes):
-    with pytest.raises(NasError, match="no images"):
+    with pytest.raises(ToolkitError, match="no images"):
         Collector(clothes).features()
 
 

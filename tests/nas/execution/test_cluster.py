@@ -22,15 +22,15 @@ from ray.cluster_utils import Cluster
 from nas.execution.cluster import check_nodes, living_nodes
 from nas.execution.packing import CONTEXT_BYTES, training_bytes
 from nas.execution.ray_adapters import GPU, PLAN, PlanSearcher, PlanTrainable, RungScheduler, step_result
-from nas.execution.ray_executor import OnRay
+from nas.execution.ray_executor import RayExecutor
 from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import State, TrialPlan
 from nas.runs.run import read_run
 from nas.search.controller import Search
 from nas.study.settings import ResourceSettings
 from nas.study.study import load_study
-from nas.training.trainer import Training
-from space.errors import NasError
+from nas.training.trainer import Trainer
+from space.errors import ToolkitError
 from tests.nas.scripted import report as scripted_report
 
 LOOPBACK = "127.0.0.1"
@@ -132,7 +132,7 @@ def test_as_many_trials_share_a_gpu_as_fit_and_one_alone_has_all_of_it(cluster, 
     search = ScriptedSearch(tiny, 7, alone={4})
     trial = CONTEXT_BYTES + training_bytes(tiny.base, tiny.training.batch_size, len(tiny.training.ema))
     # Two fit into 90 % of it, three do not.
-    with OnRay(tmp_path, ResourceSettings(), cluster.address, trainable=Pairs, gpu_bytes=trial * 5 // 2) as executor:
+    with RayExecutor(tmp_path, ResourceSettings(), cluster.address, trainable=Pairs, gpu_bytes=trial * 5 // 2) as executor:
         executor.search(search)
     assert not search.failures
     assert sorted(report.trial for report in search.reports) == list(range(7))
@@ -176,8 +176,8 @@ def test_numbers_stand_beside_the_report(tiny):
 
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "http://127.0.0.1:8265"])
 def test_an_address_of_another_service_is_told(address, tmp_path):
-    with pytest.raises(NasError, match="cannot be used; run on a node of the cluster with --address auto"):
-        OnRay(tmp_path, ResourceSettings(), address).__enter__()
+    with pytest.raises(ToolkitError, match="cannot be used; run on a node of the cluster with --address auto"):
+        RayExecutor(tmp_path, ResourceSettings(), address).__enter__()
 
 
 @pytest.fixture
@@ -208,12 +208,12 @@ def test_a_node_that_does_not_share_the_directory_is_named(cluster, tmp_path):
     code = """
 import sys
 from pathlib import Path
-from nas.execution.ray_executor import OnRay
+from nas.execution.ray_executor import RayExecutor
 from nas.study.settings import ResourceSettings
-from space.errors import NasError
+from space.errors import ToolkitError
 try:
-    OnRay(Path(sys.argv[1]) / "run", ResourceSettings(gpu=0), sys.argv[2]).__enter__()
-except NasError as error:
+    RayExecutor(Path(sys.argv[1]) / "run", ResourceSettings(gpu=0), sys.argv[2]).__enter__()
+except ToolkitError as error:
     print(error)
 print(list(Path(sys.argv[1]).iterdir()))
 """
@@ -233,7 +233,9 @@ def test_a_node_without_the_package_is_named(connected, tmp_path):
         patch.setenv("PYTHONPATH", str(tmp_path))
         node = connected.add_node(node_ip_address=LOOPBACK)
     try:
-        with pytest.raises(NasError, match=rf"node {LOOPBACK} cannot import the nas package \(import of nas halted.*; install it"):
+        with pytest.raises(
+            ToolkitError, match=rf"node {LOOPBACK} cannot import the nas package \(import of nas halted.*; install it"
+        ):
             check_nodes(tmp_path / "run", living_nodes())
     finally:
         connected.remove_node(node)
@@ -312,7 +314,7 @@ def test_a_killed_node_costs_what_came_after_the_last_rung(cluster, tiny_file, f
             os.kill(pids[node], signal.SIGKILL)
             killed.append((event["trial"], node, 2))
 
-    with OnRay(folder, study.resources, cluster.address, trainable=Logged) as executor:
+    with RayExecutor(folder, study.resources, cluster.address, trainable=Logged) as executor:
         carry_out(executor, study, folder, kill)
     run = check_all_ended(folder)
     again = [event for event in read_events(folder) if event["event"] == "again"]
@@ -321,7 +323,7 @@ def test_a_killed_node_costs_what_came_after_the_last_rung(cluster, tiny_file, f
     assert len(again) <= 2
     number, node, reported = killed[0]
     # A report may still have come in while the node was dying.
-    begun = [place for trial, place, _ in check_lost_little(run, folder) if trial == number and place >= reported]
+    begun = [locate for trial, locate, _ in check_lost_little(run, folder) if trial == number and locate >= reported]
     assert len(begun) == 1, "it went on from its last rung"
     assert next(line[3] for line in reversed(notes(folder)) if int(line[0]) == number) != node
 
@@ -347,7 +349,7 @@ def test_a_killed_worker_costs_what_came_after_the_last_rung(cluster, tiny_file,
             os.kill(pid, signal.SIGKILL)
             killed.append(event["trial"])
 
-    with OnRay(folder, study.resources, cluster.address, trainable=Logged) as executor:
+    with RayExecutor(folder, study.resources, cluster.address, trainable=Logged) as executor:
         carry_out(executor, study, folder, kill)
     run = check_all_ended(folder)
     (again,) = [event for event in read_events(folder) if event["event"] == "again"]
@@ -362,14 +364,14 @@ class Hangs(PlanTrainable):
     def _begin(self, study):
         note(self._config, f"{self._plan.number}")
         if self._plan.number == 1:
-            Training._train_step = lambda self: threading.Event().wait()
+            Trainer._train_step = lambda self: threading.Event().wait()
         return super()._begin(study)
 
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_failed_and_not_tried_again(cluster, tiny_file, folder):
     study = load_study(tiny_file, ["resources.gpu=0", "resources.concurrent=1", "resources.step_limit_s=3"])
-    with OnRay(folder, study.resources, cluster.address, trainable=Hangs) as executor:
+    with RayExecutor(folder, study.resources, cluster.address, trainable=Hangs) as executor:
         carry_out(executor, study, folder, lambda event, search: None)
     run = read_run(folder)
     (failed,) = run.in_state(State.FAILED)

@@ -18,9 +18,9 @@ from nas.runs.ledger import LEDGER, read_events
 from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.study.study import load_study
-from nas.training.trainer import Training
+from nas.training.trainer import Trainer
 from nas.training.trial import CHECKPOINT, Trial
-from space import NasError, load
+from space import ToolkitError, load
 
 MEASURED = ("time", "seconds", "images_per_s", "peak_memory_mib")
 
@@ -75,7 +75,7 @@ def test_bf16_trains_every_kind_of_layer(tiny_file, tmp_path):
 
 def test_missing_data_are_told_before_anything_is_written(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("nas.data.sources.files", lambda _: tmp_path / "no such package")
-    with pytest.raises(NasError, match="cannot be read"):
+    with pytest.raises(ToolkitError, match="cannot be read"):
         run_study(tiny, tmp_path / "run", in_process=True)
     assert not (tmp_path / "run").exists()
 
@@ -128,10 +128,10 @@ run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2]), in_process=True)
     assert died.returncode == -signal.SIGKILL
     before = facts(parts)
     trained = []
-    original = Training.train_to
+    original = Trainer.train_to
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            Training, "train_to", lambda self, step: trained.append((self.spec.digest, self.step, step)) or original(self, step)
+            Trainer, "train_to", lambda self, step: trained.append((self.spec.digest, self.step, step)) or original(self, step)
         )
         run_study(tiny, parts, in_process=True)
     assert facts(parts)[: len(before)] == before
@@ -163,8 +163,8 @@ def test_a_trial_that_hangs_is_failed_and_the_study_goes_on(tiny_file, tmp_path,
 
 def test_an_executor_that_returns_early_is_no_finished_search(tiny, tmp_path, monkeypatch):
     """As Ray Tune does on SIGUSR1, the usual warning of a batch system."""
-    monkeypatch.setattr("nas.execution.local_executor.InProcess.search", lambda self, search: search.next_plan())
-    with pytest.raises(NasError, match="interrupted; the same command goes on"):
+    monkeypatch.setattr("nas.execution.local_executor.LocalExecutor.search", lambda self, search: search.next_plan())
+    with pytest.raises(ToolkitError, match="interrupted; the same command goes on"):
         run_study(tiny, tmp_path / "run", in_process=True)
     monkeypatch.undo()
     assert not run_study(tiny, tmp_path / "run", in_process=True).in_state(State.RUNNING)

@@ -10,7 +10,7 @@ from nas.execution.smoke import Smoke, Step, read_smoke, smoke, smoke_lines, smo
 from nas.runs.records import TrialPlan
 from nas.study.study import load_study
 from nas.training.trial import Trial
-from space import NasError, cost
+from space import ToolkitError, cost
 from space.costs.memory import memory
 from space.errors import RunError
 
@@ -75,7 +75,7 @@ def test_each_time_is_predicted_from_the_other():
     assert max(map(len, lines)) <= 100
     # The time of equal compute on either: 1 / (½/100 + ½/50).
     assert found.rate(4).macs_per_s == pytest.approx(1e11 / 1.5)
-    assert (found.rate(4).at_once, found.rate(4).source) == (4, "from the smoke step")
+    assert (found.rate(4).concurrency, found.rate(4).source) == (4, "from the smoke step")
 
 
 def test_a_space_of_one_architecture_has_nothing_to_predict_from(tiny_file):
@@ -139,7 +139,7 @@ def test_another_error_is_not_taken_for_one_of_memory(tiny, monkeypatch):
 
 def test_a_study_that_cannot_be_run_takes_no_step(tiny_file):
     study = load_study(tiny_file, ["search.constraints={gflops: {min: 2}}"])
-    with pytest.raises(NasError, match="the nearest has gflops"):
+    with pytest.raises(ToolkitError, match="the nearest has gflops"):
         smoke(study)
     with pytest.raises(RunError, match="the nearest has gflops"):
         read_smoke(smoke_step(study.model_dump_json()))

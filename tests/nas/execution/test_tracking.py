@@ -22,7 +22,7 @@ from nas.execution.tracking import METRICS, callbacks
 from nas.runs.records import TrialPlan
 from nas.study.settings import TrackingSettings
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 
 RUNGS = 3
 
@@ -159,7 +159,9 @@ def stand_in(monkeypatch):
 def test_a_tracker_that_is_not_installed_is_one_sentence(study, tmp_path, monkeypatch, kind):
     package = {"tensorboard": "tensorboardX"}.get(kind, kind)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(NasError, match=f"^tracking: {kind} is not installed; pip install {package}, or take it out of the study$"):
+    with pytest.raises(
+        ToolkitError, match=f"^tracking: {kind} is not installed; pip install {package}, or take it out of the study$"
+    ):
         callbacks(settings(kind), study, tmp_path)
     assert not (tmp_path / "tracking").exists()
 
@@ -177,7 +179,7 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(study, tmp_path, monkey
 def test_a_wrong_option_is_one_sentence(study, tmp_path, stand_in, kind, options, said):
     stand_in("mlflow")
     stand_in("wandb", init=lambda mode=None: None)
-    with pytest.raises(NasError, match=said):
+    with pytest.raises(ToolkitError, match=said):
         callbacks(settings(kind, **options), study, tmp_path)
 
 
@@ -187,7 +189,7 @@ def test_a_tracker_that_cannot_be_set_up_is_one_sentence(study, tmp_path, stand_
 
     stand_in("mlflow", set_tracking_uri=refuse)
     with pytest.raises(
-        NasError, match=r"^tracking: mlflow cannot be used: http://there does not answer; check .*MLFLOW_TRACKING_URI$"
+        ToolkitError, match=r"^tracking: mlflow cannot be used: http://there does not answer; check .*MLFLOW_TRACKING_URI$"
     ):
         callbacks(settings("mlflow", tracking_uri="http://there"), study, tmp_path)
 

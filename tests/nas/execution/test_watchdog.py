@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from nas.execution.watchdog import EXIT_CODE, HUNG, Stillness, TimeLimitError, raises_when_still, take_reason, wait_for_memory
+from nas.execution.watchdog import (
+    EXIT_CODE,
+    HUNG,
+    ProgressWatchdog,
+    TimeLimitError,
+    raises_when_still,
+    take_reason,
+    wait_for_memory,
+)
 
 HANGS = """
 import sys, threading
@@ -95,7 +103,7 @@ def polls(still, clock, seconds):
 
 def test_the_limit_is_counted_from_the_last_movement(monkeypatch):
     clock, steps = Clock(monkeypatch), [0]
-    still = Stillness(lambda: steps[0], 100, "training")
+    still = ProgressWatchdog(lambda: steps[0], 100, "training")
     assert not polls(still, clock, 99)
     steps[0] = 1
     assert not polls(still, clock, 100)
@@ -104,7 +112,7 @@ def test_the_limit_is_counted_from_the_last_movement(monkeypatch):
 
 def test_a_process_that_was_paused_did_not_hang(monkeypatch):
     clock = Clock(monkeypatch)
-    still = Stillness(lambda: 7, 100, "training")
+    still = ProgressWatchdog(lambda: 7, 100, "training")
     clock.pass_by(10_000)
     assert still.complaint() is None
     assert polls(still, clock, 105)
@@ -114,7 +122,7 @@ def test_a_wall_clock_that_is_set_changes_nothing(monkeypatch):
     wall = iter([0.0, 1e9, -1e9] * 1000)
     monkeypatch.setattr("time.time", lambda: next(wall))
     clock = Clock(monkeypatch)
-    still = Stillness(lambda: 7, 100, "training")
+    still = ProgressWatchdog(lambda: 7, 100, "training")
     assert not polls(still, clock, 100)
     assert polls(still, clock, 5)
 

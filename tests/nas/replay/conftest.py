@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas.replay import curves
+from nas.stats import ranks
 from nas.study.study import load_study
 from tests.nas.recorded import ALL_FULLY
 
@@ -10,7 +10,7 @@ from tests.nas.recorded import ALL_FULLY
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch):
     """Intervals take a second, which only the test about them needs; and no test here asks what share of a space is feasible."""
-    monkeypatch.setattr(curves, "RESAMPLES", 20)
+    monkeypatch.setattr(ranks, "RESAMPLES", 20)
     monkeypatch.setattr("nas.study.study.CENSUS_DRAWS", 2000)
 
 

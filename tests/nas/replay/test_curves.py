@@ -10,14 +10,15 @@ from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.runs.run import Run, read_run
 from nas.search.controller import Search
+from nas.stats import ranks
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.recorded import ALL_FULLY, VARIED, of_losses, seeded_loss
 from tests.nas.scripted import carry_out, facts, report, searched
 
 
 def test_agreement_is_kendalls_tau_with_an_interval(study, monkeypatch):
-    monkeypatch.setattr(curves, "RESAMPLES", 1000)
+    monkeypatch.setattr(ranks, "RESAMPLES", 1000)
     rng = np.random.default_rng(5)
     last = rng.normal(size=40)
     losses = np.stack(
@@ -58,7 +59,7 @@ def test_trials_without_a_full_curve_are_left_out_and_counted(tiny_file, tmp_pat
     sentence = (
         f"run tiny has {len(complete)} architectures .* takes at least {len(complete) + 1}; record them with budget.mode: none"
     )
-    with pytest.raises(NasError, match=sentence):
+    with pytest.raises(ToolkitError, match=sentence):
         recorded(run)
 
 

@@ -10,7 +10,7 @@ from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.search.searcher import Proposer
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.recorded import ALL_FULLY, TWO, VARIED, noisy, of_losses, seeded_loss
 from tests.nas.scripted import searched
 
@@ -18,10 +18,10 @@ MAXIMISED = ["search.objectives=[{metric: val_loss}, {metric: params_m, directio
 SEARCHES = {
     "stop": (Rules(), []),
     "promote": (Rules("promote"), []),
-    "stop, grace": (Rules(grace=2), []),
-    "promote, grace": (Rules("promote", grace=1), []),
+    "stop, grace": (Rules(grace_rungs=2), []),
+    "promote, grace": (Rules("promote", grace_rungs=1), []),
     "stop, brackets": (Rules(brackets=3), []),
-    "promote, brackets": (Rules("promote", grace=1, brackets=2), []),
+    "promote, brackets": (Rules("promote", grace_rungs=1, brackets=2), []),
     "stop, replicates": (Rules(), ["search.replicates=3"]),
     "promote, replicates, brackets": (Rules("promote", brackets=2), ["search.replicates=2"]),
     # Of this seed's architectures, a promotion taken a moment later than at the report would come too late for one.
@@ -46,7 +46,7 @@ def heard(monkeypatch, kind):
 
 @pytest.mark.parametrize(("rules", "changes"), SEARCHES.values(), ids=SEARCHES.keys())
 def test_a_replay_in_the_recorded_order_decides_as_the_search_did(tiny_file, tmp_path, monkeypatch, rules, changes):
-    how = [f"budget.mode={rules.mode}", f"budget.grace={rules.grace}", f"budget.brackets={rules.brackets}"]
+    how = [f"budget.mode={rules.mode}", f"budget.grace_rungs={rules.grace_rungs}", f"budget.brackets={rules.brackets}"]
     searched(load_study(tiny_file, [*ALL_FULLY, *changes]), tmp_path / "full", loss=seeded_loss)
     full = read_run(tmp_path / "full")
     record, study = recorded(full), load_study(tiny_file, [*VARIED, *changes, *how])
@@ -98,7 +98,7 @@ def test_curves_that_never_cross_lose_nothing(study, rules):
 def test_what_is_spent_is_counted(study, mode, sampler):
     record = noisy(study, 25, 2.0, seed=1)
     stretches = np.diff([0, *study.budget.milestones])
-    found = replay(record, Rules(mode, grace=1), Arrival(sampler, workers=3, repeats=4))
+    found = replay(record, Rules(mode, grace_rungs=1), Arrival(sampler, workers=3, repeats=4))
     assert found.regret.mean > 0, "with such noise the best is lost now and then"
     assert found.kept < 1
     for outcome in found.outcomes:
@@ -130,7 +130,7 @@ def test_equal_seeds_give_equal_replays(study, sampler):
 def test_a_rung_of_grace_decides_as_one_rung_fewer_does(study, mode):
     record = noisy(study, 30, 1.0)
     order = Arrival(repeats=5)
-    graced, fewer = replay(record, Rules(mode, grace=2), order), replay(record, Rules(mode, rungs=3), order)
+    graced, fewer = replay(record, Rules(mode, grace_rungs=2), order), replay(record, Rules(mode, rungs=3), order)
     assert [one.macs for one in graced.outcomes] == [one.macs for one in fewer.outcomes]
     assert graced.regret == fewer.regret
 
@@ -154,25 +154,29 @@ def test_workers_share_the_time_that_was_recorded(study):
 def test_another_reduction_takes_the_recorded_rungs_that_fit(study):
     record = noisy(study, 12, 0.5)
     milestones = study.budget.milestones
-    for reduction, used in {2: (0, 1, 2, 3, 4), 4: (0, 2, 4), 8: (1, 4), 32: (4,)}.items():
-        found = replay(record, Rules(reduction=reduction), Arrival(repeats=1))
+    for reduction_factor, used in {2: (0, 1, 2, 3, 4), 4: (0, 2, 4), 8: (1, 4), 32: (4,)}.items():
+        found = replay(record, Rules(reduction_factor=reduction_factor), Arrival(repeats=1))
         assert found.budget.milestones == tuple(milestones[rung] for rung in used)
         assert [rung.agreement for rung in found.rungs] == [record.agreements[rung] for rung in used]
-    assert replay(record, Rules(reduction=4, rungs=2), Arrival(repeats=1)).budget.milestones == milestones[2::2]
+    assert replay(record, Rules(reduction_factor=4, rungs=2), Arrival(repeats=1)).budget.milestones == milestones[2::2]
 
 
 @pytest.mark.parametrize(
     ("rules", "order", "sentence"),
     [
-        (Rules(reduction=3), Arrival(), "reduction 3 does not fit the run, whose rungs are each the next divided by 2; take 2"),
-        (Rules(reduction=4, rungs=4), Arrival(), "4 rungs of reduction 4 are more than the run has: of its 5, 3 fit"),
-        (Rules("none", grace=1), Arrival(), "mode none judges nowhere"),
-        (Rules(grace=4), Arrival(), "grace 4 and brackets 1 leave the last bracket without a rung"),
+        (
+            Rules(reduction_factor=3),
+            Arrival(),
+            "reduction 3 does not fit the run, whose rungs are each the next divided by 2; take 2",
+        ),
+        (Rules(reduction_factor=4, rungs=4), Arrival(), "4 rungs of reduction 4 are more than the run has: of its 5, 3 fit"),
+        (Rules("none", grace_rungs=1), Arrival(), "mode none judges nowhere"),
+        (Rules(grace_rungs=4), Arrival(), "grace_rungs 4 and brackets 1 leave the last bracket without a rung"),
         (Rules(), Arrival(trials=13), "13 trials are more than the 12 recorded"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(study, rules, order, sentence):
-    with pytest.raises(NasError, match=sentence):
+    with pytest.raises(ToolkitError, match=sentence):
         replay(noisy(study, 12, 0.5), rules, order)
 
 
@@ -180,7 +184,7 @@ def test_trials_are_whole_architectures(tiny_file, tmp_path):
     record = recorded(searched(load_study(tiny_file, [*ALL_FULLY, "search.replicates=2"]), tmp_path / "run").run)
     assert replay(record, Rules(), Arrival(trials=6, repeats=1)).trials == 6
     assert len(replay(record, Rules(), Arrival(trials=6, repeats=1)).outcomes[0].tried) == 3
-    with pytest.raises(NasError, match="7 trials are no whole number of architectures with 2 replicates"):
+    with pytest.raises(ToolkitError, match="7 trials are no whole number of architectures with 2 replicates"):
         replay(record, Rules(), Arrival(trials=7))
 
 
@@ -188,9 +192,12 @@ def test_the_candidates_are_those_that_fit(study, tiny_file):
     found = candidates(noisy(study, 8, 0.5))
     assert found[0] == Rules("none", 2)
     assert found[1:] == [
-        Rules(mode, reduction, None, grace) for mode in ("stop", "promote") for reduction in (2, 4) for grace in (0, 1)
+        Rules(mode, reduction_factor, None, grace_rungs)
+        for mode in ("stop", "promote")
+        for reduction_factor in (2, 4)
+        for grace_rungs in (0, 1)
     ]
-    of_three = load_study(tiny_file, [*ALL_FULLY, "budget.rungs=2", "budget.reduction=3"])
+    of_three = load_study(tiny_file, [*ALL_FULLY, "budget.rungs=2", "budget.reduction_factor=3"])
     assert candidates(noisy(of_three, 8, 0.5)) == [Rules("none", 3), Rules("stop", 3), Rules("promote", 3)]
-    with pytest.raises(NasError, match="do not fit the run's 1 rungs"):
+    with pytest.raises(ToolkitError, match="do not fit the run's 1 rungs"):
         candidates(noisy(load_study(tiny_file, [*ALL_FULLY, "budget.rungs=1"]), 8, 0.5))

@@ -2,14 +2,14 @@
 
 import pytest
 
-from nas.execution.smoke import Rate
+from nas.execution.smoke import Throughput
 from nas.reporting.ablation_estimate import ablation_bill, planned_macs
-from nas.reporting.power import known_spread
-from nas.stats.paired import smallest_difference
+from nas.reporting.power import pooled_sd
+from nas.stats.paired import minimum_detectable_effect
 from space.costs.cost import cost
 from tests.nas.ablations import VARIANTS, ablation, effects
+from tests.nas.reporting.test_estimate import lines
 from tests.nas.scripted import searched
-from tests.nas.test_bill import lines
 
 
 def bill_of(tmp_path, *changes, rate=None, **block):
@@ -27,7 +27,7 @@ def test_the_bill_says_what_is_trained(tmp_path):
     macs = sum(6 * 2 * cost(row.spec).step_macs(4) for row in study.rows)
     assert planned_macs(study, 6) == macs
     assert found["training"] == f"{macs / 1e15:.4g} PFLOPs"
-    assert bill_of(tmp_path, seeds=6, rate=Rate(macs / 100, 2, "x"))["hours"].startswith("about 50 s of training")
+    assert bill_of(tmp_path, seeds=6, rate=Throughput(macs / 100, 2, "x"))["hours"].startswith("about 50 s of training")
 
 
 def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
@@ -58,13 +58,13 @@ def test_the_bill_says_which_p_value_can_be_reached(tmp_path, seeds, rows, words
 
 def test_the_smallest_difference_comes_from_earlier_runs(tmp_path):
     without = bill_of(tmp_path, seeds=6)["visible"]
-    sds = f"{smallest_difference(1.0, 6, 0.05 / 3):.2g}"
+    sds = f"{minimum_detectable_effect(1.0, 6, 0.05 / 3):.2g}"
     assert f"a chance of 80 % (paired t, Bonferroni), a difference of {sds} standard deviations of the paired" in without
     assert "no earlier run under" in without
     study = ablation(tmp_path, seeds=6)
     searched(study, tmp_path / "runs" / "first", loss=effects(study, noise=0.01))
-    spread = known_spread(tmp_path / "runs", study)
-    seen = smallest_difference(spread.sd, 6, 0.05 / 3)
+    spread = pooled_sd(tmp_path / "runs", study)
+    seen = minimum_detectable_effect(spread.sd, 6, 0.05 / 3)
     found = bill_of(tmp_path, seeds=6)["visible"]
     known = f"paired differences scatter by {spread.sd:.2g} in run first (15 pairs)"
     assert f"a difference of {seen:.2g} in val_loss, as {known}" in found
@@ -94,9 +94,9 @@ def test_a_row_that_is_its_baseline_is_told(tmp_path):
 def test_a_spread_of_another_budget_says_nothing(tmp_path):
     study = ablation(tmp_path)
     searched(study, tmp_path / "runs" / "first", loss=effects(study))
-    assert known_spread(tmp_path / "runs", study).run == "first"
-    assert known_spread(tmp_path / "runs", ablation(tmp_path, "budget.steps=20")) is None
-    assert known_spread(tmp_path / "runs", ablation(tmp_path, "training.batch_size=8")) is None
+    assert pooled_sd(tmp_path / "runs", study).run == "first"
+    assert pooled_sd(tmp_path / "runs", ablation(tmp_path, "budget.steps=20")) is None
+    assert pooled_sd(tmp_path / "runs", ablation(tmp_path, "training.batch_size=8")) is None
 
 
 def test_fid_and_published_tables_are_named(tmp_path):

@@ -31,7 +31,7 @@ MODES = {
     "none": ["budget.mode=none"],
     "stop, replicates": ["search.replicates=3"],
     "promote, replicates": ["budget.mode=promote", "search.replicates=2"],
-    "stop, grace": ["budget.grace=1"],
+    "stop, grace": ["budget.grace_rungs=1"],
     "promote, brackets": ["budget.mode=promote", "budget.brackets=2", "search.trials=18"],
 }
 
@@ -134,7 +134,9 @@ def test_a_raised_budget_makes_complete_trials_go_on(tiny_file, tmp_path):
 
 
 def test_the_expected_need_of_a_run_shrinks_to_what_is_expected_of_those_who_are_left(tiny_file, tmp_path):
-    study = load_study(tiny_file, [*VARIED, "budget={max: 800 MFLOPs, rungs: 4, reduction: 2}", "search.trials=8", "finish=null"])
+    study = load_study(
+        tiny_file, [*VARIED, "budget={max: 800 MFLOPs, rungs: 4, reduction_factor: 2}", "search.trials=8", "finish=null"]
+    )
     follower = Follower()
     search = Search(study, Ledger(tmp_path), (follower,))
     million = 10**6
@@ -151,7 +153,7 @@ def test_the_expected_need_of_a_run_shrinks_to_what_is_expected_of_those_who_are
 
 
 def test_in_mode_promote_those_who_went_on_are_taken_from_those_who_will(tiny_file, tmp_path):
-    budget = "budget={max: 200 MFLOPs, rungs: 2, reduction: 2, mode: promote}"
+    budget = "budget={max: 200 MFLOPs, rungs: 2, reduction_factor: 2, mode: promote}"
     study = load_study(tiny_file, [*VARIED, budget, "search.trials=4", "finish=null"])
     follower = Follower()
     search = Search(study, Ledger(tmp_path), (follower,))

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from nas.execution.smoke import Rate, rate_of_run
+from nas.execution.smoke import Throughput, throughput_of_run
 from nas.reporting.estimate import bill, duration, expected_search_macs, in_bracket, percent
 from nas.runs.run import read_run
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.scripted import searched
 
-FOUR_RUNGS = "budget={max: 800 MFLOPs, rungs: 4, reduction: 2}"
+FOUR_RUNGS = "budget={max: 800 MFLOPs, rungs: 4, reduction_factor: 2}"
 
 
 def lines(text):
@@ -47,7 +47,7 @@ def test_the_bill_of_a_plain_search(tiny_file):
         (["budget.mode=none"], 800 * 12, "mode none: all go on to the last"),
         (["budget.mode=promote"], 250 * 12, "mode promote: they wait, and the best go on"),
         # The first rung lets all go on: 200, then half of them 200 more, a quarter 400.
-        (["budget.grace=1"], (200 + 100 + 100) * 12, "first at rung 2 (grace 1)"),
+        (["budget.grace_rungs=1"], (200 + 100 + 100) * 12, "first at rung 2 (grace 1)"),
         # 4 architectures of 3 seeds each: 2 in the first bracket, 2 in the second, whose trials all reach 200.
         (["budget.brackets=2", "search.replicates=3"], 250 * 6 + 400 * 6, "in 2 brackets, first at rungs 1, 2"),
         (["budget={max: 800 MFLOPs}"], 800 * 12, "nothing is judged before the end"),
@@ -102,10 +102,10 @@ def test_duration(seconds, text):
 def test_hours_are_told_once_a_rate_is_known(tiny_file):
     study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"])
     # 2,000 million multiply-accumulates over two at once, then two turns of 200: at a million a second 1,400 s.
-    found = lines(bill(study, Rate(1e6, 2, "from the smoke step")))
+    found = lines(bill(study, Throughput(1e6, 2, "from the smoke step")))
     assert found["hours"].startswith("about 23 min of training at 0.001 GFLOPs a second and trial, 2 at once (from the smoke step)")
     # More at once than there are trials bring nothing.
-    assert lines(bill(study, Rate(1e6, 100, "x")))["hours"].startswith(f"about {duration(250 + 200)} ")
+    assert lines(bill(study, Throughput(1e6, 100, "x")))["hours"].startswith(f"about {duration(250 + 200)} ")
 
 
 def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):
@@ -113,17 +113,17 @@ def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):
     run = read_run(tmp_path)
     reports = [report for trial in run.trials.values() for report in trial.reports]
     total = sum(trial.reports[-1].macs for trial in run.trials.values())
-    assert rate_of_run(run, 3) == Rate(total / len(reports), 3, "as in the run so far"), "a second each"
+    assert throughput_of_run(run, 3) == Throughput(total / len(reports), 3, "as in the run so far"), "a second each"
     first = run.trials[0]
     first.reused = [0]
-    assert rate_of_run(run, 3).macs_per_s == (total - first.reports[0].macs) / (len(reports) - 1)
+    assert throughput_of_run(run, 3).macs_per_s == (total - first.reports[0].macs) / (len(reports) - 1)
     for trial in run.trials.values():
         trial.reports = []
-    assert rate_of_run(run, 3) is None
+    assert throughput_of_run(run, 3) is None
 
 
 def test_what_cannot_be_run_has_no_bill(tiny_file):
-    with pytest.raises(NasError, match="the nearest has gflops"):
+    with pytest.raises(ToolkitError, match="the nearest has gflops"):
         bill(load_study(tiny_file, ["search.constraints={gflops: {min: 2}}"]))
 
 

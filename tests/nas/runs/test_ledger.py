@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from nas.runs.ledger import LEDGER, Ledger, read_events
-from space import NasError
+from space import ToolkitError
 
 
 def written(folder, count=3):
@@ -36,7 +36,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
     path = tmp_path / LEDGER
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + damage + lines[2])
-    with pytest.raises(NasError, match=f"{LEDGER}:2 is damaged"):
+    with pytest.raises(ToolkitError, match=f"{LEDGER}:2 is damaged"):
         list(read_events(tmp_path))
 
 
@@ -44,7 +44,7 @@ def test_another_schema_is_refused(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.append({"event": "run", "schema": 99})
     ledger.close()
-    with pytest.raises(NasError, match="has schema 99, but this version reads 2"):
+    with pytest.raises(ToolkitError, match="has schema 99, but this version reads 2"):
         list(read_events(tmp_path))
 
 
@@ -60,12 +60,12 @@ def test_a_second_process_is_refused_with_the_firsts_pid(tmp_path):
 @pytest.mark.parametrize("below", ["file/run", "/proc/run"])
 def test_a_directory_that_cannot_be_written(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NasError, match="cannot be written: .*; choose another place with --out"):
+    with pytest.raises(ToolkitError, match="cannot be written: .*; choose another place with --out"):
         Ledger(tmp_path / below)
 
 
 def test_not_a_run_directory(tmp_path):
-    with pytest.raises(NasError, match="is not a run directory"):
+    with pytest.raises(ToolkitError, match="is not a run directory"):
         list(read_events(tmp_path))
 
 
@@ -76,7 +76,7 @@ def test_a_directory_that_vanishes_is_told_at_once(tmp_path, replaced):
     (tmp_path / "run").rename(tmp_path / "moved")
     if replaced:
         written(tmp_path / "run")
-    with pytest.raises(NasError, match="was removed or moved while the run went on"):
+    with pytest.raises(ToolkitError, match="was removed or moved while the run went on"):
         ledger.append({"event": "trial", "number": 1})
     assert len(list(read_events(tmp_path / "moved"))) == 1
 
@@ -87,10 +87,10 @@ def test_nothing_comes_behind_a_part_of_a_line(tmp_path, monkeypatch):
     ledger.append({"event": "trial", "number": 0})
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:5]))
-    with pytest.raises(NasError, match="No space left on device; free some space"):
+    with pytest.raises(ToolkitError, match="No space left on device; free some space"):
         ledger.append({"event": "trial", "number": 1})
     monkeypatch.undo()
-    with pytest.raises(NasError, match="No space left on device; free some space"):
+    with pytest.raises(ToolkitError, match="No space left on device; free some space"):
         ledger.append({"event": "trial", "number": 2})
     ledger.close()
     assert [event["number"] for event in read_events(tmp_path)] == [0]

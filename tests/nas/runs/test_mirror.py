@@ -16,13 +16,13 @@ import torch
 from nas.runs import mirror as mirror_module
 from nas.runs.ledger import LEDGER, Ledger
 from nas.runs.mirror import LOCK, SEGMENT_BYTES, Mirror, fetch
-from nas.runs.remote import Remote, fetch_folder, place, reached
+from nas.runs.remote import Remote, fetch_folder, locate, remote_at
 from nas.runs.run import read_run
 from nas.search.controller import Search
 from nas.search.reuse import CHECKPOINT
 from nas.study.study import load_study
 from nas.training.checkpoint import write_checkpoint
-from space import NasError
+from space import ToolkitError
 from space.errors import RunError
 from tests.nas.runs.stores import ledger_at, store
 from tests.nas.scripted import carry_out, facts, searched
@@ -32,7 +32,7 @@ VARIED = ["search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.
 
 def searched_at(uri, study, **how):
     """As `searched`, at a URI."""
-    where = place(uri)
+    where = locate(uri)
     with Mirror(where) as mirror, closing(Ledger(where.folder)) as ledger:
         search = Search(study, ledger, (mirror,))
         carry_out(search, **how)
@@ -43,7 +43,7 @@ def searched_at(uri, study, **how):
 
 
 def test_the_ledger_is_there_after_every_event(anywhere, tiny):
-    where, seen = place(anywhere), []
+    where, seen = locate(anywhere), []
 
     def look(event, search):
         seen.append(event["event"])
@@ -56,7 +56,7 @@ def test_the_ledger_is_there_after_every_event(anywhere, tiny):
 
 
 def test_the_ledger_is_kept_in_parts_of_which_only_the_last_is_written_again(uri, monkeypatch):
-    where, written = place(uri), []
+    where, written = locate(uri), []
     original = Remote.write
     monkeypatch.setattr(Remote, "write", lambda self, name, data: written.append((name, len(data))) or original(self, name, data))
     where.folder.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_the_ledger_is_kept_in_parts_of_which_only_the_last_is_written_again(uri
 
 
 def test_a_line_longer_than_a_part_is_a_part(uri):
-    where = place(uri)
+    where = locate(uri)
     where.folder.mkdir(parents=True)
     lines = [json.dumps({"event": "x" * size}).encode() for size in (9, 2 * SEGMENT_BYTES, 9, 9)]
     (where.folder / LEDGER).write_bytes(b"\n".join(lines)[:-1])
@@ -92,7 +92,7 @@ def test_another_machine_goes_on_with_equal_decisions(uri, tiny_file, tmp_path, 
     searched_at(uri, study, stop_after=stop_after)
     another_machine()
     searched_at(uri, study)
-    assert facts(place(uri).folder) == facts(tmp_path / "whole" / "run")
+    assert facts(locate(uri).folder) == facts(tmp_path / "whole" / "run")
     another_machine()
     assert facts(fetch(uri)) == facts(tmp_path / "whole" / "run")
 
@@ -105,11 +105,11 @@ def test_the_first_machine_comes_back_to_what_another_did(uri, tiny, another_mac
     monkeypatch.setenv("XDG_CACHE_HOME", first)
     before = ledger_at(uri)
     assert not searched_at(uri, tiny).may_come
-    assert ledger_at(uri) == before == (place(uri).folder / LEDGER).read_bytes()
+    assert ledger_at(uri) == before == (locate(uri).folder / LEDGER).read_bytes()
 
 
 def test_a_failed_upload_is_told_and_nothing_is_lost(uri, tiny):
-    where = place(uri)
+    where = locate(uri)
     aside = store(uri).with_name("aside")
 
     def vanish(event, search):
@@ -118,7 +118,7 @@ def test_a_failed_upload_is_told_and_nothing_is_lost(uri, tiny):
             store(uri).write_text("no folder")
 
     with (
-        pytest.raises(NasError, match=r"ledger-00000.jsonl at file://.* cannot be written: .*; check the address"),
+        pytest.raises(ToolkitError, match=r"ledger-00000.jsonl at file://.* cannot be written: .*; check the address"),
         Mirror(where) as mirror,
         closing(Ledger(where.folder)) as ledger,
     ):
@@ -135,14 +135,14 @@ def test_a_failed_upload_is_told_and_nothing_is_lost(uri, tiny):
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_an_event_speaks_of_is_there_before_the_event(uri, tiny, another_machine, monkeypatch, fails):
     searched_at(uri, tiny)
-    where = place(uri)
+    where = locate(uri)
 
     def fail(self, path, name):
         raise RunError("the network is down")
 
     with monkeypatch.context() as patch, suppress(RunError):
         if fails:
-            patch.setattr(Remote, "put", fail)
+            patch.setattr(Remote, "upload", fail)
         with Mirror(where) as mirror, closing(Ledger(where.folder)) as ledger:
             search = Search(tiny, ledger, (mirror,))
             (winner,) = search.run.best()
@@ -154,9 +154,9 @@ def test_what_an_event_speaks_of_is_there_before_the_event(uri, tiny, another_ma
         pass
     assert b'"export"' in ledger_at(uri)
     another_machine()
-    with Mirror(place(uri)) as mirror:
+    with Mirror(locate(uri)) as mirror:
         mirror.fetch_folder(f"export/{winner.name}")
-    assert (place(uri).folder / "export" / winner.name / "card.md").read_text() == "a card"
+    assert (locate(uri).folder / "export" / winner.name / "card.md").read_text() == "a card"
     assert (fetch_folder(f"{uri}/export/{winner.name}") / "card.md").read_text() == "a card"
 
 
@@ -166,34 +166,34 @@ def test_a_checkpoint_that_was_taken_over_from_a_neighbour_is_there_for_every_wo
     for trial in read_run(fetch(first)).trials.values():
         report = trial.reports[-1]
         known = {"digest": trial.spec.digest, "seed": trial.seed, "step": report.step, "reports": []}
-        write_checkpoint(place(first).folder / "trials" / trial.name / CHECKPOINT, {"w": torch.zeros(1)}, known)
+        write_checkpoint(locate(first).folder / "trials" / trial.name / CHECKPOINT, {"w": torch.zeros(1)}, known)
     search = searched_at(second, tiny)
     taken = [trial for trial in search.run.trials.values() if trial.reused]
     assert taken
     for trial in taken:
-        assert reached(second).step(f"trials/{trial.name}/{CHECKPOINT}") == trial.reports[-1].step
+        assert remote_at(second).step(f"trials/{trial.name}/{CHECKPOINT}") == trial.reports[-1].step
 
 
 def test_a_damaged_line_that_is_not_there_yet_is_not_uploaded(uri, tiny):
     searched_at(uri, tiny, stop_after=2)
-    before, folder = ledger_at(uri), place(uri).folder
+    before, folder = ledger_at(uri), locate(uri).folder
     with (folder / LEDGER).open("ab") as file:
         file.write(b"{nonsense}\n")
-    with pytest.raises(NasError, match=f"{LEDGER} is damaged beyond what is at {uri}; remove {folder} to go on from there"):
+    with pytest.raises(ToolkitError, match=f"{LEDGER} is damaged beyond what is at {uri}; remove {folder} to go on from there"):
         searched_at(uri, tiny)
     assert ledger_at(uri) == before
 
 
 def test_ledgers_that_have_gone_apart_are_refused(uri, tiny, another_machine):
     searched_at(uri, tiny, stop_after=2)
-    folder = place(uri).folder
+    folder = locate(uri).folder
     before = (folder / LEDGER).read_bytes()
     (folder / LEDGER).write_bytes(before + b'{"event":"here"}\n')
     path = store(uri) / "ledger-00000.jsonl"
     path.write_bytes(before + b'{"event":"there"}\n')
     lines = len(before.splitlines())
-    for reads in (lambda: Mirror(place(uri)).__enter__(), lambda: fetch(uri)):
-        with pytest.raises(NasError, match=rf"have gone apart \(line {lines + 1} of .*; remove {folder} to go on from {uri}"):
+    for reads in (lambda: Mirror(locate(uri)).__enter__(), lambda: fetch(uri)):
+        with pytest.raises(ToolkitError, match=rf"have gone apart \(line {lines + 1} of .*; remove {folder} to go on from {uri}"):
             reads()
     assert path.read_bytes().endswith(b'{"event":"there"}\n')
     assert not (store(uri) / LOCK).exists(), "who is refused keeps nobody out"
@@ -204,9 +204,9 @@ def test_ledgers_that_have_gone_apart_are_refused(uri, tiny, another_machine):
 def test_a_run_that_was_removed_at_its_uri_is_not_brought_back(uri, tiny):
     searched_at(uri, tiny)
     shutil.rmtree(store(uri))
-    with pytest.raises(NasError, match=f"{uri} holds no run any more, but its mirror .* does; remove the mirror to start anew"):
+    with pytest.raises(ToolkitError, match=f"{uri} holds no run any more, but its mirror .* does; remove the mirror to start anew"):
         searched_at(uri, tiny)
-    shutil.rmtree(place(uri).folder)
+    shutil.rmtree(locate(uri).folder)
     searched_at(uri, tiny, stop_after=1)
     assert ledger_at(uri)
 
@@ -215,12 +215,12 @@ def test_a_part_that_is_missing_is_named(uri, tiny, another_machine):
     searched_at(uri, tiny, stop_after=1)
     (store(uri) / "ledger-00000.jsonl").rename(store(uri) / "ledger-00001.jsonl")
     another_machine()
-    with pytest.raises(NasError, match=f"{uri} lacks ledger-00000.jsonl; restore it from a copy"):
+    with pytest.raises(ToolkitError, match=f"{uri} lacks ledger-00000.jsonl; restore it from a copy"):
         fetch(uri)
 
 
 def test_a_run_is_read_while_it_goes_on(uri, tiny):
-    where = place(uri)
+    where = locate(uri)
 
     def look(event, search):
         assert len(read_run(fetch(uri)).trials) == len(search.run.trials)
@@ -230,9 +230,9 @@ def test_a_run_is_read_while_it_goes_on(uri, tiny):
 
 
 def test_where_there_is_no_run(uri):
-    with pytest.raises(NasError, match=f"{uri} is not a run directory: it has no ledger"):
+    with pytest.raises(ToolkitError, match=f"{uri} is not a run directory: it has no ledger"):
         fetch(uri)
-    with pytest.raises(NasError, match=f"{uri} holds no files"):
+    with pytest.raises(ToolkitError, match=f"{uri} holds no files"):
         fetch_folder(uri)
     assert not store(uri).exists(), "reading writes nothing"
 
@@ -242,8 +242,8 @@ def test_where_there_is_no_run(uri):
 OTHER = """
 import os, sys
 from nas.runs.mirror import Mirror
-from nas.runs.remote import place
-Mirror(place(sys.argv[1])).__enter__()
+from nas.runs.remote import locate
+Mirror(locate(sys.argv[1])).__enter__()
 os._exit(0)
 """
 
@@ -254,7 +254,7 @@ def in_another_process(uri):
 
 
 def test_a_second_process_is_refused_with_the_firsts_pid(uri):
-    with Mirror(place(uri)):
+    with Mirror(locate(uri)):
         assert (
             f"{uri} is in use by {socket.gethostname()}, process {os.getpid()}; wait for it, or stop it"
             in in_another_process(uri).stderr
@@ -266,7 +266,7 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_taken_over(uri):
     assert in_another_process(uri).returncode == 0
     owner = json.loads((store(uri) / LOCK).read_text())
     assert owner["pid"] != os.getpid()
-    with Mirror(place(uri)):
+    with Mirror(locate(uri)):
         assert json.loads((store(uri) / LOCK).read_text())["pid"] == os.getpid()
 
 
@@ -281,26 +281,26 @@ def test_a_lock_from_elsewhere_counts_for_five_minutes_of_the_stores_clock(uri, 
     then = path.stat().st_mtime - age_s
     os.utime(path, (then, then))
     if age_s < 300:
-        with pytest.raises(NasError, match=f"is in use by .*, process {2**30}; .*waited for 5 minutes"):
-            Mirror(place(uri)).__enter__()
+        with pytest.raises(ToolkitError, match=f"is in use by .*, process {2**30}; .*waited for 5 minutes"):
+            Mirror(locate(uri)).__enter__()
     else:
-        with Mirror(place(uri)):
+        with Mirror(locate(uri)):
             assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_where_the_store_has_no_clock_the_locks_own_time_counts():
     uri = f"fsspec+memory://{secrets.token_hex(4)}/runs/x"
-    with Mirror(place(uri)), pytest.raises(NasError, match="is in use by"):
-        Mirror(place(uri)).__enter__()
+    with Mirror(locate(uri)), pytest.raises(ToolkitError, match="is in use by"):
+        Mirror(locate(uri)).__enter__()
     old = {"host": "another-host", "pid": 1, "pids_of": "", "time": 1e9, "token": "theirs"}
-    reached(uri).write(LOCK, json.dumps(old).encode())
-    with Mirror(place(uri)):
+    remote_at(uri).write(LOCK, json.dumps(old).encode())
+    with Mirror(locate(uri)):
         pass
 
 
 def test_a_lock_that_was_taken_over_stops_its_first_owner(uri, tiny, monkeypatch):
     """As when a laptop was asleep for an hour; what the new owner wrote stays."""
-    where = place(uri)
+    where = locate(uri)
     monkeypatch.setattr(mirror_module, "SURE_S", -1)
 
     def fall_asleep(event, search):
@@ -310,7 +310,7 @@ def test_a_lock_that_was_taken_over_stops_its_first_owner(uri, tiny, monkeypatch
             (store(uri) / "ledger-00000.jsonl").write_text("of the new owner\n")
 
     with (
-        pytest.raises(NasError, match="is in use by new-owner, process 7"),
+        pytest.raises(ToolkitError, match="is in use by new-owner, process 7"),
         Mirror(where) as mirror,
         closing(Ledger(where.folder)) as ledger,
     ):
@@ -330,6 +330,6 @@ def test_the_lock_is_written_again_while_nothing_happens(uri, monkeypatch):
             again.set()
 
     monkeypatch.setattr(Remote, "write", write)
-    with Mirror(place(uri)):
+    with Mirror(locate(uri)):
         assert again.wait(20)
     assert not (store(uri) / LOCK).exists()

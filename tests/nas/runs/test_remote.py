@@ -11,14 +11,14 @@ import torch
 
 from nas.runs.ledger import LEDGER, Ledger
 from nas.runs.mirror import Mirror, fetch
-from nas.runs.remote import Remote, fetch_checkpoint, place, reached, run_identity, shown, upload_checkpoint
+from nas.runs.remote import Remote, fetch_checkpoint, locate, remote_at, run_identity, shown, upload_checkpoint
 from nas.search.controller import Search
 from nas.search.reuse import CHECKPOINT, LAST_RUNG
 from nas.study.study import load_study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
-from nas.training.trainer import Training
+from nas.training.trainer import Trainer
 from nas.training.trial import run_trial
-from space import NasError
+from space import ToolkitError
 from tests.nas.runs.stores import ledger_at, store
 from tests.nas.scripted import facts
 
@@ -29,43 +29,43 @@ MEASURED = ("seconds", "images_per_s", "peak_memory_mib")
 
 
 def test_a_path_stays_a_path():
-    assert (place("runs/x").folder, place("runs/x").uri) == (Path("runs/x"), None)
+    assert (locate("runs/x").folder, locate("runs/x").uri) == (Path("runs/x"), None)
 
 
 def test_a_uri_has_a_mirror_in_the_cache_beside_those_of_its_neighbours(tmp_path):
-    one, two, other = (place(f"s3://bucket/{path}") for path in ("runs/one", "runs/two/", "other/runs/one"))
+    one, two, other = (locate(f"s3://bucket/{path}") for path in ("runs/one", "runs/two/", "other/runs/one"))
     assert one.folder.is_relative_to(tmp_path / "machine-1" / "udit-nas" / "runs")
     assert (one.folder.name, two.folder.name) == ("one", "two")
     assert one.folder.parent == two.folder.parent
     assert other.folder.parent != one.folder.parent, "a neighbour's results are taken over, another bucket's are not"
-    assert place("s3://bucket/runs/one?endpoint_override=other:9000").folder != one.folder
-    assert place("s3://bucket/runs/one").folder == one.folder
+    assert locate("s3://bucket/runs/one?endpoint_override=other:9000").folder != one.folder
+    assert locate("s3://bucket/runs/one").folder == one.folder
 
 
 def test_secrets_are_neither_shown_nor_part_of_the_mirrors_name():
-    with_secret = place("s3://key:very%2Fsecret@bucket/runs/x")
+    with_secret = locate("s3://key:very%2Fsecret@bucket/runs/x")
     assert str(with_secret) == "s3://key@bucket/runs/x"
-    assert with_secret.folder == place("s3://key:rotated@bucket/runs/x").folder
+    assert with_secret.folder == locate("s3://key:rotated@bucket/runs/x").folder
     assert shown("abfss://container@account.dfs.core.windows.net/x") == "abfss://container@account.dfs.core.windows.net/x"
 
 
 @pytest.mark.parametrize("out", ["s3://", "file:///", "s3://bucket/runs/.."])
 def test_a_uri_without_a_name_is_refused(out):
-    with pytest.raises(NasError, match="names no folder for the run; write one"):
-        place(out)
+    with pytest.raises(ToolkitError, match="names no folder for the run; write one"):
+        locate(out)
 
 
 @pytest.mark.parametrize("out", ["sftp://host/x", "https://host/x", "fsspec+nonsense://x/y", "file://host/x", "file:///a b"])
 def test_a_scheme_that_pyarrow_does_not_know_is_told_in_one_sentence(out):
-    with pytest.raises(NasError, match="is no address that pyarrow knows a file system for .*; write s3://BUCKET/PATH") as told:
-        Mirror(place(out)).__enter__()
+    with pytest.raises(ToolkitError, match="is no address that pyarrow knows a file system for .*; write s3://BUCKET/PATH") as told:
+        Mirror(locate(out)).__enter__()
     assert "\n" not in str(told.value)
 
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_there(tmp_path):
     (tmp_path / "file").write_text("")
-    where = place(f"file://{tmp_path}/file/run")
-    with pytest.raises(NasError, match=r"probe-\w+ at file://.*/file/run cannot be written: .*; check the address") as told:
+    where = locate(f"file://{tmp_path}/file/run")
+    with pytest.raises(ToolkitError, match=r"probe-\w+ at file://.*/file/run cannot be written: .*; check the address") as told:
         Mirror(where).__enter__()
     assert "\n" not in str(told.value)
     assert not where.folder.exists()
@@ -75,24 +75,24 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_there(tmp_pat
 def test_a_store_that_does_not_answer(monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(
-        NasError, match=r"s3://key@bucket/x\?.* cannot be written: .*; check the bucket, the network and the cred"
+        ToolkitError, match=r"s3://key@bucket/x\?.* cannot be written: .*; check the bucket, the network and the cred"
     ) as told:
-        Mirror(place("s3://key:hidden@bucket/x?endpoint_override=127.0.0.1:1&scheme=http")).__enter__()
+        Mirror(locate("s3://key:hidden@bucket/x?endpoint_override=127.0.0.1:1&scheme=http")).__enter__()
     assert "hidden" not in str(told.value)
 
 
 def test_files_come_back_as_they_went(anywhere, tmp_path):
     remote = Remote(anywhere)
     assert remote.read("a/b") is None
-    assert not remote.get("a/b", tmp_path / "got")
+    assert not remote.download("a/b", tmp_path / "got")
     assert remote.names("a") == []
     remote.write("a/b", b"old")
     remote.write("a/b", b"new")
     (tmp_path / "large").write_bytes(bytes(range(256)) * 40_000)
-    remote.put(tmp_path / "large", "a/large")
+    remote.upload(tmp_path / "large", "a/large")
     assert remote.names("a") == ["b", "large"]
     assert remote.read("a/b") == b"new"
-    assert remote.get("a/large", tmp_path / "below" / "got")
+    assert remote.download("a/large", tmp_path / "below" / "got")
     assert (tmp_path / "below" / "got").read_bytes() == (tmp_path / "large").read_bytes()
     remote.delete("a/b")
     remote.delete("a/b")
@@ -112,8 +112,8 @@ def test_a_write_that_is_cut_short_leaves_the_file_before(uri, tmp_path, monkeyp
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("nas.runs.remote.shutil.copyfileobj", cut_short)
-    with pytest.raises(NasError, match="a at .* cannot be written: Input/output error"):
-        remote.put(tmp_path / "new", "a")
+    with pytest.raises(ToolkitError, match="a at .* cannot be written: Input/output error"):
+        remote.upload(tmp_path / "new", "a")
     assert remote.read("a") == b"whole"
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_goes_from_one_worker_to_another(anywhere, tmp_path):
     upload_checkpoint(anywhere, "t", two)
     fetch_checkpoint(anywhere, "t", one, "r")
     assert step_in(one) == 9
-    assert reached(anywhere).step(f"trials/t/{LAST_RUNG}") == 5
+    assert remote_at(anywhere).step(f"trials/t/{LAST_RUNG}") == 5
 
 
 @pytest.mark.parametrize(("here", "there", "kept"), [(4, 9, 9), (9, 4, 9), (4, None, 4)])
@@ -188,7 +188,7 @@ def test_a_checkpoint_that_is_there_is_not_uploaded_again(uri, tmp_path, monkeyp
     claimed(uri, tmp_path / "here", 4)
     upload_checkpoint(uri, "t", tmp_path / "here")
     with monkeypatch.context() as patch:
-        patch.setattr(Remote, "put", lambda *_: pytest.fail("uploaded again"))
+        patch.setattr(Remote, "upload", lambda *_: pytest.fail("uploaded again"))
         upload_checkpoint(uri, "t", tmp_path / "here")
 
 
@@ -202,13 +202,13 @@ from nas.runs import remote
 from nas.study.study import load_study
 from tests.nas.runs.test_remote import run_at
 torch.set_num_threads(1)
-put, left = remote.Remote.put, [4]
+put, left = remote.Remote.upload, [4]
 def put_then_die(self, path, name):
     put(self, path, name)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-remote.Remote.put = put_then_die
+remote.Remote.upload = put_then_die
 run_at(load_study(Path(sys.argv[1]), sys.argv[3:]), sys.argv[2])
 """
 
@@ -217,7 +217,7 @@ SHORT = ["search.trials=3", "budget.max=60 MFLOPs", "budget.rungs=2", "finish.bu
 
 def run_at(study, uri):
     """Search and finish in this process with everything at a URI."""
-    where = place(uri)
+    where = locate(uri)
     with Mirror(where) as mirror, closing(Ledger(where.folder)) as ledger:
         search = Search(study, ledger, (mirror,))
 
@@ -248,12 +248,12 @@ def test_a_study_killed_on_one_machine_goes_on_on_another(tiny_file, tmp_path, a
     died = subprocess.run([sys.executable, "-c", KILLED, str(tiny_file), parts, *SHORT], check=False, cwd=root)
     assert died.returncode == -signal.SIGKILL
     another_machine()
-    trained, original = [], Training.train_to
-    monkeypatch.setattr(Training, "train_to", lambda self, step: trained.append((self.step, step)) or original(self, step))
+    trained, original = [], Trainer.train_to
+    monkeypatch.setattr(Trainer, "train_to", lambda self, step: trained.append((self.step, step)) or original(self, step))
     search = run_at(study, parts)
-    assert unmeasured(place(parts).folder) == unmeasured(fetch(whole))
-    assert ledger_at(parts) == (place(parts).folder / LEDGER).read_bytes()
+    assert unmeasured(locate(parts).folder) == unmeasured(fetch(whole))
+    assert ledger_at(parts) == (locate(parts).folder / LEDGER).read_bytes()
     stretches = sum(len({report.step for report in trial.reports}) for trial in search.run.trials.values())
     # The fourth stretch, of which the ledger does not know, comes from its checkpoint.
     assert len(trained) == stretches - 4
-    assert run_identity(place(parts).folder) != run_identity(fetch(whole))
+    assert run_identity(locate(parts).folder) != run_identity(fetch(whole))

@@ -8,7 +8,7 @@ from nas.runs.run import read_run
 from nas.search.controller import Search
 from nas.search.searcher import Proposer
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.scripted import carry_out, facts, loss_of, report, searched
 
 VARIED = [
@@ -100,7 +100,7 @@ def test_another_study_is_refused_with_the_difference(study, tiny_file, tmp_path
     before = (tmp_path / "run" / LEDGER).read_bytes()
     changed = load_study(tiny_file, [*VARIED, "training.learning_rate=0.5"])
     ledger = Ledger(tmp_path / "run")
-    with pytest.raises(NasError, match=r"holds another study \(training.learning_rate: 0.001 → 0.5\)"):
+    with pytest.raises(ToolkitError, match=r"holds another study \(training.learning_rate: 0.001 → 0.5\)"):
         Search(changed, ledger)
     assert (tmp_path / "run" / LEDGER).read_bytes() == before
 

@@ -28,11 +28,11 @@ ENQUEUED = [{}, {"heads": 2}, {"feed_forward.ratio": 5}, {"feed_forward.kind": "
 
 def random_study(rng):
     plain = copy.deepcopy(TINY)
-    rungs, reduction, mode = rng.randint(1, 4), rng.choice([2, 3]), rng.choice(["stop", "promote", "none"])
-    plain["budget"] = {"max": macs(rungs, reduction), "rungs": rungs, "reduction": reduction, "mode": mode}
+    rungs, reduction_factor, mode = rng.randint(1, 4), rng.choice([2, 3]), rng.choice(["stop", "promote", "none"])
+    plain["budget"] = {"max": macs(rungs, reduction_factor), "rungs": rungs, "reduction_factor": reduction_factor, "mode": mode}
     if mode != "none" and rungs > 2:
         brackets = rng.randint(1, 2)
-        plain["budget"] |= {"brackets": brackets, "grace": rng.randint(0, rungs - 1 - brackets)}
+        plain["budget"] |= {"brackets": brackets, "grace_rungs": rng.randint(0, rungs - 1 - brackets)}
     replicates = rng.choice([1, 1, 2, 3])
     plain["search"] = {
         "space": SMALL if rng.random() < 0.3 else LARGE,
@@ -47,8 +47,8 @@ def random_study(rng):
     return plain
 
 
-def macs(rungs, reduction):
-    return f"{100 * reduction ** (rungs - 1)} MFLOPs"
+def macs(rungs, reduction_factor):
+    return f"{100 * reduction_factor ** (rungs - 1)} MFLOPs"
 
 
 def changed_study(rng, plain):
@@ -60,7 +60,7 @@ def changed_study(rng, plain):
         search["trials"] = search["replicates"]
     if rng.random() < 0.4:
         budget["rungs"] += 1
-        budget["max"] = macs(budget["rungs"], budget["reduction"])
+        budget["max"] = macs(budget["rungs"], budget["reduction_factor"])
     if rng.random() < 0.3:
         search["enqueue"] = [*search["enqueue"], {"feed_forward.ratio": rng.choice([5, 6])}]
 

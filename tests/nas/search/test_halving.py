@@ -4,31 +4,33 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from nas.search.halving import Rungs, Verdict
+from nas.search.halving import Decision, SuccessiveHalving
 from nas.search.pareto import by_front, fronts
 from nas.study.settings import BudgetSettings
 
 
-def rungs_of(rungs, reduction=2, **how):
-    return Rungs(BudgetSettings(max=reduction ** (rungs - 1) * 10, rungs=rungs, reduction=reduction, **how))
+def rungs_of(rungs, reduction_factor=2, **how):
+    return SuccessiveHalving(
+        BudgetSettings(max=reduction_factor ** (rungs - 1) * 10, rungs=rungs, reduction_factor=reduction_factor, **how)
+    )
 
 
 def begun(rungs, count, replicates=1):
     for variant in range(count):
-        rungs.begin(variant, range(variant * replicates, (variant + 1) * replicates))
+        rungs.add(variant, range(variant * replicates, (variant + 1) * replicates))
     return rungs
 
 
-@pytest.mark.parametrize("reduction", [2, 3, 4])
+@pytest.mark.parametrize("reduction_factor", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(5))
-def test_stop_decides_as_rays_asha_on_clean_curves(reduction, seed):
+def test_stop_decides_as_rays_asha_on_clean_curves(reduction_factor, seed):
     rng = np.random.default_rng(seed)
     rungs, trials = 4, 30
-    budgets = [reduction**k for k in range(rungs)]
+    budgets = [reduction_factor**k for k in range(rungs)]
     asha = AsyncHyperBandScheduler(
-        time_attr="step", metric="loss", mode="min", max_t=budgets[-1], grace_period=1, reduction_factor=reduction
+        time_attr="step", metric="loss", mode="min", max_t=budgets[-1], grace_period=1, reduction_factor=reduction_factor
     )
-    ours = begun(rungs_of(rungs, reduction), trials)
+    ours = begun(rungs_of(rungs, reduction_factor), trials)
     curves = rng.uniform(0.1, 1.0, trials)[:, None] + 1 / np.array(budgets)[None] + 0.02 * rng.normal(size=(trials, rungs))
     fakes = [SimpleNamespace(trial_id=str(i)) for i in range(trials)]
     for fake in fakes:
@@ -54,7 +56,7 @@ def test_nothing_is_reported_twice_or_skipped():
 
 def test_nothing_goes_on_from_the_last_rung():
     rungs = begun(rungs_of(1), 1)
-    assert rungs.report(0, 0, (1.0,)) == Verdict()
+    assert rungs.report(0, 0, (1.0,)) == Decision()
     assert not rungs.may_train(0)
 
 
@@ -95,7 +97,7 @@ def test_two_objectives_keep_the_front_and_stop_what_it_dominates():
 
 
 def test_grace_lets_all_pass_its_rungs():
-    rungs = begun(rungs_of(3, grace=1), 2)
+    rungs = begun(rungs_of(3, grace_rungs=1), 2)
     rungs.report(0, 0, (1.0,))
     rungs.report(1, 0, (9.0,))
     assert rungs.may_train(1), "nothing is judged at the first rung"
@@ -127,7 +129,7 @@ def test_replicates_are_judged_together_by_their_mean():
     rungs.report(0, 0, (1.0,))
     assert not rungs.may_train(0), "it waits for the other seed"
     assert rungs.report(1, 0, (3.0,)).released == (0, 1)
-    assert rungs.report(2, 0, (0.5,)) == Verdict()
+    assert rungs.report(2, 0, (0.5,)) == Decision()
     assert rungs.report(3, 0, (9.0,)).stopped == (2, 3), "a lucky seed does not carry its architecture"
 
 
@@ -135,14 +137,14 @@ def test_a_replicate_that_fails_holds_nobody_up():
     rungs = begun(rungs_of(2), 1, replicates=3)
     rungs.report(0, 0, (1.0,))
     rungs.report(1, 0, (2.0,))
-    assert rungs.leave(2).released == (0, 1)
+    assert rungs.remove(2).released == (0, 1)
     assert rungs.variants[0].means == [(1.5,)]
 
 
 def test_what_failed_is_compared_with_no_longer():
     rungs = begun(rungs_of(3), 2)
     rungs.report(0, 0, (1.0,))
-    rungs.leave(0)
+    rungs.remove(0)
     rungs.report(1, 0, (2.0,))
     assert rungs.may_train(1)
 
@@ -163,12 +165,12 @@ def test_promotion_waits_until_enough_stand_at_a_rung_then_takes_the_best():
     assert rungs.promotion(exhausted=False) is None, "not before all are in"
     # Nothing more comes to rung 0: trial 2 is among the best two of four, though two have gone on.
     assert rungs.promotion(exhausted=True).number == 2
-    assert rungs.hopeless(exhausted=False).stopped == ()
+    assert rungs.stop_unpromotable(exhausted=False).stopped == ()
     rungs.promote(2)
     for trial in (1, 2, 3):
-        assert rungs.hopeless(exhausted=True).stopped == (), "those ahead may still fail"
+        assert rungs.stop_unpromotable(exhausted=True).stopped == (), "those ahead may still fail"
         rungs.report(trial, 1, (float(trial),))
-    assert rungs.hopeless(exhausted=True).stopped == (0,)
+    assert rungs.stop_unpromotable(exhausted=True).stopped == (0,)
 
 
 def test_promotion_prefers_the_highest_rung():
@@ -186,7 +188,7 @@ def test_promotion_prefers_the_highest_rung():
 
 
 def test_the_best_of_a_rung_goes_on_even_alone():
-    rungs = begun(rungs_of(2, reduction=4, mode="promote"), 1)
+    rungs = begun(rungs_of(2, reduction_factor=4, mode="promote"), 1)
     rungs.report(0, 0, (1.0,))
     assert rungs.promotion(exhausted=True).number == 0
 
@@ -216,4 +218,4 @@ def test_a_larger_budget_promotes_the_best_of_the_last_rung():
     assert rungs.promotion(exhausted=True).number == 1
     rungs.promote(1)
     rungs.report(1, 1, (0.5,))
-    assert rungs.hopeless(exhausted=True).stopped == (0,)
+    assert rungs.stop_unpromotable(exhausted=True).stopped == (0,)

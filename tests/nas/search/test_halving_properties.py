@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.search.halving import Rungs
+from nas.search.halving import SuccessiveHalving
 from nas.study.settings import BudgetSettings
 
 
@@ -23,7 +23,7 @@ class Play:
     events: list[tuple] = field(default_factory=list)
 
     def __post_init__(self):
-        self.rungs = Rungs(self.budget)
+        self.rungs = SuccessiveHalving(self.budget)
         self.busy, self.idle, self.ended = set(), set(), {}
 
     def values(self, trial, rung):
@@ -41,7 +41,7 @@ class Play:
         verdict = None
         if kind == "begin":
             trials = range(number * self.replicates, (number + 1) * self.replicates)
-            self.rungs.begin(number, trials)
+            self.rungs.add(number, trials)
             self.idle |= set(trials)
         elif kind == "report":
             verdict = self.rungs.report(number, event[2], self.values(number, event[2]))
@@ -51,14 +51,14 @@ class Play:
         elif kind == "fail":
             self.ended[number] = "failed"
             self.busy.discard(number)
-            verdict = self.rungs.leave(number)
+            verdict = self.rungs.remove(number)
         elif kind == "promote":
             verdict = self.rungs.promote(number)
         if verdict:
             self.idle |= set(verdict.released) - self.busy
             self.stop(verdict.stopped)
         self.busy -= {trial for trial in self.busy if not self.rungs.may_train(trial)}
-        self.stop(self.rungs.hopeless(self.exhausted).stopped)
+        self.stop(self.rungs.stop_unpromotable(self.exhausted).stopped)
 
     def stop(self, trials):
         for trial in trials:
@@ -103,8 +103,8 @@ def plays(draw, modes=("stop", "promote", "none"), failures=True):
     how = {}
     if mode != "none" and rungs > 2:
         how["brackets"] = draw(st.integers(1, 2))
-        how["grace"] = draw(st.integers(0, rungs - 1 - how["brackets"]))
-    budget = BudgetSettings(max=10**6, rungs=rungs, reduction=draw(st.integers(2, 4)), mode=mode, **how)
+        how["grace_rungs"] = draw(st.integers(0, rungs - 1 - how["brackets"]))
+    budget = BudgetSettings(max=10**6, rungs=rungs, reduction_factor=draw(st.integers(2, 4)), mode=mode, **how)
     play = Play(budget, draw(st.integers(1, 25)), draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 2)))
     share = draw(st.sampled_from([0.0, 0.05, 0.3])) if failures else 0.0
     play.run(random.Random(draw(st.integers(0, 10**6))), draw(st.integers(1, 6)), share)
@@ -162,9 +162,9 @@ def test_the_best_of_a_rung_is_never_stopped_there(play):
 def test_promotion_takes_the_final_best_and_at_most_twice_as_many(play):
     budget = play.budget
     for bracket in range(budget.brackets):
-        for rung in range(budget.grace + bracket, budget.rungs - 1):
+        for rung in range(budget.grace_rungs + bracket, budget.rungs - 1):
             order = play.rungs._order(bracket, rung)
-            share = max(1, len(order) // budget.reduction)
+            share = max(1, len(order) // budget.reduction_factor)
             went_on = {number for number in order if len(play.rungs.variants[number].means) > rung + 1}
             assert set(order[:share]) <= went_on, "whatever the order of arrival"
             assert len(went_on) <= 2 * share
@@ -195,19 +195,19 @@ def test_one_worker_and_many_promote_the_same_best(play):
     alone = Play(play.budget, play.total, play.replicates, play.objectives)
     alone.run(random.Random(0), 1, 0.0)
     for bracket in range(play.budget.brackets):
-        rung = play.budget.grace + bracket
+        rung = play.budget.grace_rungs + bracket
         orders = [p.rungs._order(bracket, rung) for p in (alone, play)]
         assert orders[0] == orders[1], "all stand at the first judged rung in the end"
-        share = max(1, len(orders[0]) // play.budget.reduction)
+        share = max(1, len(orders[0]) // play.budget.reduction_factor)
         for p in (alone, play):
             assert all(len(p.rungs.variants[number].means) > rung + 1 for number in orders[0][:share])
 
 
 def test_a_judgement_does_not_reach_back():
     """A trial that arrives later than another is not judged with what the other reports on higher rungs."""
-    rungs = Rungs(BudgetSettings(max=100, rungs=3))
+    rungs = SuccessiveHalving(BudgetSettings(max=100, rungs=3))
     for variant in range(2):
-        rungs.begin(variant, [variant])
+        rungs.add(variant, [variant])
     rungs.report(0, 0, (0.5,))
     before = copy.deepcopy(rungs._standing[0][0])
     rungs.report(0, 1, (0.1,))

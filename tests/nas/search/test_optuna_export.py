@@ -18,8 +18,7 @@ from nas.runs.records import Report, State
 from nas.runs.run import read_run
 from nas.search.optuna_export import export_run
 from nas.study.study import load_study
-from space import NasError
-from space.paths import changed
+from space import ToolkitError
 from tests.nas.scripted import searched
 
 VARIED = [
@@ -208,11 +207,11 @@ def test_exporting_again_replaces(folder, url, tmp_path):
 def test_no_other_study_is_touched(folder, tiny_file, tmp_path, url):
     mine = optuna.create_study(study_name="tiny", storage=url)
     mine.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(NasError, match=r"holds a study 'tiny' that was not exported from this run; .*--name"):
+    with pytest.raises(ToolkitError, match=r"holds a study 'tiny' that was not exported from this run; .*--name"):
         export_run(folder, url)
     assert export_run(folder, url, "mine-2") == 8
     other = write_run(tmp_path / "other", load_study(tiny_file, [*VARIED, "training.seed=1"]))
-    with pytest.raises(NasError, match="'mine-2' that was not exported from this run"):
+    with pytest.raises(ToolkitError, match="'mine-2' that was not exported from this run"):
         export_run(other, url, "mine-2")
     assert [trial.value for trial in optuna.load_study(study_name="tiny", storage=url).trials] == [1.0]
     assert len(optuna.load_study(study_name="mine-2", storage=url).trials) == 8
@@ -220,7 +219,7 @@ def test_no_other_study_is_touched(folder, tiny_file, tmp_path, url):
 
 def test_what_lies_outside_the_space_is_shown_by_its_attributes(tiny_file, tmp_path, url):
     study = load_study(tiny_file, VARIED)
-    write_run(tmp_path / "run", study, [changed(study.base, {"channels": 24, "depths": [3, 1, 1, 1, 1]})])
+    write_run(tmp_path / "run", study, [study.base.replace({"channels": 24, "depths": [3, 1, 1, 1, 1]})])
     assert export_run(tmp_path / "run", url) == 9
     given = optuna.load_study(study_name="tiny", storage=url).trials[8]
     assert given.state is TrialState.COMPLETE
@@ -240,7 +239,7 @@ def test_what_lies_outside_the_space_is_shown_by_its_attributes(tiny_file, tmp_p
     ],
 )
 def test_an_unusable_storage_is_one_sentence(folder, storage, said):
-    with pytest.raises(NasError, match=said) as caught:
+    with pytest.raises(ToolkitError, match=said) as caught:
         export_run(folder, storage)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -249,7 +248,7 @@ def test_an_unusable_storage_is_one_sentence(folder, storage, said):
 def test_a_log_that_is_no_journal_stays_as_it_is(folder, tmp_path):
     log = tmp_path / "training.log"
     log.write_text("step 1 loss 0.5\n")
-    with pytest.raises(NasError, match=r"cannot open the storage .*training\.log"):
+    with pytest.raises(ToolkitError, match=r"cannot open the storage .*training\.log"):
         export_run(folder, str(log))
     assert log.read_text() == "step 1 loss 0.5\n"
 
@@ -257,11 +256,11 @@ def test_a_log_that_is_no_journal_stays_as_it_is(folder, tmp_path):
 def test_a_storage_that_cannot_be_written_is_one_sentence(folder, url, tmp_path):
     optuna.create_study(study_name="other", storage=url)
     read_only = f"sqlite:///file:{tmp_path / 'optuna.db'}?mode=ro&uri=true"
-    with pytest.raises(NasError, match="could not write to the storage .*readonly"):
+    with pytest.raises(ToolkitError, match="could not write to the storage .*readonly"):
         export_run(folder, read_only)
     assert optuna.get_all_study_names(url) == ["other"]
 
 
 def test_no_run_is_one_sentence(tmp_path, url):
-    with pytest.raises(NasError, match="is not a run directory"):
+    with pytest.raises(ToolkitError, match="is not a run directory"):
         export_run(tmp_path, url)

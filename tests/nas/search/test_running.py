@@ -10,7 +10,7 @@ from nas.runs.ledger import Ledger
 from nas.runs.records import Failure, State
 from nas.search.controller import FAILURES, LOSSES, Search
 from nas.study.study import load_study
-from space import NasError
+from space import ToolkitError
 from tests.nas.scripted import VARIED, carry_out, facts, report, searched
 
 
@@ -135,7 +135,7 @@ def test_more_can_be_enqueued_when_a_run_goes_on(study, tiny_file, tmp_path):
     ],
 )
 def test_an_impossible_entry_is_refused(tiny_file, entry, message):
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         load_study(tiny_file, [*VARIED, f"search.enqueue=[{entry}]"])
 
 
@@ -152,7 +152,7 @@ def test_replicates_share_an_architecture_and_differ_in_seed(tiny_file, tmp_path
         assert len({trials[2 * variant + r].state for r in range(2)}) == 1, "judged together"
     (best,) = search.run.best()
     assert best.number % 2 == 0
-    with pytest.raises(NasError, match="no multiple of replicates"):
+    with pytest.raises(ToolkitError, match="no multiple of replicates"):
         load_study(tiny_file, [*VARIED, "search.replicates=3"])
 
 
@@ -187,7 +187,7 @@ def test_a_raised_budget_trains_on_what_was_complete(tiny_file, tmp_path, mode):
 
 def test_a_budget_with_other_rungs_is_refused(study, tiny_file, tmp_path):
     searched(study, tmp_path / "run")
-    with pytest.raises(NasError, match=r"holds another study \(budget.max"):
+    with pytest.raises(ToolkitError, match=r"holds another study \(budget.max"):
         fresh(load_study(tiny_file, [*VARIED, "budget.max=240 MFLOPs"]), tmp_path / "run")
 
 
@@ -198,7 +198,7 @@ def test_a_budget_is_not_raised_past_a_finish(tiny, tiny_file, tmp_path):
     (plan,) = search.finish_plans()
     search.report(report(plan, 3))
     ledger.close()
-    with pytest.raises(NasError, match="budget cannot be raised after trial"):
+    with pytest.raises(ToolkitError, match="budget cannot be raised after trial"):
         fresh(load_study(tiny_file, ["budget={max: 400 MFLOPs, rungs: 4}", "finish.budget=800 MFLOPs"]), tmp_path / "run")
 
 
@@ -303,7 +303,7 @@ def test_a_crash_before_an_end_does_not_mix_budgets(tiny_file, tmp_path):
 
 def test_a_first_rung_under_one_step_of_an_enqueued_architecture_is_refused(tiny_file):
     study = load_study(tiny_file, ["search.enqueue=[{channels: 32}]", "search.constraints={}", "budget.max=100 MFLOPs"])
-    with pytest.raises(NasError, match="the first rung, .* is less than one step of the dearest"):
+    with pytest.raises(ToolkitError, match="the first rung, .* is less than one step of the dearest"):
         study.check_runs()
 
 

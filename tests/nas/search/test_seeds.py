@@ -7,7 +7,7 @@ import pytest
 from nas.execution.runner import run_study
 from nas.replay.curves import recorded
 from nas.reporting.console import status_lines
-from nas.reporting.power import known_spread
+from nas.reporting.power import pooled_sd
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.runs.run import read_run
@@ -15,7 +15,7 @@ from nas.search.controller import Search
 from nas.search.optuna_export import export_run
 from nas.stats.sequential import bounds, looks
 from nas.study.study import load_study
-from space.errors import NasError
+from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
 from tests.nas.scripted import carry_out, facts, searched
 
@@ -161,11 +161,11 @@ def test_the_status_of_an_ablation_counts_what_is_planned(tmp_path):
 def test_the_spread_is_that_of_paired_differences(tmp_path):
     study = ablation(tmp_path, seeds=40)
     searched(study, tmp_path / "runs" / "one", loss=effects(study, sd=1.0, noise=0.01))
-    spread = known_spread(tmp_path / "runs", study)
+    spread = pooled_sd(tmp_path / "runs", study)
     assert spread.run == "one"
     assert spread.pairs == 3 * 39
     assert spread.sd == pytest.approx(0.01 * 2**0.5, rel=0.2), "the seeds' own level, a hundred times larger, cancels"
-    assert known_spread(tmp_path / "nowhere", study) is None
+    assert pooled_sd(tmp_path / "nowhere", study) is None
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_scores_belong_to_how_they_were_measured(tmp_path):
 
 def test_what_is_of_searches_alone_refuses_an_ablation(tmp_path):
     searched(ablation(tmp_path), tmp_path / "run")
-    with pytest.raises(NasError, match="is an ablation, which prunes nothing; a replay is of a search"):
+    with pytest.raises(ToolkitError, match="is an ablation, which prunes nothing; a replay is of a search"):
         recorded(read_run(tmp_path / "run"))
     assert export_run(tmp_path / "run", f"sqlite:///{tmp_path}/run.db") == 12
 

@@ -14,14 +14,14 @@ from nas.stats.paired import (
     holm,
     lower_is_better,
     mean_and_spread,
+    minimum_detectable_effect,
     paired_interval,
     paired_t_p,
     pairs_needed,
     ratio_interval,
     sign_flip_p,
-    smallest_difference,
 )
-from space.errors import NasError
+from space.errors import ToolkitError
 
 REPETITIONS = 2000
 
@@ -153,14 +153,14 @@ def test_below_six_pairs_the_sign_flip_test_reaches_nothing():
 @pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.8), (0.05 / 6, 0.9)])
 def test_the_smallest_difference_is_found_with_the_chance_it_promises(pairs, alpha, power):
     sd = 0.02
-    difference = smallest_difference(sd, pairs, alpha, power)
+    difference = minimum_detectable_effect(sd, pairs, alpha, power)
     p_values = stats.ttest_1samp(difference + sd * normal(pairs, 20_000, pairs), 0, axis=1).pvalue
     assert np.mean(p_values < alpha) == pytest.approx(power, abs=4 * math.sqrt(power * (1 - power) / 20_000))
 
 
 def test_the_smallest_difference_grows_with_the_spread_alone():
-    assert smallest_difference(0.4, 6) == pytest.approx(4 * smallest_difference(0.1, 6))
-    assert smallest_difference(0, 6) == 0
+    assert minimum_detectable_effect(0.4, 6) == pytest.approx(4 * minimum_detectable_effect(0.1, 6))
+    assert minimum_detectable_effect(0, 6) == 0
 
 
 def test_the_bounds_of_a_ratio_are_where_the_t_test_turns():
@@ -180,7 +180,9 @@ def test_a_ratio_to_what_may_be_zero_has_no_bounds():
 def test_directions():
     assert all(map(lower_is_better, ("val_loss", "fid", "sfid", "kid", "step_seconds")))
     assert not any(map(lower_is_better, ("precision", "recall", "inception_score", "is", "images_per_s")))
-    with pytest.raises(NasError, match="'loss' is better is not known; less is better of val_loss.*more is better of precision"):
+    with pytest.raises(
+        ToolkitError, match="'loss' is better is not known; less is better of val_loss.*more is better of precision"
+    ):
         lower_is_better("loss")
 
 
@@ -201,15 +203,15 @@ def test_directions():
         (lambda: attainable_p(6, 0), "0 comparisons leave nothing"),
         (lambda: pairs_needed(0), "0 comparisons leave nothing"),
         (lambda: pairs_needed(3, 0), "alpha 0 is not between 0 and 1; take 0.05"),
-        (lambda: smallest_difference(1, 1), "1 paired seeds show no difference"),
-        (lambda: smallest_difference(math.nan, 6), "standard deviation of nan"),
-        (lambda: smallest_difference(1, 6, power=0.04), "power of 0.04 does not lie between alpha"),
-        (lambda: smallest_difference(1, 6, alpha=2), "alpha 2 is not between"),
+        (lambda: minimum_detectable_effect(1, 1), "1 paired seeds show no difference"),
+        (lambda: minimum_detectable_effect(math.nan, 6), "standard deviation of nan"),
+        (lambda: minimum_detectable_effect(1, 6, power=0.04), "power of 0.04 does not lie between alpha"),
+        (lambda: minimum_detectable_effect(1, 6, alpha=2), "alpha 2 is not between"),
         (lambda: ratio_interval([1, 2], [1, 2, 3]), "2 numerators and 3 denominators are not pairs"),
         (lambda: ratio_interval([1, 2], [1, math.nan]), "not a finite number"),
     ],
 )
 def test_refusals_are_one_sentence(call, message):
-    with pytest.raises(NasError, match=message) as refusal:
+    with pytest.raises(ToolkitError, match=message) as refusal:
         call()
     assert ". " not in str(refusal.value)

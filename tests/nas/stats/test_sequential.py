@@ -10,7 +10,7 @@ from scipy import stats
 from nas.stats import sequential
 from nas.stats.paired import paired_interval
 from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p, settled
-from space.errors import NasError
+from space.errors import ToolkitError
 
 REPETITIONS = 2000
 ERROR = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)
@@ -191,6 +191,6 @@ def test_before_the_first_look_nothing_is_known():
     ],
 )
 def test_refusals_are_one_sentence(call, message):
-    with pytest.raises(NasError, match=message) as refusal:
+    with pytest.raises(ToolkitError, match=message) as refusal:
         call()
     assert ". " not in str(refusal.value)

@@ -6,8 +6,7 @@ import yaml
 from nas.study.rows import comparisons
 from nas.study.study import load_study
 from space.costs.cost import cost
-from space.errors import NasError
-from space.paths import changed
+from space.errors import ToolkitError
 from tests.nas.ablations import PLAIN, VARIANTS, ablation
 
 
@@ -70,17 +69,17 @@ def test_what_adds_to_a_baseline_starts_from_its_preset(tmp_path, design):
     variants = [{"name": "base", "preset": "dit-unet", "set": {"heads": 1}}, *VARIANTS[:2]]
     study = ablation(tmp_path, design=design, baseline="base", variants=variants)
     rows = {row.variant: row.spec for row in study.rows}
-    expected = changed(rows["base"], {"attention.similarity": "cosine"})
+    expected = rows["base"].replace({"attention.similarity": "cosine"})
     assert rows["+ cosine"].digest == expected.digest
     both = {"attention.position": "rope2d"} | ({"attention.similarity": "cosine"} if design == "ladder" else {})
-    assert rows["+ RoPE"].digest == changed(rows["base"], both).digest
+    assert rows["+ RoPE"].digest == rows["base"].replace(both).digest
 
 
 def test_a_mapping_in_set_replaces_what_it_names_alone(tmp_path):
     variants = [{"name": "nested", "set": {"attention": {"similarity": "cosine"}}}]
     study = ablation(tmp_path, variants=variants)
     assert changed_paths(study, study.rows[1]) == {COSINE}
-    assert study.rows[1].spec.digest == changed(study.base, {"attention.similarity": "cosine"}).digest
+    assert study.rows[1].spec.digest == study.base.replace({"attention.similarity": "cosine"}).digest
 
 
 def test_a_named_baseline_is_one_of_the_variants(tmp_path):
@@ -166,7 +165,7 @@ def test_blocks_stand_side_by_side_with_presets_of_their_own(tmp_path):
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_sentence(tmp_path, changes, block, words):
-    with pytest.raises(NasError) as caught:
+    with pytest.raises(ToolkitError) as caught:
         ablation(tmp_path, *changes, **block)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -174,12 +173,12 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(tmp_path, changes, blo
 
 def test_components_that_set_the_same_path_cannot_be_put_together(tmp_path):
     clash = [*VARIANTS, {"name": "again", "set": {"attention.position": "none"}}]
-    with pytest.raises(NasError, match="'again' and another component both set attention.position"):
+    with pytest.raises(ToolkitError, match="'again' and another component both set attention.position"):
         ablation(tmp_path, design="factorial", variants=clash)
 
 
 def test_a_search_has_no_budget_in_steps(tiny_file):
-    with pytest.raises(NasError, match=r"budget\.steps is for ablations"):
+    with pytest.raises(ToolkitError, match=r"budget\.steps is for ablations"):
         load_study(tiny_file, ["budget={steps: 4}", "finish=null"])
 
 
@@ -194,7 +193,7 @@ def test_a_study_lies_over_the_one_it_extends(tmp_path):
     study = load_study(tmp_path / "small.yaml")
     assert (study.name, study.ablation.seeds.min, study.budget.full) == ("small", 5, 10**9)
     assert [row.variant for row in study.rows] == ["plain", "+ cosine", "+ RoPE", "+ conv"], "the rows stand in the other file"
-    with pytest.raises(NasError, match=r"smaller\.yaml:3: unknown key 'training\.batch_sise'; did you mean 'batch_size'"):
+    with pytest.raises(ToolkitError, match=r"smaller\.yaml:3: unknown key 'training\.batch_sise'; did you mean 'batch_size'"):
         load_study(tmp_path / "smaller.yaml")
 
 
@@ -206,7 +205,7 @@ def test_a_mistake_is_told_where_it_stands(tmp_path):
     base.write_text(yaml.safe_dump(data, sort_keys=False))
     line = next(n for n, text in enumerate(base.read_text().splitlines(), 1) if "learning_rate" in text)
     (tmp_path / "small.yaml").write_text("extends: ablation.yaml\nname: small\n")
-    with pytest.raises(NasError, match=rf"ablation\.yaml:{line}: training\.learning_rate"):
+    with pytest.raises(ToolkitError, match=rf"ablation\.yaml:{line}: training\.learning_rate"):
         load_study(tmp_path / "small.yaml")
 
 
@@ -220,5 +219,5 @@ def test_a_mistake_is_told_where_it_stands(tmp_path):
 )
 def test_what_cannot_be_extended(tmp_path, text, words):
     (tmp_path / "circle.yaml").write_text("name: a\n" + text)
-    with pytest.raises(NasError, match=words):
+    with pytest.raises(ToolkitError, match=words):
         load_study(tmp_path / "circle.yaml")

@@ -168,7 +168,7 @@ def test_gflops_are_the_printed_ones():
 def test_the_paper_s_recipe(name):
     study = study_of("paper", name)
     training = study.training
-    assert (training.objective.kind, training.objective.min_snr) == ("epsilon", None)
+    assert (training.prediction.kind, training.prediction.min_snr) == ("epsilon", None)
     assert (training.batch_size, training.learning_rate, training.weight_decay) == (256, 1e-4, 0.0)
     assert (training.ema, training.ema_warmup, training.warmup_steps, training.clip_norm) == ((0.9999,), False, 0, None)
     assert (training.label_dropout, study.data.flip, study.budget.decay) == (0.1, True, 0.0)

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from nas.study.study import differences, load_study
-from space import NasError
+from space import ToolkitError
 from tests.conftest import TINY
 
 
@@ -45,7 +45,7 @@ from tests.conftest import TINY
     ],
 )
 def test_mistakes_are_told_in_one_sentence(tiny_file, change, message):
-    with pytest.raises(NasError, match=message) as caught:
+    with pytest.raises(ToolkitError, match=message) as caught:
         load_study(tiny_file, [change]).check_runs()
     assert "\n" not in str(caught.value)
 
@@ -55,9 +55,9 @@ def test_mistakes_in_the_file_name_its_line(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(text)
     line = 1 + next(number for number, row in enumerate(text.splitlines()) if "learning_rte" in row)
-    with pytest.raises(NasError, match=f"study.yaml:{line}: unknown key"):
+    with pytest.raises(ToolkitError, match=f"study.yaml:{line}: unknown key"):
         load_study(path)
-    with pytest.raises(NasError, match="missing.yaml: no such file"):
+    with pytest.raises(ToolkitError, match="missing.yaml: no such file"):
         load_study(tmp_path / "missing.yaml")
 
 

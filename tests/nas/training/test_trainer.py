@@ -6,18 +6,18 @@ import torch
 
 from nas.data.codecs import codec_named
 from nas.data.feed import Feed
-from nas.data.store import Header, Split, Store, pixel_store
+from nas.data.header import Header
+from nas.data.store import Split, Store, pixel_store
 from nas.diffusion.prediction import BINS, Epsilon
 from nas.evaluation.validation import ValidationGrid
 from nas.rng import TrainingStream, stream
-from nas.study.settings import ObjectiveSettings, TrainingSettings
-from nas.training.trainer import Decay, DivergedError, Training
-from space import NasError, preset
-from space.paths import changed
+from nas.study.settings import PredictionSettings, TrainingSettings
+from nas.training.trainer import Decay, DivergedError, Trainer
+from space import ToolkitError, preset
 
 CPU = torch.device("cpu")
-SPEC = changed(preset("u-dit-toy"), {"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8})
-OTHER = changed(SPEC, {"attention.tokens": "all", "depths.2": 2, "feed_forward.kind": "mlp"})
+SPEC = preset("u-dit-toy").replace({"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8})
+OTHER = SPEC.replace({"attention.tokens": "all", "depths.2": 2, "feed_forward.kind": "mlp"})
 SETTINGS = TrainingSettings(batch_size=4, learning_rate=1e-3, label_dropout=0.5)
 
 
@@ -40,14 +40,14 @@ def moments():
 
 
 def training(spec=SPEC, seed=0, settings=SETTINGS):
-    return Training(spec, seed, settings, feed())
+    return Trainer(spec, seed, settings, feed())
 
 
 @pytest.mark.parametrize("make_feed", [feed, moments])
 def test_two_architectures_with_one_seed_see_identical_batches(make_feed):
     seen = []
     for spec in (SPEC, OTHER):
-        run = Training(spec, 0, SETTINGS, make_feed())
+        run = Trainer(spec, 0, SETTINGS, make_feed())
         batches = []
         run.model.register_forward_pre_hook(lambda _, inputs, kept=batches: kept.append([value.clone() for value in inputs]))
         torch.manual_seed(len(seen))  # What else is drawn in the process must not matter.
@@ -84,7 +84,7 @@ def test_continuation_is_bit_exact():
 
 
 def test_a_checkpoint_of_another_architecture_is_refused():
-    with pytest.raises(NasError, match="another architecture"):
+    with pytest.raises(ToolkitError, match="another architecture"):
         training(OTHER).load(training().tensors(), 1)
 
 
@@ -98,13 +98,13 @@ def test_training_lowers_the_loss_and_moves_the_average():
 
 def test_average_starts_equal_and_warms_up():
     run = training()
-    pairs = list(zip(run.average.parameters(), run.model.parameters(), strict=True))
+    pairs = list(zip(run.ema.parameters(), run.model.parameters(), strict=True))
     assert all(torch.equal(a, p) for a, p in pairs)
     start = run.model.embedding.bias.detach().clone()
     run.train_to(1)
     # The first decay is (1 + 0) / (10 + 0).
     expected = 0.1 * start + 0.9 * run.model.embedding.bias.detach()
-    torch.testing.assert_close(run.average.embedding.bias, expected)
+    torch.testing.assert_close(run.ema.embedding.bias, expected)
 
 
 def with_settings(**changes):
@@ -119,8 +119,8 @@ def test_several_averages_at_once_are_those_of_one():
         alone.train_to(20)
         expected = {name: value for name, value in alone.tensors().items() if name.startswith(f"ema-{decay:g}.")}
         assert all(torch.equal(several.tensors()[name], value) for name, value in expected.items())
-    assert not torch.equal(several.averages[0.5].embedding.bias, several.average.embedding.bias)
-    assert several.average is several.averages[0.9999]
+    assert not torch.equal(several.ema_models[0.5].embedding.bias, several.ema.embedding.bias)
+    assert several.ema is several.ema_models[0.9999]
 
 
 def rates(run, steps):
@@ -132,13 +132,13 @@ def rates(run, steps):
 
 
 def test_the_rate_warms_up_is_stable_and_decays():
-    run = Training(SPEC, 0, with_settings(warmup_steps=4), feed(), Decay(6, 10))
+    run = Trainer(SPEC, 0, with_settings(warmup_steps=4), feed(), Decay(6, 10))
     assert rates(run, 10) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     assert rates(training(), 3) == [1, 1, 1]
 
 
 def test_moments_are_sampled_anew_in_every_epoch():
-    run, seen = Training(SPEC, 0, with_settings(batch_size=10), moments()), []
+    run, seen = Trainer(SPEC, 0, with_settings(batch_size=10), moments()), []
     gathered = run.feed.latents
     run.feed.latents = lambda index, *how: seen.append(gathered(index, *how)[index.argsort()]) or seen[-1]
     run.train_to(3)
@@ -149,7 +149,7 @@ def test_moments_are_sampled_anew_in_every_epoch():
 @pytest.mark.parametrize("make_feed", [lambda: feed(mirrored=True), moments], ids=["pixels", "moments"])
 def test_a_continued_training_is_bit_exact_with_everything_switched_on(make_feed):
     def run():
-        return Training(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), make_feed(), Decay(5, 8))
+        return Trainer(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), make_feed(), Decay(5, 8))
 
     whole, first, second = run(), run(), run()
     whole.train_to(8)
@@ -172,7 +172,7 @@ def test_gradients_are_clipped_by_their_norm():
 def test_half_of_the_samples_are_mirrored_where_it_is_asked():
     seen = {}
     for mirrored in (False, True):
-        run = Training(SPEC, 0, SETTINGS, feed(mirrored=mirrored))
+        run = Trainer(SPEC, 0, SETTINGS, feed(mirrored=mirrored))
         gathered = run.feed.latents
         seen[mirrored] = []
         run.feed.latents = lambda *how, gathered=gathered, kept=seen[mirrored]: kept.append(gathered(*how)) or kept[-1]
@@ -186,13 +186,13 @@ def test_half_of_the_samples_are_mirrored_where_it_is_asked():
 
 @pytest.mark.parametrize("kind", [{"kind": "v"}, {"kind": "v", "min_snr": 5}, {"kind": "flow", "times": "logit-normal"}])
 def test_every_objective_is_learned(kind):
-    spec = changed(SPEC, {"learned_variance": False})
-    settings = with_settings(objective=ObjectiveSettings(**kind), learning_rate=5e-3, batch_size=16, ema=(0.9,))
-    run = Training(spec, 0, settings, feed(40, plain=True))
-    grid = ValidationGrid(feed(40, plain=True), 40, run.objective)
-    before = grid.loss(run.average.folded(), 80)
+    spec = SPEC.replace({"learned_variance": False})
+    settings = with_settings(prediction=PredictionSettings(**kind), learning_rate=5e-3, batch_size=16, ema=(0.9,))
+    run = Trainer(spec, 0, settings, feed(40, plain=True))
+    grid = ValidationGrid(feed(40, plain=True), 40, run.prediction)
+    before = grid.loss(run.ema.folded(), 80)
     run.train_to(40)
-    assert grid.loss(run.average.folded(), 80).mean < 0.9 * before.mean
+    assert grid.loss(run.ema.folded(), 80).mean < 0.9 * before.mean
     assert len(before.bins) == BINS
 
 
@@ -208,12 +208,12 @@ def test_validation_grid_is_stratified_antithetic_and_fixed():
     assert torch.equal(grid.noise[:16], -grid.noise[16:])
     again = ValidationGrid(feed(40), 16, Epsilon())
     assert torch.equal(grid.noise, again.noise)
-    model = training().average.folded()
+    model = training().ema.folded()
     loss = grid.loss(model, batch_size=5)
     # A new model predicts no noise, so its error is the noise's mean square.
     assert loss.mean == pytest.approx(grid.noise.square().mean().item(), rel=1e-6)
     assert np.mean(loss.bins) == pytest.approx(loss.mean)
     assert grid.loss(model, batch_size=32).mean == pytest.approx(loss.mean, rel=1e-9)
-    with pytest.raises(NasError, match="only 40 images are held out"):
+    with pytest.raises(ToolkitError, match="only 40 images are held out"):
         ValidationGrid(feed(40), 41, Epsilon())
     assert math.isfinite(loss.mean)

@@ -10,7 +10,6 @@ from fvcore.nn import FlopCountAnalysis
 from hypothesis import HealthCheck, given, settings
 
 from space import build, cost, preset
-from space.paths import changed
 from space.published import published
 from tests.space.strategies import specs
 
@@ -45,27 +44,27 @@ def test_forms_of_the_papers_models_that_are_not_printed():
     # Recomputed from the authors' code: parameters and GFLOPs of one forward pass before re-parameterisation, branch by branch.
     recomputed = {"s": (58.897, 7.1516), "b": (231.251, 26.5549), "l": (916.335, 102.1162)}
     for size, (params_m, gflops) in recomputed.items():
-        found = cost(changed(preset(f"u-dit-{size}"), {"feed_forward.branches": True}))
+        found = cost(preset(f"u-dit-{size}").replace({"feed_forward.branches": True}))
         assert round(found.params_training / 1e6, 3) == params_m
         # The backward pass costs two forward passes, but for what needs no gradient of its input: images and sinusoids.
         embedding, conditions = found.parts[0].macs, sum(256 * (preset(f"u-dit-{size}").channels << level) for level in range(3))
         assert round((found.train_macs + embedding + conditions) / 3e9, 4) == gflops
-        assert found.fold_macs == 0
+        assert found.reparam_macs == 0
 
 
 def test_trained_folded_costs_less_than_branch_by_branch():
     folded = cost(preset("u-dit-b"))
-    branches = cost(changed(preset("u-dit-b"), {"feed_forward.branches": True}))
+    branches = cost(preset("u-dit-b").replace({"feed_forward.branches": True}))
     assert folded.gflops == branches.gflops
     assert folded.step_macs(256) < 0.85 * branches.step_macs(256)
-    assert preset("u-dit-b").digest != changed(preset("u-dit-b"), {"feed_forward.branches": True}).digest
+    assert preset("u-dit-b").digest != preset("u-dit-b").replace({"feed_forward.branches": True}).digest
 
 
 @pytest.mark.parametrize(("tokens", "turned"), [("all", 2), ("downsampled", 2), ("key-value", 1 + 1 / 4)])
 def test_rope_turns_queries_and_keys_once(tokens, turned):
     """One product for two channels of every query and key, of which key-value attention has fewer."""
     plain, rope = (
-        cost(changed(preset("u-dit-toy"), {"attention.tokens": tokens, "attention.position": position}))
+        cost(preset("u-dit-toy").replace({"attention.tokens": tokens, "attention.position": position}))
         for position in ("none", "rope2d")
     )
     channel_positions = sum(s.layers * s.width * s.resolution**2 for s in preset("u-dit-toy").stages)
@@ -76,7 +75,7 @@ def test_rope_turns_queries_and_keys_once(tokens, turned):
 def test_the_parts_add_up():
     found = cost(preset("u-dit-s"))
     assert found.macs == sum(part.macs for part in found.parts)
-    assert found.step_macs(8) == 8 * found.train_macs + 3 * found.fold_macs
+    assert found.step_macs(8) == 8 * found.train_macs + 3 * found.reparam_macs
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

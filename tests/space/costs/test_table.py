@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from space import Domain, ModelSpec, NasError, Range, SearchSpace, cost, cost_table, match_cost, preset
+from space import Domain, ModelSpec, Range, SearchSpace, ToolkitError, cost, cost_table, match_cost, preset
 from space.domains.census import census
 from space.domains.space import LARGEST_CHUNK, TRIES
-from space.paths import changed
 
 WIDE = {
     "channels": [7, 8, 12, 16, 24],
@@ -29,7 +28,7 @@ WIDE = {
     "modulation": ["layer", "level"],
     "skip": ["concat", "add"],
     "patch": [1, 2, 4],
-    "ends": ["conv", "linear"],
+    "stem": ["conv", "linear"],
     "absolute_position": ["none", "sincos"],
     "null_class": [False, True],
     "learned_variance": [False, True],
@@ -42,7 +41,7 @@ LEVELS = {
     "attention.tokens": {"when": {"channels": [8, 16, 24]}, "each": ["all", "downsampled"]},
 }
 NARROW = {"channels": {"int": [8, 1024], "step": 8}, "depths": {"each": {"int": [1, 8]}}, "heads": [1, 2, 4, 8]}
-SUMS = ("params", "params_training", "macs", "train_macs", "fold_macs")
+SUMS = ("params", "params_training", "macs", "train_macs", "reparam_macs")
 
 
 def space(domains, base="u-dit-toy", **constraints):
@@ -169,21 +168,21 @@ def test_the_memory_of_a_census_does_not_grow_with_its_draws():
 
 
 def test_a_census_needs_draws():
-    with pytest.raises(NasError, match="draw at least 1"):
+    with pytest.raises(ToolkitError, match="draw at least 1"):
         census(space(NARROW), np.random.default_rng(0), 0)
 
 
 @pytest.mark.parametrize("metric", ["gflops", "train_gflops", "params_m"])
 def test_match_cost_finds_the_nearest_width(metric):
     spec = preset("u-dit-t")
-    target = getattr(cost(changed(spec, {"channels": 62})), metric)
+    target = getattr(cost(spec.replace({"channels": 62})), metric)
     found = match_cost(spec, 1.003 * target, metric=metric)
     assert found.spec.channels == 62
     assert found.within
     assert found.error == pytest.approx(1 / 1.003 - 1)
     # No width between the neighbours of what was found comes nearer.
     found = match_cost(spec, 0.5, metric="gflops")
-    errors = {c: abs(cost(changed(spec, {"channels": c})).gflops - 0.5) for c in range(4, 80, 2)}
+    errors = {c: abs(cost(spec.replace({"channels": c})).gflops - 0.5) for c in range(4, 80, 2)}
     assert found.spec.channels == min(errors, key=errors.get)
 
 
@@ -195,9 +194,9 @@ def test_match_cost_says_how_near_it_came():
     assert finer.within
     assert finer.spec.channels == 48
     # Some quotients of a hidden width by 98 fall below it again when multiplied; every width is reached all the same.
-    odd = changed(preset("dit-s/2"), {"channels": 98, "heads": 1, "depths": (1,), "absolute_position": "none"})
+    odd = preset("dit-s/2").replace({"channels": 98, "heads": 1, "depths": (1,), "absolute_position": "none"})
     for hidden in range(2, 98 * 4, 16):
-        wanted = changed(odd, {"feed_forward.ratio": (hidden + 0.5) / 98})
+        wanted = odd.replace({"feed_forward.ratio": (hidden + 0.5) / 98})
         assert wanted.stages[0].hidden == hidden
         assert match_cost(odd, cost(wanted).gflops, by="feed_forward.ratio").error == 0
     large = match_cost(preset("u-dit-s"), 5000)
@@ -214,5 +213,5 @@ def test_match_cost_says_how_near_it_came():
     ],
 )
 def test_impossible_matches(arguments, message):
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         match_cost(preset("u-dit-t"), **arguments)

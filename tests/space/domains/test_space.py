@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from space import Domain, NasError, Range, SearchSpace, cost, preset
+from space import Domain, Range, SearchSpace, ToolkitError, cost, preset
 
 
 def space(domains, **constraints):
@@ -48,7 +48,7 @@ def test_equal_seeds_sample_equal_specs():
 
 
 def test_a_range_that_nothing_meets_says_how_near_the_nearest_comes():
-    with pytest.raises(NasError, match=r"gflops at least 3; the nearest has gflops 0\.0\d+, so widen"):
+    with pytest.raises(ToolkitError, match=r"gflops at least 3; the nearest has gflops 0\.0\d+, so widen"):
         space({"channels": [16, 24]}, gflops={"min": 3}).sample(np.random.default_rng(0), tries=50)
 
 
@@ -69,7 +69,7 @@ def test_a_range_that_nothing_meets_says_how_near_the_nearest_comes():
     ],
 )
 def test_impossible_spaces(domains, message):
-    with pytest.raises(NasError, match=message):
+    with pytest.raises(ToolkitError, match=message):
         space(domains)
 
 

@@ -10,7 +10,7 @@ from space import build, preset
 from space.model import kernels
 from space.model.feed_forward import ReparamConvFeedForward
 from space.model.position import rotations
-from tests.space.test_model import golden, golden_model  # noqa: F401  (a fixture)
+from tests.space.model.test_network import golden, golden_model  # noqa: F401  (a fixture)
 
 
 def test_the_obvious_form_agrees_with_the_authors_code(golden):  # noqa: F811
@@ -73,9 +73,9 @@ def test_gradients_written_by_hand(name):
 def test_plain_operators_compute_the_same(name):
     function, shapes = KERNELS[name]
     inputs = random(*shapes)
-    by_hand = function(*inputs)
+    use_custom_backward = function(*inputs)
     with torch.no_grad():
-        torch.testing.assert_close(function(*inputs), by_hand)
+        torch.testing.assert_close(function(*inputs), use_custom_backward)
 
 
 @pytest.mark.parametrize("cached", [kernels.CACHED, 1])

@@ -7,8 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
 
-from space import NasError, build, cost, load, official, preset
-from space.paths import changed
+from space import ToolkitError, build, cost, load, official, preset
 from space.weights import facts_of, save
 from tests.space.strategies import specs
 
@@ -94,8 +93,8 @@ def test_folding_changes_no_output_and_no_parameter(spec):
 @pytest.mark.parametrize("ratio", [2, 3.5])
 def test_folding_in_the_step_equals_applying_every_branch(ratio):
     """Outputs and the gradients of every training parameter, in float64."""
-    folding = changed(preset("u-dit-toy"), {"channels": 8, "feed_forward.ratio": ratio, "depths": (1, 1, 1, 1, 1)})
-    models = [perturbed(changed(folding, {"feed_forward.branches": branches})) for branches in (False, True)]
+    folding = preset("u-dit-toy").replace({"channels": 8, "feed_forward.ratio": ratio, "depths": (1, 1, 1, 1, 1)})
+    models = [perturbed(folding.replace({"feed_forward.branches": branches})) for branches in (False, True)]
     outs = []
     for model in models:
         x, t, y = inputs_of(folding)
@@ -112,7 +111,7 @@ def test_folding_in_the_step_equals_applying_every_branch(ratio):
 
 
 def test_the_layers_of_a_level_share_one_modulation():
-    spec = changed(preset("u-dit-toy"), {"modulation": "level"})
+    spec = preset("u-dit-toy").replace({"modulation": "level"})
     model = build(spec)
     assert len(model.level_modulation) == spec.levels
     offsets = [name for name, _ in model.named_parameters() if name.endswith("modulation.offset")]
@@ -120,12 +119,12 @@ def test_the_layers_of_a_level_share_one_modulation():
     # As with a network a layer, every gate starts at 0.
     assert not any(parameter.any() for name, parameter in model.named_parameters() if "modulation" in name)
     full = preset("u-dit-s")
-    assert cost(changed(full, {"modulation": "level"})).params < 0.75 * cost(full).params
+    assert cost(full.replace({"modulation": "level"})).params < 0.75 * cost(full).params
 
 
 def test_additive_skips_are_concatenation_with_equal_halves():
-    spec = changed(preset("u-dit-toy"), {"skip": "add", "channels": 8})
-    added, concatenated = perturbed(spec), perturbed(changed(spec, {"skip": "concat"}))
+    spec = preset("u-dit-toy").replace({"skip": "add", "channels": 8})
+    added, concatenated = perturbed(spec), perturbed(spec.replace({"skip": "concat"}))
     halves = {f"skip.{name}.weight" for name in ("decoder-1", "decoder-2")}
     state = {name: torch.cat([v, v], dim=1) if name in halves else v for name, v in added.state_dict().items()}
     concatenated.load_state_dict(state)
@@ -143,7 +142,7 @@ def test_split_weight_gradient_is_the_convolutions():
 
 def test_equal_names_and_shapes_start_equal():
     a = dict(build(preset("u-dit-toy"), seed=3).named_parameters())
-    other = changed(preset("u-dit-toy"), {"attention.tokens": "all", "depths.1": 2})
+    other = preset("u-dit-toy").replace({"attention.tokens": "all", "depths.1": 2})
     b = dict(build(other, seed=3).named_parameters())
     shared = [name for name in a if name in b and a[name].shape == b[name].shape]
     assert len(shared) > 50
@@ -174,9 +173,9 @@ def test_saved_models_load_again(tmp_path):
     assert torch.equal(loaded(*inputs), model.folded()(*inputs))
     assert not loaded.training
     assert facts_of(tmp_path / "model") == {"study": "x"}
-    with pytest.raises(NasError, match="not a model folder"):
+    with pytest.raises(ToolkitError, match="not a model folder"):
         load(tmp_path)
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(NasError, match="cannot be read"):
+    with pytest.raises(ToolkitError, match="cannot be read"):
         load(tmp_path / "model")

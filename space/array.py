@@ -1,0 +1,9 @@
+"""The type of arrays whose element type is said in words."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
