@@ -112,15 +112,16 @@ def _merged(base: Any, over: Any) -> Any:
     return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in over.items()}}
 
 
-def parse(model: type[Model], data: Mapping[str, Any], document: Document | None = None) -> Model:
+def parse(model: type[Model], data: Mapping[str, Any], document: Document | None = None, context: Any = None) -> Model:
     """`data` as a `model`; raises StudyError with the one sentence for the first thing wrong."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
-        raise StudyError(_sentence(error, model, data, document)) from None
+        raise StudyError(sentence_of(error, model, data, document)) from None
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], document: Document | None) -> str:
+def sentence_of(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], document: Document | None = None) -> str:
+    """One sentence for the first thing wrong: `file:line: key: what`, as far as these are known."""
     problems = error.errors(include_url=False)
     # An unknown key is usually the cause of the rest, a missing one say: tell it first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])

@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from nas.study.study import Study, load_study
+from nas.study.load import load_study
+from nas.study.study import Study
 
 # Read when Ray is imported: clusters that tests start listen on loopback alone.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

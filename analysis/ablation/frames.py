@@ -165,7 +165,7 @@ def _block(study: Any, block: Any) -> Block:
 def _protocol(run: Run) -> Protocol:
     """How the run trained and scored, for what is printed to be compared with."""
     assert run.study is not None
-    study, header = run.study, run.study.data.header()
+    study, header = run.study, run.study.header
     side = 8 * header.shape[1]
     imagenet = "imagenet" in header.source.lower() or "imagenet" in Path(study.data.source).name.lower()
     fid = study.evaluation.fid

@@ -95,7 +95,7 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
         "images_per_s": last.images_per_s if last else missing,
         "peak_memory_mib": max((report.peak_memory_mib for report in trial.reports), default=missing),
         "reason": trial.reason,
-        "exported": trial.export["folder"] if trial.export else "",
+        "exported": trial.export.folder if trial.export else "",
         **{f"param.{name}": value for name, value in (trial.params or {}).items()},
     }
 

@@ -96,7 +96,7 @@ class _Searched:
 
     def __init__(self, run: Run) -> None:
         # Optuna takes a while to import, and loading a run does without it.
-        from nas.search.searcher import distribution, encoded
+        from nas.search.distributions import distribution, encoded
 
         assert run.study is not None, "a run begins with its study"
         self.distributions = {parameter.name: distribution(parameter.domain) for parameter in run.study.search_space.parameters}

@@ -52,15 +52,15 @@ def _here(run: str) -> Path:
 @click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
 def run(study: Path, out: str | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool) -> None:
     """Run a study; the same command again goes on or tops up."""
-    from nas.study.study import load_study
+    from nas.study.load import load_study
 
     loaded = load_study(study, list(changes))
     if dry_run:
-        from nas.reporting.ablation_estimate import ablation_bill
-        from nas.reporting.estimate import bill
+        from nas.reporting.ablation_estimate import ablation_estimate
+        from nas.reporting.estimate import estimate
 
         root = Path(out).parent if out and "://" not in out else Path("runs")
-        click.echo(ablation_bill(loaded, root) if loaded.ablation else bill(loaded))
+        click.echo(ablation_estimate(loaded, root) if loaded.ablation else estimate(loaded))
         return
     import warnings
 
@@ -69,6 +69,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
     from analysis.runs.frames import frames
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
+    from nas.runs.layout import SAMPLES
     from nas.runs.remote import locate, remote_at
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -80,7 +81,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    with progress_view(console) as view:
+    with progress_view(console, folder) as view:
         finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
     figures = _conclude_ablation(console, finished, folder) if loaded.ablation else _conclude(console, frames(finished), folder)
     if where.uri:
@@ -89,14 +90,12 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
-        console.print(f"exported winner  {folder / trial.export['folder']}", highlight=False, soft_wrap=True)
-        reason = trial.export.get("without_samples")
-        drawn = f"none: {reason}" if reason else folder / trial.export["folder"] / "samples.png"
+        console.print(f"exported winner  {folder / trial.export.folder}", highlight=False, soft_wrap=True)
+        reason = trial.export.without_samples
+        drawn = f"none: {reason}" if reason else folder / trial.export.folder / SAMPLES
         console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
         if loaded.evaluation.fid is not None and not reason:
-            console.print(
-                f"evaluation       {folder / trial.export['folder'] / 'evaluation.json'}", highlight=False, soft_wrap=True
-            )
+            console.print(f"evaluation       {folder / trial.export.folder / 'evaluation.json'}", highlight=False, soft_wrap=True)
     failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
     for number, reason in failed:
         console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
@@ -197,15 +196,17 @@ def _print_text(console: Any, text: Any, title: str) -> None:
 @click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate(studies: tuple[Path, ...]) -> None:
     """Check studies without training."""
-    from nas.study.study import check_data, load_study
+    from nas.data.sources import is_missing
+    from nas.execution.preflight import check_data
+    from nas.study.load import load_study
 
     for path in studies:
         study = load_study(path)
         study.check_runs()
-        if not study.data.expected or not study.data.is_missing:
+        if not study.data.expected or not is_missing(study.data):
             check_data(study)
         what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
-        absent = f"; its data, {study.data.source}, are not here" if study.data.is_missing else ""
+        absent = f"; its data, {study.data.source}, are not here" if is_missing(study.data) else ""
         click.echo(f"{path}: fine; {what}{absent}")
 
 
@@ -214,8 +215,11 @@ def validate(studies: tuple[Path, ...]) -> None:
 def status(run: str) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
     from nas.reporting.console import status_lines
+    from nas.runs.ledger import read_events
+    from nas.search.state import read_state
 
-    click.echo("\n".join(status_lines(_here(run))))
+    folder = _here(run)
+    click.echo("\n".join(status_lines(read_state(folder).run, read_events(folder))))
 
 
 @main.command()
@@ -232,7 +236,7 @@ def table(run: str, form: str, metric: str | None) -> None:
     from nas.runs.run import read_run
 
     found = read_run(_here(run))
-    if found.study is not None and found.study.ablation:
+    if found.study.ablation:
         click.echo(render_tables(ablation_tables(ablation_frames(found), metric), form), nl=False)
     elif metric:
         raise ToolkitError("--metric is for ablations; a search ranks by its objectives")
@@ -258,6 +262,7 @@ def optuna_export(run: str, storage: str, name: str | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
 def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
+    from nas.runs.layout import EXPORTS, TRIALS
     from nas.runs.remote import fetch_checkpoint, is_uri, remote_at, run_identity
     from nas.runs.run import read_run
     from nas.training.export import export as export_trial
@@ -265,14 +270,13 @@ def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
 
     here = _here(run)
     found = read_run(here)
-    assert found.study is not None
     for trial in select(found, which):
         if is_uri(run):
-            fetch_checkpoint(run, trial.name, here / "trials" / trial.name, run_identity(here))
-        folder = (out or here / "export") / trial.name
+            fetch_checkpoint(run, trial.name, here / TRIALS / trial.name, run_identity(here))
+        folder = (out or here / EXPORTS) / trial.name
         export_trial(found.study, trial, here, folder, ema)
         if is_uri(run) and out is None:
-            remote_at(run).upload_folder(folder, f"export/{trial.name}")
+            remote_at(run).upload_folder(folder, f"{EXPORTS}/{trial.name}")
         click.echo(str(folder))
 
 
@@ -310,4 +314,4 @@ main.add_command(model_commands.presets)
 main.add_command(model_commands.import_official)
 main.add_command(data_commands.data)
 main.add_command(evaluate_commands.evaluate)
-main.add_command(replay_commands.replay)
+main.add_command(replay_commands.replay_command)

@@ -99,12 +99,13 @@ def _facts(what: str) -> dict[str, Any]:
 def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
     """The real data: named on the command line, or those of the model; None when neither says."""
     from nas.data.settings import DataSettings
+    from nas.data.sources import open_data
     from space.document import parse
 
     if source is not None:
-        return parse(DataSettings, {"source": source, "codec": codec}).load()
+        return open_data(parse(DataSettings, {"source": source, "codec": codec}))
     if "data" in facts:
-        return parse(DataSettings, facts["data"]).load()
+        return open_data(parse(DataSettings, facts["data"]))
     return None
 
 

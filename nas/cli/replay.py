@@ -15,11 +15,11 @@ from space.errors import ToolkitError
 
 if TYPE_CHECKING:
     from nas.replay.curves import Recorded
-    from nas.replay.simulator import Arrival, Replay, Spread
+    from nas.replay.simulator import Arrival, MeanSd, Replay
     from nas.stats.ranks import Agreement
 
 
-@click.command(cls=Command)
+@click.command("replay", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--scheduler", type=click.Choice(["stop", "promote", "none"]), help="stop by default; `mode` of the budget.")
 @click.option("--reduction-factor", type=click.IntRange(2), help="The run's by default, or a power of it.")
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="The best so many of a rung, for its regret.")
 @click.option("--compare", is_flag=True, help="Replay stop and promote with reduction 2, 3, 4 and grace 0, 1 where they fit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def replay(
+def replay_command(
     run: Path,
     scheduler: Any,
     reduction_factor: int | None,
@@ -72,8 +72,7 @@ def replay(
     if compare and chosen:
         raise ToolkitError(f"--compare goes through {', '.join(given)} by itself; leave {' and '.join(chosen)} out")
     from nas.replay.curves import recorded
-    from nas.replay.simulator import Arrival, Rules, candidates
-    from nas.replay.simulator import replay as replay_one
+    from nas.replay.simulator import Arrival, Rules, candidates, replay_run
     from nas.runs.run import read_run
 
     record = recorded(read_run(run))
@@ -83,7 +82,7 @@ def replay(
         else [Rules(scheduler or "stop", reduction_factor, rungs, grace_rungs or 0, brackets)]
     )
     arrival = Arrival(sampler, workers, clock, trials, repeats, seed)
-    found = [replay_one(record, one, arrival, top) for one in rules]
+    found = [replay_run(record, one, arrival, top) for one in rules]
     if as_json:
         click.echo(json.dumps(as_data(record, arrival, found), indent=2, allow_nan=False))
         return
@@ -201,12 +200,12 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True) if width) for row in rows]
 
 
-def _spread(spread: Spread, form: str) -> str:
+def _spread(spread: MeanSd, form: str) -> str:
     sd = f" ± {spread.sd:{'.2g' if form.endswith('g') else form}}" if spread.sd is not None else ""
     return f"{spread.mean:{form}}{sd}"
 
 
-def _percent(share: Spread) -> str:
+def _percent(share: MeanSd) -> str:
     sd = f" ± {share.sd * 100:.1f}" if share.sd is not None else ""
     return f"{share.mean * 100:.1f}{sd}"
 

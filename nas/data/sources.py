@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nas.data.codecs import Codec, Shape, codec_named
 from nas.data.header import Header
 from nas.data.idx import read_idx
+from nas.data.settings import DataSettings
 from nas.data.store import Split, Store, open_store, pixel_store, read_header
 from space.document import nearest
 from space.errors import DataError
@@ -41,13 +42,41 @@ class DataSet:
         return self.train.store
 
 
-def resolved(source: str) -> str:
-    """A source as every process finds it: an embedded name as it is, a folder by its absolute path."""
-    return source if source in EMBEDDED else str(Path(source).expanduser().absolute())
+def is_missing(settings: DataSettings) -> bool:
+    """Whether the source of a study is not on this machine."""
+    return settings.source not in EMBEDDED and not Path(settings.source).is_dir()
 
 
-def header_of(source: str, codec: str | None) -> Header:
-    """What a source holds, without reading its data; raises DataError when there is none, or it has another codec."""
+def header_of(settings: DataSettings) -> Header:
+    """What the source of a study holds, without reading its samples.
+
+    Raises:
+        DataError: When there is no such source and nothing is `expected` of it, or it holds something else than is expected.
+    """
+    if settings.expected and is_missing(settings):
+        return settings.expected.header(settings.source)
+    header = _header(settings.source, settings.codec)
+    if settings.expected:
+        settings.expected.check(header, settings.source)
+    return header
+
+
+def open_data(settings: DataSettings) -> DataSet:
+    """The data of a study, split; raises DataError when they are missing or damaged."""
+    return load_data(settings.source, settings.codec, settings.held_out)
+
+
+def check_flip(settings: DataSettings, header: Header) -> None:
+    """Raises DataError when a study asks for `flip` of data that have no mirror images."""
+    if settings.flip and header.views == 1 and codec_named(header.codec).mirror_channels(header.shape[0]) is None:
+        raise DataError(
+            f"data.flip: {settings.source} holds no mirror images, and those of {header.codec} are not made from its latents; "
+            "prepare it with --mirrored, or leave flip out"
+        )
+
+
+def _header(source: str, codec: str | None) -> Header:
+    """What a source holds; raises DataError when there is none, or it has another codec."""
     if source in EMBEDDED:
         origin, coder = EMBEDDED[source], _chosen(source, codec)
         shape = coder.latent_shape(origin.image_shape)
@@ -65,7 +94,7 @@ def header_of(source: str, codec: str | None) -> Header:
 
 def load_store(source: str, codec: str | None) -> Store:
     """The store of a source; raises DataError when it is unknown, missing or damaged."""
-    header = header_of(source, codec)
+    header = _header(source, codec)
     if source not in EMBEDDED:
         return open_store(Path(source))
     images, labels = EMBEDDED[source].read()

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from nas.execution.packing import awaited_bytes, training_bytes
 from nas.execution.watchdog import START_LIMIT_S, end_worker, ends_worker, take_reason, wait_for_memory
+from nas.runs.layout import TRIALS
 from nas.runs.records import Failure, Report, TrialPlan
 from nas.runs.remote import fetch_checkpoint, locate, remote_at, upload_checkpoint
 from nas.study.study import Study
@@ -279,7 +280,7 @@ def step_result(report: Report) -> dict[str, Any]:
 
 def data_bytes(study: Study) -> int:
     """The training samples, as they would lie on a GPU."""
-    header = study.data.header()
+    header = study.header
     itemsize = {"uint8": 1, "float16": 2, "float32": 4}[header.dtype]
     return round(math.prod(header.rows_shape) * itemsize * (1 - study.data.held_out))
 
@@ -287,7 +288,7 @@ def data_bytes(study: Study) -> int:
 def _folder(config: dict[str, Any], plan: TrialPlan) -> Path:
     """Where a trial is trained on this machine."""
     # Of a URI every machine has a mirror of its own.
-    root = locate(config[URI]).folder / "trials" if URI in config else Path(config[FOLDER])
+    root = locate(config[URI]).folder / TRIALS if URI in config else Path(config[FOLDER])
     return root / plan.name
 
 
@@ -303,4 +304,4 @@ def _text_at(uri: str, name: str) -> str:
 @lru_cache(maxsize=1)
 def _study(text: str) -> Study:
     """The study, checked once a process."""
-    return Study.model_validate_json(text)
+    return Study.unpacked(text)

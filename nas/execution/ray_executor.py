@@ -27,6 +27,7 @@ from nas.execution.ray_adapters import (
     data_bytes,
 )
 from nas.execution.smoke import Smoke, read_smoke, smoke_step
+from nas.runs.layout import RAY, STUDY, TRIALS
 from nas.runs.records import TrialPlan
 from nas.runs.remote import remote_at, run_identity
 from nas.search.controller import Search
@@ -36,9 +37,6 @@ from space.errors import RunError, ToolkitError
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange a few numbers; Ray's default share of memory is left to training."""
-
-STUDY_FILE = "study.json"
-"""Beside the ledger at a URI, for workers that see nothing of the driver's machine."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -116,14 +114,14 @@ class RayExecutor:
     @property
     def _state(self) -> Path:
         """Ray's own experiment state, which nothing reads."""
-        return self.folder / ".ray"
+        return self.folder / RAY
 
     def smoke(self, study: Study) -> Smoke:
         """Let the cheapest and the dearest architecture take a step with a trial's resources; raises ToolkitError otherwise."""
         share = self._usual(self.resources.cpu, living_nodes())
         step = ray.remote(num_cpus=share[CPU], num_gpus=share[GPU], max_retries=0)(smoke_step)
         try:
-            return read_smoke(ray.get(step.remote(study.model_dump_json())))
+            return read_smoke(ray.get(step.remote(study.packed())))
         except ray.exceptions.RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ToolkitError(
@@ -168,16 +166,16 @@ class RayExecutor:
         return share
 
     def _fit(self, search: Search, plans: list[TrialPlan] | None, cpu: int, concurrent: int | None) -> None:
-        scheduler, study = RungScheduler(search, plans), self._state / "study.json"
-        _write(study, search.study.model_dump_json())
+        scheduler, study = RungScheduler(search, plans), self._state / STUDY
+        _write(study, search.study.packed())
         elsewhere: dict[str, str] = {}
         if self.uri is not None:
-            remote_at(self.uri).upload(study, STUDY_FILE)
-            study, elsewhere = Path(STUDY_FILE), {URI: self.uri, RUN: run_identity(search.ledger.folder)}
+            remote_at(self.uri).upload(study, STUDY)
+            study, elsewhere = Path(STUDY), {URI: self.uri, RUN: run_identity(search.ledger.folder)}
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, _request),
             tune_config=tune.TuneConfig(
-                search_alg=PlanSearcher(scheduler, study, self.folder / "trials", self._shares(search, cpu), **elsewhere),
+                search_alg=PlanSearcher(scheduler, study, self.folder / TRIALS, self._shares(search, cpu), **elsewhere),
                 scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=concurrent,

@@ -8,17 +8,17 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol, Self
 
+from nas.execution.preflight import check_data
 from nas.execution.smoke import Smoke, smoke_lines
-from nas.runs.ledger import LEDGER, Ledger
+from nas.runs.layout import EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
+from nas.runs.ledger import Ledger
 from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
 from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
 from nas.search.controller import Listener, Search
-from nas.study.study import Study, check_data
+from nas.study.study import Study
 from space.errors import DataError, RunError, StudyError
-
-EXPORTS = "export"
 
 
 class Executor(Protocol):
@@ -92,7 +92,7 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
             raise StudyError("tracking goes through Ray; remove --in-process, or tracking")
         from nas.execution.local_executor import LocalExecutor
 
-        return LocalExecutor(where.folder / "trials", where.uri)
+        return LocalExecutor(where.folder / TRIALS, where.uri)
     if address is None:
         # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -105,24 +105,26 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
 
 
 def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
-    from nas.training.export import EVALUATION, SAMPLES, export, write_evaluation, write_samples
+    from nas.training.export import export, export_due, exported, write_evaluation, write_samples
     from space.weights import facts_of
 
-    for trial in search.run.best(search.study.finish.best if search.study.finish else 1):
+    study = search.study
+    for trial in search.run.best(study.finish.best if study.finish else 1):
         out = folder / EXPORTS / trial.name
         if mirror is not None:
             mirror.fetch_folder(f"{EXPORTS}/{trial.name}")
-        wanted = [SAMPLES] if search.study.evaluation.fid is None else [SAMPLES, EVALUATION]
-        if search.export_due(trial) or not all((out / name).exists() for name in wanted):
-            if mirror is not None:
-                mirror.fetch_checkpoint(trial.name)
-            model = export(search.study, trial, folder, out)
-            reason = None
-            try:
-                if search.study.evaluation.fid is not None:
-                    write_evaluation(model, facts_of(out), search.study, out / EVALUATION)
-                write_samples(model, facts_of(out), search.study.evaluation.samples, out / SAMPLES)
-            except DataError as error:
-                # A VAE that is not at hand here: the model is trained all the same, and the same command draws them later.
-                reason = str(error)
-            search.exported(trial, f"{EXPORTS}/{trial.name}", reason)
+        wanted = [SAMPLES] if study.evaluation.fid is None else [SAMPLES, EVALUATION]
+        if not export_due(study, trial) and all((out / name).exists() for name in wanted):
+            continue
+        if mirror is not None:
+            mirror.fetch_checkpoint(trial.name)
+        model = export(study, trial, folder, out)
+        reason = None
+        try:
+            if study.evaluation.fid is not None:
+                write_evaluation(model, facts_of(out), study, out / EVALUATION)
+            write_samples(model, facts_of(out), study.evaluation.samples, out / SAMPLES)
+        except DataError as error:
+            # A VAE that is not on this machine: the model is trained all the same, and the same command draws samples later.
+            reason = str(error)
+        search.record(exported(study, trial, reason))

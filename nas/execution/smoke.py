@@ -10,13 +10,12 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from nas.runs.records import TrialPlan
-from nas.runs.run import Run
+from nas.runs.throughput import Throughput
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.costs.memory import memory
@@ -28,18 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """How fast trials train: multiply-accumulates a second of one trial, how many run at once, and where that is known from.
-
-    Trials that run at once are taken not to slow each other.
-    """
-
-    macs_per_s: float
-    concurrency: int
-    source: str
 
 
 class Step(Frozen):
@@ -103,7 +90,7 @@ def smoke(study: Study) -> Smoke:
 def smoke_step(study_json: str) -> str:
     """`smoke` for a process elsewhere: a study as JSON in, for `read_smoke` out; a mistake of the user's is data too."""
     try:
-        return smoke(Study.model_validate_json(study_json)).model_dump_json()
+        return smoke(Study.unpacked(study_json)).model_dump_json()
     except ToolkitError as error:
         return json.dumps({"error": str(error)})
 
@@ -129,18 +116,6 @@ def smoke_lines(found: Smoke) -> list[str]:
     rates = " and ".join(f"{step.macs_per_s / 1e9:.3g}" for step in found.steps)
     how = "; times are predicted from each other" if len(found.steps) == 2 else ""
     return [*lines, f"smoke: {found.device}, batch size {found.batch_size}, {rates} training GFLOPs a second{how}"]
-
-
-def throughput_of_run(run: Run, concurrency: int) -> Throughput | None:
-    """The rate at which a run's own trials have trained, validation apart; None when none has reported."""
-    macs, seconds = 0, 0.0
-    for trial in run.trials.values():
-        before = 0
-        for place, report in enumerate(trial.reports):
-            if place not in trial.reused:
-                macs, seconds = macs + report.macs - before, seconds + report.seconds
-            before = report.macs
-    return Throughput(macs / seconds, concurrency, "as in the run so far") if seconds > 0 else None
 
 
 def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) -> Step:

@@ -20,15 +20,13 @@ from typing import Any
 
 from ray import tune
 
+from nas.runs.layout import TRACKING
 from nas.runs.records import TrialPlan
 from nas.study.settings import TrackingSettings
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.document import nearest
 from space.errors import StudyError
-
-FOLDER = "tracking"
-"""Below the run directory: what trackers keep on this machine."""
 
 METRICS = ("val_loss", "train_loss", "rung", "step", "images", "train_tflops", "seconds", "images_per_s", "peak_memory_mib")
 """What a tracker is told at a rung, as `PlanTrainable` reports it."""
@@ -52,7 +50,7 @@ def callbacks(settings: Sequence[TrackingSettings], study: Study, folder: Path) 
     `folder` is the run directory; trackers keep their files below `tracking/` in it. Raises StudyError, before anything is
     trained, for a tracker that is not installed, an option it does not have, or a server that it cannot reach.
     """
-    return [Tracker(one.kind, _ready(one, study, folder.resolve() / FOLDER), study, folder.resolve()) for one in settings]
+    return [Tracker(one.kind, _ready(one, study, folder.resolve() / TRACKING), study, folder.resolve()) for one in settings]
 
 
 class Tracker(tune.Callback):
@@ -157,7 +155,7 @@ class TrackedTrial:
     @property
     def local_path(self) -> str:
         """Where the tracker's files of this trial lie."""
-        path = self.run / FOLDER / self.kind / self.name
+        path = self.run / TRACKING / self.kind / self.name
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
 

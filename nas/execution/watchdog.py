@@ -15,10 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from nas.runs.layout import HUNG
 from space.errors import ToolkitError
-
-HUNG = "hung.txt"
-"""In a trial's folder: why its worker ended itself, one line."""
 
 START_LIMIT_S = 600.0
 """Loading data and building a model may take this long, whatever the limit of a step."""

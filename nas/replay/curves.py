@@ -10,8 +10,8 @@ from statistics import fmean
 import numpy as np
 
 from nas.runs.records import State
-from nas.runs.run import Run, TrialResult, objective_value
-from nas.search.halving import Values
+from nas.runs.run import Run, TrialResult, objective_values
+from nas.search.variants import Values
 from nas.stats.ranks import LEAST, Agreement, agreement, resampled
 from nas.study.settings import SearchSettings
 from nas.study.study import Study
@@ -82,7 +82,6 @@ def recorded(run: Run) -> Recorded:
     Reports of a finish are left out. Raises RunError when there are fewer than `LEAST`.
     """
     study = run.study
-    assert study is not None, "read_run refuses a ledger without a study"
     if study.search is None:
         raise RunError(f"run {study.name} is an ablation, which prunes nothing; a replay is of a search")
     variants: dict[int, list[TrialResult]] = {}
@@ -106,11 +105,9 @@ def recorded(run: Run) -> Recorded:
 
 def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
     reports = [trial.search_reports for trial in trials]
-    metrics = [objective.metric for objective in study.objectives]
-    size = study.training.batch_size
     return Curve(
         params=trials[0].params,
-        values=tuple(tuple(tuple(objective_value(t, r, m, size) for m in metrics) for r in t.search_reports) for t in trials),
+        values=tuple(tuple(objective_values(study, trial, report) for report in trial.search_reports) for trial in trials),
         macs=tuple(tuple(report.macs for report in own) for own in reports),
         seconds=tuple(tuple(np.cumsum([report.seconds for report in own]).tolist()) for own in reports),
         losses=tuple(fmean(own[rung].val_loss for own in reports) for rung in range(study.budget.rungs)),

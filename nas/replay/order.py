@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.replay.curves import Recorded
 from nas.runs.records import State
-from nas.search.halving import Values
+from nas.search.variants import Values
 from nas.study.study import Study
 from space.array import Array
 from space.costs.points import Column, Points
@@ -34,13 +34,13 @@ class Order:
         """The place of the architecture to try as the one of this number."""
         return self._places[number]
 
-    def wait(self, number: int, losses: Sequence[float]) -> None:
+    def tell_waiting(self, number: int, losses: Sequence[float]) -> None:
         """It waits at a rung, with a loss for every rung so far."""
 
-    def go_on(self, number: int) -> None:
+    def resume(self, number: int) -> None:
         """It waited, and trains on."""
 
-    def end(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
+    def tell(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
         """It ended: `values` of the objectives when COMPLETE, and a loss for every rung reached."""
 
 
@@ -49,7 +49,7 @@ class Proposed(Order):
 
     def __init__(self, record: Recorded, kind: Sampler, seed: int) -> None:
         # Optuna takes a while to import, and listed orders do without it.
-        from nas.search.searcher import Proposer
+        from nas.search.optuna_searcher import OptunaSearcher
 
         search = record.search
         sampler = search.sampler.model_copy(update={"kind": kind, "seed": seed})
@@ -57,30 +57,30 @@ class Proposed(Order):
         self._outside = [place for place, curve in enumerate(record.curves) if curve.params is None]
         self._space = RecordedSpace(record.study, {place: record.curves[place].params or {} for place in inside})
         # A feasible share of 0 makes it move every proposal into the space of what is recorded.
-        self._proposer = Proposer(self._space, search.model_copy(update={"sampler": sampler}), share=0.0)
+        self._searcher = OptunaSearcher(self._space, search.model_copy(update={"sampler": sampler}), share=0.0)
 
     def next(self, number: int) -> int:
         """The place of the recorded architecture nearest to the next proposal."""
         if number < len(self._outside):
             return self._outside[number]
-        proposed = self._proposer.propose(number, self._space.turned_down)
+        proposed = self._searcher.suggest(number, self._space.rejects)
         assert proposed is not None, "an architecture is left"
-        return self._space.take(proposed[0])
+        return self._space.take(proposed.params)
 
-    def wait(self, number: int, losses: Sequence[float]) -> None:
+    def tell_waiting(self, number: int, losses: Sequence[float]) -> None:
         """Tell the sampler, as a search does."""
-        if number in self._proposer:
-            self._proposer.wait(number, losses)
+        if number in self._searcher:
+            self._searcher.tell_waiting(number, losses)
 
-    def go_on(self, number: int) -> None:
+    def resume(self, number: int) -> None:
         """Tell the sampler, as a search does."""
-        if number in self._proposer:
-            self._proposer.go_on(number)
+        if number in self._searcher:
+            self._searcher.resume(number)
 
-    def end(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
+    def tell(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
         """Tell the sampler, as a search does."""
-        if number in self._proposer:
-            self._proposer.end(number, state, values, losses)
+        if number in self._searcher:
+            self._searcher.tell(number, state, values, losses)
 
 
 class RecordedSpace(SearchSpace):
@@ -103,7 +103,7 @@ class RecordedSpace(SearchSpace):
         """None: all were trained."""
         return np.zeros(len(table))
 
-    def turned_down(self, params: Params) -> dict[str, float] | None:
+    def rejects(self, params: Params) -> dict[str, float] | None:
         """None for a recorded point that is left, otherwise the constraints that a point breaks."""
         row = self._rows.get(_key(params))
         if row is not None and self._left[row]:

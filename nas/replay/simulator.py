@@ -70,7 +70,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanSd:
     """Mean and standard deviation (n - 1) over repeats; None for the one of a single repeat."""
 
     mean: float
@@ -82,7 +82,7 @@ class RungFacts:
     """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and what it says of the last one."""
 
     macs: int
-    reported: Spread
+    reported: MeanSd
     agreement: Agreement
     top_regret: float
 
@@ -94,18 +94,18 @@ class Replay:
     budget: BudgetSettings
     trials: int
     top: int
-    pflops: Spread
-    share: Spread
+    pflops: MeanSd
+    share: MeanSd
     """Of what training all that is recorded took."""
-    regret: Spread
+    regret: MeanSd
     kept: float
-    hours: Spread | None
+    hours: MeanSd | None
     """Until the last report; None by the clock of compute."""
     rungs: tuple[RungFacts, ...]
     outcomes: tuple[Outcome, ...]
 
 
-def replay(record: Recorded, rules: Rules | None = None, arrival: Arrival | None = None, top: int = 3) -> Replay:
+def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | None = None, top: int = 3) -> Replay:
     """What a search with these rungs over the recorded architectures would have spent and found; the same for the same seed.
 
     Raises StudyError when the rungs do not fit those recorded, or when more trials are asked for than are recorded.
@@ -164,8 +164,8 @@ def candidates(record: Recorded, rungs: int | None = None, brackets: int = 1) ->
     return [Rules("none", own.reduction_factor), *found]
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(fmean(values), stdev(values) if len(values) > 1 else None)
+def _spread(values: Sequence[float]) -> MeanSd:
+    return MeanSd(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[int, ...]]:
@@ -270,7 +270,7 @@ class _Simulation:
         values = self.record.curves[self.tried[number]].values[replicate][self.used[rung]]
         verdict = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
         if variant.waits:
-            self.order.wait(number, [mean[0] for mean in variant.means])
+            self.order.tell_waiting(number, [mean[0] for mean in variant.means])
         verdict += self.rungs.stop_unpromotable(self.exhausted)
         self.idle |= set(verdict.released)
         ended = dict.fromkeys((trial // self.replicates for trial in verdict.stopped), State.PRUNED)
@@ -284,10 +284,10 @@ class _Simulation:
 
     def _promote(self, number: int) -> None:
         self.idle |= set(self.rungs.promote(number).released)
-        self.order.go_on(number)
+        self.order.resume(number)
 
     def _end(self, number: int, state: State) -> None:
         curve, means = self.record.curves[self.tried[number]], self.rungs.variants[number].means
         last = [values[-1] for values in curve.values]
         values = tuple(fmean(one) for one in zip(*last, strict=True)) if state is State.COMPLETE else ()
-        self.order.end(number, state, values, [mean[0] for mean in means])
+        self.order.tell(number, state, values, [mean[0] for mean in means])

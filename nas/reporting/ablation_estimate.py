@@ -1,13 +1,14 @@
-"""The bill of an ablation: what it would train and cost, and what it could show; needs neither torch, Ray nor Optuna."""
+"""What an ablation would train and cost, and what it could show; needs neither torch, Ray nor Optuna."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas.execution.smoke import Throughput
-from nas.reporting.estimate import UNITS, hours, line
+from nas.reporting.estimate import UNITS, hours
 from nas.reporting.power import pooled_sd
+from nas.reporting.text import line
+from nas.runs.throughput import Throughput
 from nas.stats.paired import attainable_p, minimum_detectable_effect, pairs_needed
 from nas.study.rows import Comparison, Row, comparisons
 from nas.study.settings import FidSettings
@@ -17,7 +18,7 @@ from space.costs.cost import cost
 ALPHA = 0.05
 
 
-def ablation_bill(study: Study, root: Path, rate: Throughput | None = None) -> str:
+def ablation_estimate(study: Study, root: Path, throughput: Throughput | None = None) -> str:
     """What an ablation would train and cost, a line a fact, at most 100 columns wide.
 
     The spread that decides which differences can be seen is taken from the runs under the run root, where there are any. Raises
@@ -25,7 +26,7 @@ def ablation_bill(study: Study, root: Path, rate: Throughput | None = None) -> s
     """
     study.check_runs()
     assert study.ablation is not None
-    return "\n".join(line(label, text) for label, text in _facts(study, root, rate))
+    return "\n".join(line(label, text) for label, text in _facts(study, root, throughput))
 
 
 def planned_macs(study: Study, seeds: int) -> int:
@@ -34,7 +35,7 @@ def planned_macs(study: Study, seeds: int) -> int:
     return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
 
 
-def _facts(study: Study, root: Path, rate: Throughput | None) -> Iterator[tuple[str, str]]:
+def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[tuple[str, str]]:
     assert study.ablation is not None
     seeds, budget = study.ablation.seeds, study.budget
     yield "study", f"{study.name}: {study.question}" if study.question else study.name
@@ -55,7 +56,7 @@ def _facts(study: Study, root: Path, rate: Throughput | None) -> Iterator[tuple[
     yield "training", f"{least:.4g} to {most:.4g} PFLOPs" if seeds.sequential else f"{least:.4g} PFLOPs"
     if study.evaluation.fid:
         yield "evaluation", _evaluation(study.evaluation.fid)
-    yield "hours", hours(planned_macs(study, seeds.max), count * seeds.max, rate)
+    yield "hours", hours(planned_macs(study, seeds.max), count * seeds.max, throughput)
     yield from _claims(study, root)
     yield "units", f"FLOPs are multiply-accumulates; a training step is of {study.training.batch_size} samples"
 

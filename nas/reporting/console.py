@@ -4,41 +4,36 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nas.reporting.estimate import duration
 from nas.reporting.progress import Progress
-from nas.runs.events import Event
+from nas.reporting.text import duration
+from nas.runs.events import (
+    Event,
+    Exported,
+    FinishFailed,
+    HandedOutAgain,
+    Promoted,
+    Reported,
+    SpaceSpent,
+    TrialBegan,
+    TrialEnded,
+)
 from nas.runs.ledger import read_events
 from nas.runs.records import State
-from nas.runs.run import Run, TrialResult, read_run
-
-if TYPE_CHECKING:
-    from nas.search.controller import Search
+from nas.runs.run import Run, TrialResult
 
 LATEST = 12
 """Trials in the live table: those that something happened to last."""
 
 SUMMARY_S = 60.0
 """Plain lines tell the state of the whole run at most this often."""
-
-
-def summary(run: Run) -> str:
-    """Trials by state, and the best so far."""
-    counts = Counter(trial.state for trial in run.trials.values())
-    of = f" of {run.study.most_trials}" if run.study else ""
-    states = ", ".join(f"{counts[state]} {state.value.lower()}" for state in State if counts[state])
-    best = run.best()
-    return f"{len(run.trials)}{of} trials: {states or 'none yet'}" + (
-        f"; best val_loss {best[0].val_loss:.4f} (trial {best[0].number})" if best else ""
-    )
 
 
 def state_lines(progress: Progress, now: float | None = None) -> list[str]:
@@ -75,57 +70,57 @@ def _flops(macs: float) -> str:
     return f"{macs / scale:.3g} {name}"
 
 
-def status_lines(folder: Path) -> list[str]:
-    """How far the run in a directory is, and what failed, from its ledger alone; raises RunError when there is none."""
-    run = read_run(folder)
-    assert run.study is not None, "read_run refuses a ledger without a study"
-    progress = Progress(run.study)
-    for event in read_events(folder):
-        progress.take(event)
-    lines = [run.study.name, *state_lines(progress)]
+def status_lines(run: Run, events: Iterable[Event]) -> list[str]:
+    """How far a run is, and what failed; `run` has taken in all of the events, and knows what the search decided."""
+    lines = [run.study.name, *state_lines(Progress.of(run, events))]
     lines += [f"trial {trial.number} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
     unfinished = [trial for trial in run.trials.values() if trial.finish_failure]
     return lines + [f"the finish of trial {trial.number} failed: {trial.finish_failure}" for trial in unfinished]
 
 
-def followed(progress: Progress | None, event: Event, search: Search) -> Progress:
-    """The progress of a search after an event; at the first, what earlier processes did is read from the ledger."""
-    if progress is None:
-        progress = Progress(search.study)
-        *earlier, _ = read_events(search.ledger.folder)
-        for past in earlier:
-            progress.take(past)
-        progress.start(time.monotonic())
-    progress.take(event)
-    return progress
+class Follower:
+    """Keeps the progress of a run; a listener of the search. At the first event it reads the ledger for what came before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.progress: Progress | None = None
+
+    def take(self, event: Event, run: Run) -> Progress:
+        """The progress after an event."""
+        if self.progress is None:
+            *earlier, _ = read_events(self._folder)
+            self.progress = Progress.of(run, earlier)
+            self.progress.start(time.monotonic())
+        self.progress.take(event)
+        return self.progress
 
 
 class PlainLines:
     """One line for every event that matters, and the whole run's state now and then, and at the end."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, folder: Path) -> None:
         self.console, self.start = console, time.monotonic()
-        self._progress: Progress | None = None
-        self._told = self.start
+        self._follower = Follower(folder)
+        self._printed = self.start
 
     def __enter__(self) -> PlainLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tell()
+        self._print_state()
 
-    def __call__(self, event: Event, search: Search) -> None:
+    def __call__(self, event: Event, run: Run) -> None:
         """A listener of the search."""
-        self._progress = followed(self._progress, event, search)
-        line = describe(event, search.run, self._progress)
+        line = describe(event, run, self._follower.take(event, run))
         if line:
             self._print(f"[{time.monotonic() - self.start:6.1f} s] {line}")
-        if time.monotonic() - self._told > SUMMARY_S:
-            self._tell()
+        if time.monotonic() - self._printed > SUMMARY_S:
+            self._print_state()
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        for line in state_lines(self._progress, self._told) if self._progress else []:
+    def _print_state(self) -> None:
+        self._printed = time.monotonic()
+        progress = self._follower.progress
+        for line in state_lines(progress, self._printed) if progress else []:
             self._print(line)
 
     def _print(self, line: str) -> None:
@@ -135,9 +130,9 @@ class PlainLines:
 class LiveTable:
     """The run's state and its latest trials, redrawn twice a second, however many events there are."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, folder: Path) -> None:
         self.start, self._lock = time.monotonic(), threading.Lock()
-        self._progress: Progress | None = None
+        self._follower = Follower(folder)
         self._recent: dict[int, TrialResult] = {}
         self._live = Live(self, console=console, refresh_per_second=2)
 
@@ -148,71 +143,75 @@ class LiveTable:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def __call__(self, event: Event, search: Search) -> None:
+    def __call__(self, event: Event, run: Run) -> None:
         """A listener of the search."""
-        # What is drawn is drawn by a thread of rich's, at any time.
+        # A thread of rich's draws, at any time.
         with self._lock:
-            self._progress = followed(self._progress, event, search)
-            number = event.get("trial")
+            self._follower.take(event, run)
+            number = getattr(event, "trial", None)
             if number is not None:
                 self._recent.pop(number, None)
-                self._recent[number] = search.run.trials[number]
+                self._recent[number] = run.trials[number]
                 if len(self._recent) > LATEST:
                     del self._recent[next(iter(self._recent))]
 
     def __rich__(self) -> RenderableType:
         now = time.monotonic()
         with self._lock:
-            lines = state_lines(self._progress, now) if self._progress else ["starting …"]
+            progress = self._follower.progress
+            lines = state_lines(progress, now) if progress else ["starting …"]
             return Group(Text("\n".join([f"{duration(now - self.start)}  {lines[0]}", *lines[1:]])), self._rows())
 
     def _rows(self) -> Table:
         table = Table("trial", "state", "rung", "val_loss", "GFLOPs", "params (M)", box=None, header_style="bold")
-        for number, trial in self._recent.items():
-            assert self._progress is not None, "a trial is known from an event"
-            state = "waiting" if self._progress.trials[number].waits else trial.state.value
+        for trial in self._recent.values():
+            progress = self._follower.progress
+            state = "waiting" if progress and progress.waits(trial) else trial.state.value
             loss = f"{trial.reports[-1].val_loss:.4f}" if trial.reports else ""
             stage = _stage(len(trial.reports), trial.rungs)
             table.add_row(trial.name, state, stage, loss, f"{trial.cost.gflops:.4f}", f"{trial.cost.params_m:.2f}")
         return table
 
 
-def progress_view(console: Console) -> LiveTable | PlainLines:
-    """The live table on a terminal, plain lines when the output goes elsewhere."""
-    return LiveTable(console) if console.is_terminal else PlainLines(console)
+def progress_view(console: Console, folder: Path) -> LiveTable | PlainLines:
+    """The live table on a terminal, plain lines when the output goes elsewhere; `folder` is the run directory."""
+    return LiveTable(console, folder) if console.is_terminal else PlainLines(console, folder)
 
 
 def describe(event: Event, run: Run, progress: Progress) -> str:
     """One line about an event; empty for those not worth one."""
-    kind, number = event["event"], event.get("trial")
-    if kind == "spent":
-        return "no new architecture is left in the space, so the search ends here"
-    if kind == "promote":
-        first = event["variant"] * progress.study.replicates
-        trials = range(first, first + progress.study.replicates)
-        which = f"trial {first} goes" if len(trials) == 1 else f"trials {trials[0]} to {trials[-1]} go"
-        return f"{which} on from rung {event['rung']} of {progress.budget.rungs}"
-    if number is None:
-        return ""
-    trial = run.trials[number]
-    if kind == "trial":
-        turned_down = f", after {len(trial.rejected)} turned down" if trial.rejected else ""
-        seed = f", seed {trial.seed}" if progress.study.replicates > 1 or progress.study.ablation else ""
-        return f"trial {number} starts: {trial.cost.gflops:.4f} GFLOPs, {trial.cost.params_m:.2f} M parameters{seed}{turned_down}"
-    if kind == "report":
-        known = f", known from run {event['reused']}" if event.get("reused") else ""
-        stage = _stage(len(trial.reports), trial.rungs)
-        return f"trial {number} at {stage}: val_loss {event['val_loss']:.4f}, step {event['step']}{known}"
-    if kind == "again":
-        how = ", with a GPU for itself" if event["alone"] else ""
-        return f"trial {number} is handed out again{how}: {event['reason']}"
-    if kind == "end":
-        reason = f": {trial.reason}" if trial.reason else ""
-        best = f"; {_best(progress)}" if progress.complete else ""
-        return f"trial {number} {trial.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
-    if kind == "finish-failed":
-        return f"trial {number} could not be finished: {event['reason']}"
-    return f"trial {number} exported to {event['folder']}" if kind == "export" else ""
+    study = progress.study
+    match event:
+        case SpaceSpent():
+            return "no new architecture is left in the space, so the search ends here"
+        case Promoted():
+            first = event.variant * study.replicates
+            trials = range(first, first + study.replicates)
+            which = f"trial {first} goes" if len(trials) == 1 else f"trials {trials[0]} to {trials[-1]} go"
+            return f"{which} on from rung {event.rung} of {progress.budget.rungs}"
+        case TrialBegan():
+            trial = run.trials[event.trial]
+            rejected = f", after {len(trial.rejected)} turned down" if trial.rejected else ""
+            seed = f", seed {trial.seed}" if study.replicates > 1 or study.ablation else ""
+            costs = f"{trial.cost.gflops:.4f} GFLOPs, {trial.cost.params_m:.2f} M parameters"
+            return f"trial {event.trial} starts: {costs}{seed}{rejected}"
+        case Reported():
+            trial = run.trials[event.trial]
+            known = f", known from run {event.reused}" if event.reused is not None else ""
+            stage = _stage(len(trial.reports), trial.rungs)
+            return f"trial {event.trial} at {stage}: val_loss {event.val_loss:.4f}, step {event.step}{known}"
+        case HandedOutAgain():
+            alone = ", with a GPU for itself" if event.alone else ""
+            return f"trial {event.trial} is handed out again{alone}: {event.reason}"
+        case TrialEnded():
+            reason = f": {event.reason}" if event.reason else ""
+            best = f"; {_best(progress)}" if progress.complete else ""
+            return f"trial {event.trial} {event.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
+        case FinishFailed():
+            return f"trial {event.trial} could not be finished: {event.reason}"
+        case Exported():
+            return f"trial {event.trial} exported to {event.folder}"
+    return ""
 
 
 def _best(progress: Progress) -> str:

@@ -11,21 +11,23 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from errno import ENOSPC
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic_core import from_json
-
-from nas.runs.events import Event, upgraded
+from nas.data.header import Header
+from nas.runs.events import Event, LedgerEvent, RunBegan, parse_event
+from nas.runs.layout import LEDGER, LOCK
 from space.errors import RunError
 
-SCHEMA = 2
-LEDGER = "ledger.jsonl"
-LOCK = "lock"
+E = TypeVar("E", bound=LedgerEvent)
 
 
 def read_events(folder: Path) -> Iterator[Event]:
     """The events of a run, oldest first; a torn last line is left out.
 
-    Raises RunError when there is no ledger, when a line before the last is damaged, or when a newer version wrote it.
+    Raises:
+        RunError: When there is no ledger, when a line before the last is damaged or no valid event, or when the ledger is of
+        another
+            schema.
     """
     path = folder / LEDGER
     try:
@@ -34,20 +36,13 @@ def read_events(folder: Path) -> Iterator[Event]:
         raise RunError(f"{folder} is not a run directory: it has no {LEDGER}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    header: Header | None = None
     # Every whole line ends in a newline; what follows the last one was torn by a crash.
     for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
-        try:
-            event: Event = from_json(line)
-            kind = event["event"]
-        except (ValueError, KeyError, TypeError):
-            raise RunError(
-                f"{path}:{number} is damaged; restore the file from a copy, or move the directory away to start anew"
-            ) from None
-        if kind == "run" and event.get("schema") != SCHEMA:
-            raise RunError(
-                f"{path} has schema {event.get('schema')}, but this version reads {SCHEMA}; use the version that wrote it"
-            )
-        yield upgraded(event)
+        event = parse_event(line, f"{path}:{number}", header)
+        if isinstance(event, RunBegan):
+            header = event.data
+        yield event
 
 
 class Ledger:
@@ -92,10 +87,10 @@ class Ledger:
             if whole < len(raw):
                 os.truncate(path, whole)
 
-    def append(self, event: Event) -> Event:
+    def append(self, event: E) -> E:
         """Write one event, stamped with the time (UTC), and return it."""
-        stamped = {**event, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        line = json.dumps(stamped, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        stamped = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="seconds")})
+        line = json.dumps(stamped.plain(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         self._check_still_there()
         if self._failed:
             raise RunError(self._failed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from nas.runs.layout import trial_name
 from space.frozen import Frozen
 from space.spec import ModelSpec
 
@@ -44,6 +45,8 @@ class TrialPlan(Frozen):
 class Report(Frozen):
     """What a trial reports at a milestone; the loss is of the averaged weights, in the folded form."""
 
+    model_config = ConfigDict(strict=True)
+
     trial: int
     rung: int
     step: int
@@ -51,7 +54,7 @@ class Report(Frozen):
     macs: int
     """Training multiply-accumulates so far."""
     val_loss: float
-    val_loss_bins: tuple[float, ...]
+    val_loss_bins: Annotated[tuple[float, ...], Field(strict=False)]
     train_loss: float
     seconds: float
     """Training time since the last milestone, validation apart."""
@@ -75,8 +78,3 @@ class Rejected(Frozen):
 
     params: dict[str, Any]
     violations: dict[str, float] = Field(default_factory=dict)
-
-
-def trial_name(number: int, digest: str) -> str:
-    """`0007-ab12cd34ef56`."""
-    return f"{number:04d}-{digest}"

@@ -7,7 +7,6 @@ between a mirror and such a place; `nas.runs.mirror` keeps a whole run directory
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,12 +21,9 @@ from urllib.parse import quote, urlsplit
 
 from pyarrow import fs  # type: ignore[import-untyped]
 
-from nas.runs.ledger import LEDGER
-from nas.search.reuse import CHECKPOINT, LAST_RUNG
+from nas.runs.checkpoints import facts_in, step_of
+from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER, ORIGIN, TRIALS
 from space.errors import RunError
-
-ORIGIN = "of-run"
-"""In a trial's folder of a mirror: the identity of the run that its checkpoint is of."""
 
 _OPTIONS = {
     # A small file is one request then, not three.
@@ -227,7 +223,8 @@ class Remote:
         """The training step of a checkpoint, from its first bytes alone; None when there is none or it is damaged."""
         try:
             with self.translate_errors(name, "read"), self._files.open_input_file(self._path(name)) as file:
-                return _step_in(file, file.size())
+                facts = facts_in(file, file.size())
+                return facts["step"] if facts else None
         except FileNotFoundError:
             return None
 
@@ -281,7 +278,7 @@ def fetch_checkpoint(uri: str, name: str, folder: Path, run: str) -> None:
     `name` is the trial's, `run` the identity of the run. What the folder has of another run is removed. Raises RunError when the
     place cannot be read, or the folder not written.
     """
-    remote, where = remote_at(uri), f"trials/{name}/{CHECKPOINT}"
+    remote, where = remote_at(uri), f"{TRIALS}/{name}/{CHECKPOINT}"
     with remote.translate_errors(where, f"brought to {folder}"):
         _claim(folder, run)
     here, there = step_of(folder / CHECKPOINT), remote.step(where)
@@ -307,31 +304,6 @@ def upload_checkpoint(uri: str, name: str, folder: Path) -> None:
     """
     # In this order: once a finish is there, so is where the search ended.
     for file in (LAST_RUNG, CHECKPOINT):
-        here, where = step_of(folder / file), f"trials/{name}/{file}"
+        here, where = step_of(folder / file), f"{TRIALS}/{name}/{file}"
         if here is not None and remote_at(uri).step(where) != here:
             remote_at(uri).upload(folder / file, where)
-
-
-def step_of(path: Path) -> int | None:
-    """The training step of a checkpoint on this machine; None when there is none or it is damaged."""
-    try:
-        with path.open("rb") as file:
-            return _step_in(file, path.stat().st_size)
-    except OSError:
-        return None
-
-
-def _step_in(file: Any, size: int) -> int | None:
-    """From the header of a safetensors file: its length (8 bytes, little-endian), and JSON with the place of every tensor."""
-    length = int.from_bytes(file.read(8), "little")
-    if not 0 < length <= size - 8:
-        return None
-    try:
-        header = json.loads(file.read(length))
-        facts = json.loads(header.pop("__metadata__")["facts"])
-        ends = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        step = facts["step"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    # A file that was cut short has the header all the same.
-    return int(step) if 8 + length + ends == size else None

@@ -1,29 +1,27 @@
-"""What a run has found so far, read from its ledger; needs neither torch, Ray nor Optuna."""
+"""What a run has found so far, built up event by event; needs neither torch, Ray nor Optuna."""
 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pydantic import ValidationError
+import numpy as np
 
 from nas.data.header import Header
-from nas.runs.events import Event
+from nas.runs.events import Event, Exported, FinishFailed, Reported, RunBegan, StudyChanged, TrialBegan, TrialEnded
+from nas.runs.layout import trial_name
 from nas.runs.ledger import read_events
-from nas.runs.records import Rejected, Report, State, trial_name
+from nas.runs.records import Rejected, Report, State
+from nas.stats.pareto import fronts
 from nas.study.study import Study
 from space.costs.cost import Cost, cost
 from space.errors import RunError
 from space.spec import ModelSpec
-
-_ABOUT = ("event", "time", "reused")
-"""Keys of a report's event that are not the report's own."""
 
 
 @dataclass
@@ -31,8 +29,7 @@ class TrialResult:
     """One trial as the ledger has it."""
 
     number: int
-    plain_spec: dict[str, Any]
-    """The spec as the ledger has it."""
+    spec: ModelSpec
     digest: str
     seed: int
     variant: int
@@ -40,31 +37,25 @@ class TrialResult:
     params: dict[str, Any] | None
     """The values of the space's parameters; None for an architecture that was enqueued from outside the space."""
     rejected: tuple[Rejected, ...]
-    """Proposals turned down on the way to this one."""
+    """The proposals that were refused on the way to this one."""
     rungs: int
     attrs: dict[str, Any] = field(default_factory=dict)
-    """What the sampler noted of it."""
+    """The sampler's notes."""
     state: State = State.RUNNING
     reports: list[Report] = field(default_factory=list)
-    """One a milestone; those beyond `rungs` are of the finish."""
+    """One per milestone; those beyond `rungs` are of the finish."""
     reused: list[int] = field(default_factory=list)
     """The rungs whose reports were taken over from another run."""
     reason: str = ""
     finish_failure: str = ""
-    """Why the finish could not go on; the trial itself stays COMPLETE."""
-    export: Event | None = None
-    """The last export: `folder` relative to the run directory, the `macs` trained by then, the settings of its
-    samples, and in `without_samples` why there are none."""
+    """Why the finish cannot be resumed; the trial itself stays COMPLETE."""
+    export: Exported | None = None
+    """The last export."""
 
     @property
     def name(self) -> str:
         """The trial's directory below `trials/`."""
         return trial_name(self.number, self.digest)
-
-    @cached_property
-    def spec(self) -> ModelSpec:
-        """The architecture; made when it is asked for, as a large run is read in little time then."""
-        return ModelSpec.model_validate(self.plain_spec)
 
     @property
     def cost(self) -> Cost:
@@ -78,7 +69,7 @@ class TrialResult:
 
     @property
     def val_loss(self) -> float | None:
-        """The last loss at a rung; the final value only for a COMPLETE trial."""
+        """The last loss at a rung, which is the final value of a COMPLETE trial alone."""
         reports = self.search_reports
         return reports[-1].val_loss if reports else None
 
@@ -88,69 +79,86 @@ def objective_value(trial: TrialResult, report: Report, metric: str, batch_size:
     if metric == "val_loss":
         return report.val_loss
     if metric == "step_seconds":
-        return batch_size / report.images_per_s if report.images_per_s else inf
+        return batch_size / report.images_per_s if report.images_per_s else math.inf
     return float(getattr(trial.cost, metric))
+
+
+def objective_values(study: Study, trial: TrialResult, report: Report) -> tuple[float, ...]:
+    """The values of a study's objectives for a trial at a report, as the study states them."""
+    return tuple(objective_value(trial, report, objective.metric, study.training.batch_size) for objective in study.objectives)
+
+
+def final_value(trial: TrialResult, metric: str) -> float:
+    """The value of a metric that a COMPLETE trial has at its last rung; NaN for another state, and where it was not measured."""
+    if trial.state is not State.COMPLETE:
+        return math.nan
+    last = trial.search_reports[-1]
+    return last.val_loss if metric == "val_loss" else last.scores.get(metric, math.nan)
 
 
 class Run:
     """A run's study and trials, built up event by event."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.study: Study | None = None
+        self._study: Study | None = None
         self.data: Header | None = None
+        """The header of the data that the run began with."""
         self.trials: dict[int, TrialResult] = {}
+        self.allowed: dict[int, int] = {}
+        """By variant, at how many rungs its trials may report, as the search has decided (`nas.search.state`); empty without it."""
         self.replanned = False
         """Whether an ablation was changed after reports had come: no test allows for that."""
         for event in events:
             self.apply(event)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the first event is there."""
+        return self._study is not None
+
+    @property
+    def study(self) -> Study:
+        """The study as it was last; raises RunError before the first event."""
+        if self._study is None:
+            raise RunError("the ledger does not begin with a study; move the directory away to start anew")
+        return self._study
+
     def apply(self, event: Event) -> None:
         """Take in one event of the ledger."""
-        kind = event["event"]
-        if kind in ("run", "study"):
-            try:
-                if "data" in event:
-                    self.data = Header.model_validate(event["data"])
-                before = self.study
-                self.study = Study.model_validate(event["study"], context={"header": self.data} if self.data else None)
-                if before and before.ablation and before.ablation != self.study.ablation:
-                    self.replanned |= any(trial.reports for trial in self.trials.values())
-                self._extend(self.study.budget.rungs)
-            except ValidationError as error:
-                problem = error.errors(include_url=False)[0]
-                where = ".".join(str(part) for part in problem["loc"])
-                raise RunError(
-                    f"the run's study is not valid here ({where}: {problem['msg']}); use the version that made the run"
-                ) from None
-        elif kind == "trial":
-            self.trials[event["trial"]] = TrialResult(
-                number=event["trial"],
-                plain_spec=event["spec"],
-                digest=event["digest"],
-                seed=event["seed"],
-                variant=event["variant"],
-                params=event["params"],
-                rejected=tuple(Rejected.model_validate(r) for r in event["rejected"]),
-                rungs=event["rungs"],
-                attrs=event.get("attrs", {}),
-            )
-        elif kind == "report":
-            own = dict(event)
-            for key in _ABOUT:
-                own.pop(key, None)
-            report = Report.model_validate(own)
-            trial = self.trials[report.trial]
-            if "reused" in event:
-                trial.reused.append(len(trial.reports))
-            trial.reports.append(report)
-            trial.finish_failure = ""
-        elif kind == "end":
-            trial = self.trials[event["trial"]]
-            trial.state, trial.reason = State(event["state"]), event.get("reason", "")
-        elif kind == "export":
-            self.trials[event["trial"]].export = event
-        elif kind == "finish-failed":
-            self.trials[event["trial"]].finish_failure = event["reason"]
+        match event:
+            case RunBegan() | StudyChanged():
+                self._take_study(event.study, event.data if isinstance(event, RunBegan) else self.data)
+            case TrialBegan():
+                self.trials[event.trial] = TrialResult(
+                    number=event.trial,
+                    spec=event.spec,
+                    digest=event.digest,
+                    seed=event.seed,
+                    variant=event.variant,
+                    params=event.params,
+                    rejected=event.rejected,
+                    rungs=event.rungs,
+                    attrs=event.attrs,
+                )
+            case Reported():
+                trial = self.trials[event.trial]
+                if event.reused is not None:
+                    trial.reused.append(len(trial.reports))
+                trial.reports.append(event.report)
+                trial.finish_failure = ""
+            case TrialEnded():
+                trial = self.trials[event.trial]
+                trial.state, trial.reason = event.state, event.reason
+            case Exported():
+                self.trials[event.trial].export = event
+            case FinishFailed():
+                self.trials[event.trial].finish_failure = event.reason
+
+    def _take_study(self, study: Study, data: Header | None) -> None:
+        before, self._study, self.data = self._study, study, data
+        if before and before.ablation and before.ablation != study.ablation:
+            self.replanned |= any(trial.reports for trial in self.trials.values())
+        self._extend(study.budget.rungs)
 
     def _extend(self, rungs: int) -> None:
         """A larger budget adds rungs, for which no trial is complete yet."""
@@ -164,23 +172,13 @@ class Run:
         """The trials in a state, by number."""
         return [trial for trial in self.trials.values() if trial.state is state]
 
-    def ranking(self) -> list[TrialResult]:
-        """All trials: complete ones by loss, then pruned ones by rung and loss, running ones, failed ones.
-
-        Only COMPLETE trials have final values at equal compute; the order of the rest is for reading alone.
-        """
-        order = [State.COMPLETE, State.PRUNED, State.RUNNING, State.FAILED]
-
-        def key(trial: TrialResult) -> tuple[float, ...]:
-            loss = trial.val_loss if trial.val_loss is not None else float("inf")
-            return order.index(trial.state), -len(trial.search_reports), loss, trial.number
-
-        return sorted(self.trials.values(), key=key)
-
     def front(self) -> list[TrialResult]:
-        """The complete trials that no other beats in both loss and inference GFLOPs, lowest loss first."""
+        """The complete architectures that no other beats in both loss and inference GFLOPs, lowest loss first."""
         best = self.best(len(self.trials))
-        return [trial for rank, trial in enumerate(best) if all(trial.cost.gflops < better.cost.gflops for better in best[:rank])]
+        if not best:
+            return []
+        values = np.array([(trial.val_loss, trial.cost.gflops) for trial in best], dtype=float)
+        return [best[index] for index in fronts(values)[0]]
 
     def best(self, count: int = 1) -> list[TrialResult]:
         """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts.
@@ -201,7 +199,7 @@ class Run:
     def _is_for_all(self, trial: TrialResult) -> bool:
         """Whether a trial is of a row of an ablation, and its seed was not added for some rows alone."""
         study = self.study
-        if study is None or study.ablation is None:
+        if study.ablation is None:
             return True
         planned = trial.seed < study.training.seed + study.ablation.seeds.min
         return planned and any(row.spec.digest == trial.digest for row in study.rows)
@@ -217,6 +215,6 @@ def read_run(folder: Path) -> Run:
     finally:
         if collects:
             gc.enable()
-    if run.study is None:
+    if not run.begun:
         raise RunError(f"{folder} holds no study; its ledger is empty")
     return run

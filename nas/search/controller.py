@@ -1,88 +1,85 @@
-"""The search: what is trained next, and what goes on at a rung. Executors only carry it out."""
+"""The search: what is trained next, and what trains on after a rung. Executors only carry it out."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
-from statistics import fmean
 
-from nas.runs.events import Event
+from nas.runs.events import Event, FinishFailed, HandedOutAgain, Promoted, Reported, SpaceSpent, TrialEnded
+from nas.runs.layout import TRIALS
 from nas.runs.ledger import Ledger
 from nas.runs.records import Failure, Report, State, TrialPlan
-from nas.runs.run import Run, TrialResult, objective_value
-from nas.search.halving import Decision, SuccessiveHalving, Values
+from nas.runs.run import Run, TrialResult, objective_values
+from nas.search.halving import SuccessiveHalving
 from nas.search.proposals import Proposals
-from nas.search.resume import continued, first_budget
+from nas.search.resume import resumed
 from nas.search.reuse import RunCache
-from nas.search.searcher import Proposer
-from nas.search.seeds import Pairs
+from nas.search.seeds import PairedSeeds
+from nas.search.sources import TrialSource
+from nas.search.state import SearchState
 from nas.study.study import Study
 
 FINISH_REPORTS = 6
 """Milestones of the finish, evenly spaced up to its budget."""
 
-LOSSES = 3
+MOST_LOSSES = 3
 """How often in a row the worker of a trial may die before the trial is FAILED."""
 
-FAILURES = 5
-"""When so many trials of a process fail and none has reported, the search gives up: something else than they is wrong."""
+MOST_FAILURES = 5
+"""When this many trials of a process fail and none has reported, the search gives up: something else than they is wrong."""
 
 OVER = (State.PRUNED, State.FAILED)
-"""States that nothing follows."""
+"""Terminal states."""
 
-Listener = Callable[[Event, "Search"], None]
+Listener = Callable[[Event, Run], None]
+"""Is called with every new event, and the run after it."""
 
 
 class Search:
-    """The state of a run, and every decision about it.
+    """Every decision about a run.
 
-    All state follows from the ledger's events: whatever happens is appended first and then applied, and a restart
-    applies the same events again. So an interrupted run goes on with the decisions it would have made, and nothing in
-    the ledger is trained twice. Raises RunError when the directory holds another study.
+    All state follows from the ledger's events (`SearchState`): an event is appended first and then applied, and a restart applies
+    the same events again. So an interrupted run resumes with the decisions that it would have made, and nothing in the ledger is
+    trained twice. Raises RunError when the directory holds another study.
     """
 
     def __init__(self, study: Study, ledger: Ledger, listeners: tuple[Listener, ...] = ()) -> None:
         self.study, self.ledger, self.listeners = study, ledger, listeners
-        self.run = Run()
         self.gave_up: str | None = None
         """Why nothing more is handed out although trials are left."""
-        self._origin: Proposals | Pairs = Proposals(study) if study.search else Pairs(study)
+        self.source: TrialSource = Proposals(study) if study.search else PairedSeeds(study)
         self._cache = RunCache(ledger.folder, study)
-        self._running: set[int] = set()
-        self._idle: set[int] = set()
-        """Trials that may train and are on no worker."""
-        self._over: dict[int, State] = {}
-        """How trials are judged to have ended, until the ledger says so."""
-        self._alone: set[int] = set()
-        self._losses: Counter[int] = Counter()
+        self._state = SearchState()
         self._failures, self._reported, self._finish_failed = 0, False, set[int]()
-        events = continued(study, ledger)
-        self._rungs = SuccessiveHalving(first_budget(events))
-        for event in events:
+        for event in resumed(study, ledger):
             self._apply(event)
         # No worker of an earlier process has them any more.
-        self._idle = {number for number in self._running if self._rungs.may_train(number)}
-        # Said again when the process died between a report and what follows from it.
+        self._state.idle = {number for number in self._state.running if self._halving.may_train(number)}
+        # Written again when the process died between a report and what follows from it.
         self._settle()
+
+    @property
+    def run(self) -> Run:
+        """What the run has found so far."""
+        return self._state.run
 
     # What executors call.
 
     def next_plan(self) -> TrialPlan | None:
         """A trial to train on a free worker, unfinished ones of an earlier process first; None when there is none now."""
         while self.gave_up is None:
-            if self._idle:
-                trial = self.run.trials[min(self._idle)]
-                self._idle.discard(trial.number)
+            if self._state.idle:
+                trial = self.run.trials[min(self._state.idle)]
+                self._state.idle.discard(trial.number)
                 self._take_over(trial)
-                # What was taken over may have let it on, which counts as idle.
-                self._idle.discard(trial.number)
-                if trial.state is State.RUNNING and self._rungs.may_train(trial.number):
+                # Reports taken over can release the trial again.
+                self._state.idle.discard(trial.number)
+                if trial.state is State.RUNNING and self._halving.may_train(trial.number):
                     return self._plan(trial)
             elif len(self.run.trials) % self.study.replicates:
-                self._record(self._origin.next(self.run))
-            elif (promoted := self._rungs.promotion(self._exhausted)) is not None:
-                self._record({"event": "promote", "variant": promoted.number, "rung": promoted.allowed})
+                self.record(self.source.next(self.run))
+            elif (promoted := self._halving.promotion(self._exhausted)) is not None:
+                self.record(Promoted(variant=promoted.number, rung=promoted.allowed))
             elif self._exhausted:
                 return None
             else:
@@ -92,53 +89,54 @@ class Search:
     @property
     def may_come(self) -> bool:
         """Whether plans may still come: a running trial can promote another, or be lost with its worker."""
-        return self.gave_up is None and (not self.handed_out or bool(self._running))
+        return self.gave_up is None and (not self.handed_out or bool(self._state.running))
 
     @property
     def handed_out(self) -> bool:
         """Whether no new trial is left to be handed out, and none waits for a worker."""
-        return self._exhausted and not self._idle
+        return self._exhausted and not self._state.idle
 
     def report(self, report: Report) -> bool:
         """Take in a trial's report and tell whether the trial goes on with the worker it has."""
         trial = self.run.trials[report.trial]
         if trial.state in OVER or report.rung != len(trial.reports):
-            # Of a worker that was given up for lost, and came back after another had gone on.
+            # Of a worker that was given up for lost, and came back after another had taken the trial.
             return False
-        if not all(map(math.isfinite, self._values(trial, report))):
+        if not all(map(math.isfinite, objective_values(self.study, trial, report))):
             self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
             return False
-        self._record({"event": "report", **report.model_dump(mode="json")})
+        self._reported = True
+        self.record(Reported(**report.model_dump()))
         if trial.state is State.COMPLETE:
             return self.study.finish is not None and report.macs < self.study.finish.budget
         self._settle()
-        variant = self._rungs.variant_of(trial.number)
-        if variant.waits and self._rungs.promotion(self._exhausted) is variant:
-            self._record({"event": "promote", "variant": variant.number, "rung": variant.allowed})
+        variant = self._halving.variant_of(trial.number)
+        if variant.waits and self._halving.promotion(self._exhausted) is variant:
+            self.record(Promoted(variant=variant.number, rung=variant.allowed))
         if len(variant.reported) == 1:
             # It keeps its worker; replicates are handed out in their order, as they would be after a restart.
-            self._idle.discard(trial.number)
-        return trial.state is State.RUNNING and self._rungs.may_train(trial.number) and trial.number not in self._idle
+            self._state.idle.discard(trial.number)
+        may_train = trial.state is State.RUNNING and self._halving.may_train(trial.number)
+        return may_train and trial.number not in self._state.idle
 
     def fail(self, failure: Failure) -> None:
-        """Take in that a trial cannot go on; a finish that fails leaves the trial complete.
+        """Take in that a trial cannot be trained further; a finish that fails leaves the trial complete.
 
-        One that ran out of memory is handed out once more, with a GPU for itself.
+        A trial that ran out of memory is handed out once more, with a GPU for itself.
         """
         trial = self.run.trials[failure.trial]
         if trial.state in OVER:
             return
-        if failure.out_of_memory and trial.number not in self._alone:
-            self._record({"event": "again", "trial": trial.number, "reason": failure.reason, "alone": True, "lost": False})
+        if failure.out_of_memory and trial.number not in self._state.alone:
+            self.record(HandedOutAgain(trial=trial.number, reason=failure.reason, alone=True, lost=False))
             return
-        facts = failure.model_dump(exclude={"out_of_memory"})
         if trial.state is not State.RUNNING:
             self._finish_failed.add(trial.number)
-            self._record({"event": "finish-failed", **facts})
+            self.record(FinishFailed(trial=trial.number, reason=failure.reason, trace=failure.trace))
             return
-        self._record({"event": "end", "state": State.FAILED.value, **facts})
+        self.record(TrialEnded(trial=trial.number, state=State.FAILED, reason=failure.reason, trace=failure.trace))
         self._failures += 1
-        if self._failures >= FAILURES and not self._reported:
+        if self._failures >= MOST_FAILURES and not self._reported:
             self.gave_up = f"{self._failures} trials have failed and none has reported, the last one with: {failure.reason}"
         self._settle()
 
@@ -146,14 +144,13 @@ class Search:
         """Take in that a trial's worker died without a word: it is handed out again, from its last checkpoint, twice at most."""
         if self.run.trials[number].state in OVER:
             return
-        if self._losses[number] + 1 < LOSSES:
-            again = {"event": "again", "trial": number, "reason": reason, "alone": number in self._alone, "lost": True}
-            self._record(again)
+        if self._state.losses[number] + 1 < MOST_LOSSES:
+            self.record(HandedOutAgain(trial=number, reason=reason, alone=number in self._state.alone, lost=True))
         else:
-            self.fail(Failure(trial=number, reason=f"its worker died {LOSSES} times in a row: {reason}"))
+            self.fail(Failure(trial=number, reason=f"its worker died {MOST_LOSSES} times in a row: {reason}"))
 
     def finish_plans(self) -> list[TrialPlan]:
-        """Plans that train the best trials on to the finish budget, from where they stand; empty when that is done."""
+        """Plans that train the best trials on to the finish budget, from where they are; empty when that is done."""
         finish = self.study.finish
         if finish is None:
             return []
@@ -171,56 +168,44 @@ class Search:
         """Whether nothing is left to train, the finish included."""
         return not self.may_come and not self.finish_plans()
 
-    def export_due(self, trial: TrialResult) -> bool:
-        """Whether a trial has trained on, or is to be sampled otherwise, since it was exported."""
-        return trial.export is None or any(trial.export.get(key) != value for key, value in self._export_facts(trial).items())
+    def record(self, event: Event) -> None:
+        """Append an event to the ledger, apply it, and call the listeners."""
+        stamped = self.ledger.append(event)
+        self._apply(stamped)
+        for listener in self.listeners:
+            listener(stamped, self.run)
 
-    def exported(self, trial: TrialResult, folder: str, without_samples: str | None = None) -> None:
-        """Note that a trial was exported as it is now, to a folder relative to the run directory; and why it has no samples."""
-        reason = {"without_samples": without_samples} if without_samples else {}
-        self._record({"event": "export", "trial": trial.number, "folder": folder, **self._export_facts(trial), **reason})
-
-    def _export_facts(self, trial: TrialResult) -> Event:
-        how = self.study.evaluation.model_dump(mode="json")
-        return {"macs": trial.reports[-1].macs, "samples": how["samples"], "fid": how["fid"]}
-
-    @property
-    def proposer(self) -> Proposer | None:
-        """The sampler that proposes; an ablation has none."""
-        return self._origin.proposer if isinstance(self._origin, Proposals) else None
+    # How decisions are made.
 
     @property
     def _exhausted(self) -> bool:
         """Whether no new architecture will be tried."""
-        return self._origin.exhausted(self.run)
+        return self.source.exhausted(self.run)
+
+    @property
+    def _halving(self) -> SuccessiveHalving:
+        return self._state.halving
+
+    def _apply(self, event: Event) -> None:
+        self._state.apply(event)
+        self.source.take(event, self.run, self._halving)
 
     def _begin(self) -> None:
         """A new architecture, or the note that there is none."""
-        event = self._origin.next(self.run)
-        self._record(event)
-        if event["event"] == "spent":
+        event = self.source.next(self.run)
+        self.record(event)
+        if isinstance(event, SpaceSpent):
             self._settle()
 
-    def _proposed(self, variant: int) -> Proposer | None:
-        """The sampler, where it proposed a variant."""
-        return self.proposer if self.proposer is not None and variant in self.proposer else None
-
     def _take_over(self, trial: TrialResult) -> None:
-        """Take over what another run has trained of the same architecture with the same seed, as far as the trial goes on."""
-        if any(objective.metric == "step_seconds" for objective in self.study.objectives):
-            # Times of another run are of other hardware, or of other neighbours.
+        """Take over what another run has trained of the same architecture with the same seed, as far as the trial is to train."""
+        cached = self._cache.lookup(trial)
+        if cached is None:
             return
-        step_macs = trial.cost.step_macs(self.study.training.batch_size)
-        steps = [-(-macs // step_macs) for macs in self.study.budget.milestones_of(step_macs)]
-        found = self._cache.find(trial.spec, trial.seed, steps)
-        if found is None or len(found[1]) <= len(trial.reports):
-            return
-        known, reports = found
-        known.copy_checkpoint(reports[-1].step, self.ledger.folder / "trials" / trial.name)
-        for rung in range(len(trial.reports), len(reports)):
-            if trial.state is State.RUNNING and self._rungs.may_train(trial.number):
-                own = reports[rung].model_copy(update={"trial": trial.number, "rung": rung})
-                self._record({"event": "report", **own.model_dump(mode="json"), "reused": known.run})
+        cached.copy_checkpoint(self.ledger.folder / TRIALS / trial.name)
+        for report in cached.reports:
+            if trial.state is State.RUNNING and self._halving.may_train(trial.number):
+                self.record(Reported(**report.model_dump(), reused=cached.run))
                 self._settle()
 
     def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
@@ -233,121 +218,11 @@ class Search:
             seed=trial.seed,
             milestones=left,
             reported=len(trial.reports),
-            alone=trial.number in self._alone,
+            alone=trial.number in self._state.alone,
         )
 
-    # How events become state.
-
-    def _record(self, event: Event) -> None:
-        self._apply(self.ledger.append(event), live=True)
-
-    def _apply(self, event: Event, live: bool = False) -> None:
-        self.run.apply(event)
-        kind, number = event["event"], event.get("trial")
-        trial = self.run.trials[number] if number is not None else None
-        self._origin.take(event)
-        if kind == "study":
-            self._take_budget()
-        elif kind == "promote":
-            self._follow(self._rungs.promote(event["variant"]))
-            if proposer := self._proposed(event["variant"]):
-                proposer.go_on(event["variant"])
-        elif trial is not None:
-            self._apply_to_trial(kind, trial, event, live)
-        if live:
-            for listener in self.listeners:
-                listener(event, self)
-
-    def _apply_to_trial(self, kind: str, trial: TrialResult, event: Event, live: bool) -> None:
-        number, replicates = trial.number, self.study.replicates
-        if kind == "trial":
-            if number % replicates == 0:
-                self._rungs.add(trial.variant, range(number, number + replicates))
-                if self.proposer is not None and trial.params is not None and trial.variant not in self.proposer:
-                    self.proposer.replay(trial.variant, trial.params, trial.rejected, trial.attrs)
-            self._running.add(number)
-            self._idle.add(number)
-        elif kind == "report" and len(trial.reports) > trial.rungs:
-            self._losses[number] = 0
-        elif kind == "report":
-            self._losses[number] = 0
-            self._reported = self._reported or (live and "reused" not in event)
-            report = trial.reports[-1]
-            self._follow(self._rungs.report(number, report.rung, self._to_minimise(self._values(trial, report))))
-            if len(trial.reports) == trial.rungs:
-                self._over[number] = State.COMPLETE
-            self._tell_waiting(trial.variant)
-        elif kind == "again":
-            self._losses[number] += event["lost"]
-            if event["alone"]:
-                self._alone.add(number)
-            if trial.state is State.RUNNING:
-                self._idle.add(number)
-        elif kind == "end":
-            self._idle.discard(number)
-            self._running.discard(number)
-            self._over.pop(number, None)
-            if trial.state is State.FAILED:
-                self._follow(self._rungs.remove(number))
-                self._tell_waiting(trial.variant)
-            elif trial.state is State.PRUNED:
-                self._rungs.end(number)
-            self._tell_end(trial)
-
-    def _take_budget(self) -> None:
-        """Go on to a larger budget, for which what was complete is not."""
-        assert self.run.study is not None
-        budget = self.run.study.budget
-        if budget.rungs > self._rungs.count:
-            over = [variant.number for variant in self._rungs.variants.values() if len(variant.means) == self._rungs.count]
-            self._running |= {trial.number for trial in self.run.in_state(State.RUNNING)}
-            # A crash may have come between the last report of a trial and the note of its end.
-            self._over = {number: state for number, state in self._over.items() if state is not State.COMPLETE}
-            self._follow(self._rungs.extend(budget))
-            if self.proposer is not None:
-                self.proposer.forget_notes()
-            for number in over:
-                if proposer := self._proposed(number):
-                    proposer.go_on(number)
-                    self._tell_waiting(number)
-
-    def _follow(self, verdict: Decision) -> None:
-        self._idle |= {trial for trial in verdict.released if trial in self._running}
-        self._over |= dict.fromkeys(verdict.stopped, State.PRUNED)
-
     def _settle(self) -> None:
-        """Write down the ends that follow from what was reported."""
-        self._follow(self._rungs.stop_unpromotable(self._exhausted))
-        for number, state in sorted(self._over.items()):
-            self._record({"event": "end", "trial": number, "state": state.value})
-
-    def _tell_waiting(self, number: int) -> None:
-        """Tell the sampler of an architecture that waits at a rung."""
-        variant = self._rungs.variants[number]
-        if variant.waits and (proposer := self._proposed(number)):
-            proposer.wait(number, [mean[0] for mean in variant.means])
-
-    def _tell_end(self, trial: TrialResult) -> None:
-        """Tell the sampler when the last replicate of an architecture has ended: COMPLETE, with their means, when all are."""
-        first = trial.variant * self.study.replicates
-        trials = [self.run.trials.get(first + replicate) for replicate in range(self.study.replicates)]
-        proposer = self._proposed(trial.variant)
-        if proposer is None or any(one is None or one.state is State.RUNNING for one in trials):
-            return
-        ended = [one for one in trials if one is not None]
-        complete = [one for one in ended if one.state is State.COMPLETE]
-        states = {one.state for one in ended}
-        state = State.COMPLETE if states == {State.COMPLETE} else State.PRUNED if State.PRUNED in states else State.FAILED
-        values = tuple(fmean(found) for found in zip(*(self._values(one, one.search_reports[-1]) for one in complete), strict=True))
-        means = self._rungs.variant_of(trial.number).means
-        proposer.end(trial.variant, state, values, [mean[0] for mean in means])
-
-    def _values(self, trial: TrialResult, report: Report) -> Values:
-        """The objectives' values of a trial at a report, as the study states them."""
-        batch_size = self.study.training.batch_size
-        return tuple(objective_value(trial, report, objective.metric, batch_size) for objective in self.study.objectives)
-
-    def _to_minimise(self, values: Values) -> Values:
-        """The same, with the sign of what is maximised turned."""
-        directions = [objective.direction for objective in self.study.objectives]
-        return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))
+        """Record the ends of trials that follow from what was reported."""
+        self._state.follow(self._halving.stop_unpromotable(self._exhausted))
+        for number, state in sorted(self._state.ending.items()):
+            self.record(TrialEnded(trial=number, state=state))

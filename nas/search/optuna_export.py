@@ -19,11 +19,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.runs.events import Event
+from nas.runs.events import Event, TrialBegan, TrialEnded
 from nas.runs.ledger import read_events
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_value
-from nas.search.searcher import distribution, encoded
+from nas.search.distributions import distribution, encoded
 from space.errors import RunError, ToolkitError
 
 MARK = "exported from run"
@@ -47,7 +47,7 @@ def export_run(folder: Path, storage: str, name: str | None = None) -> int:
     """
     events = list(read_events(folder))
     run = Run(events)
-    if run.study is None:
+    if not run.begun:
         raise RunError(f"{folder} holds no study; its ledger is empty")
     name = name or run.study.name
     trials = _trials(run, events)
@@ -61,7 +61,7 @@ def export_run(folder: Path, storage: str, name: str | None = None) -> int:
 
 def _identity(events: list[Event]) -> str:
     """What tells this run from any other, wherever its directory lies: its first event, with the time it began."""
-    return hashlib.sha256(json.dumps(events[0], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(events[0].plain(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 # The storage.
@@ -106,7 +106,6 @@ def _first_line(error: BaseException) -> str:
 
 def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: str) -> optuna.Study:
     """The study to write to, without the trials of an earlier export; raises ToolkitError when the name is another study's."""
-    assert run.study is not None, "a run begins with its study"
     if name in optuna.get_all_study_names(opened):
         if optuna.load_study(study_name=name, storage=opened).user_attrs.get(MARK) != identity:
             raise ToolkitError(
@@ -127,9 +126,8 @@ def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: s
 
 def _trials(run: Run, events: list[Event]) -> list[FrozenTrial]:
     """All trials by number, so that Optuna numbers them as the run does."""
-    began = {event["trial"]: _local(event["time"]) for event in events if event["event"] == "trial"}
-    ended = {event["trial"]: _local(event["time"]) for event in events if event["event"] == "end"}
-    assert run.study is not None, "a run begins with its study"
+    began = {event.trial: _local(event.time) for event in events if isinstance(event, TrialBegan)}
+    ended = {event.trial: _local(event.time) for event in events if isinstance(event, TrialEnded)}
     distributions = {parameter.name: distribution(parameter.domain) for parameter in run.study.search_space.parameters}
     trials = []
     for number, trial in sorted(run.trials.items()):
@@ -147,7 +145,6 @@ def _local(time: str) -> datetime:
 
 
 def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
-    assert run.study is not None, "a run begins with its study"
     metrics = [objective.metric for objective in run.study.objectives]
     losses = {report.rung + 1: report.val_loss for report in trial.search_reports}
     attrs = _attributes(trial)

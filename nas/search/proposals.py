@@ -1,62 +1,135 @@
-"""New trials of a search: architectures tried first, then what the sampler proposes, each with all its replicates."""
+"""New trials of a search: architectures tried first, then a searcher's suggestions, each with all its replicates."""
 
 from __future__ import annotations
 
-from nas.runs.events import Event
-from nas.runs.records import Rejected
-from nas.runs.run import Run
-from nas.search.searcher import Proposer
+from collections.abc import Callable
+from statistics import fmean
+
+from nas.runs.events import Event, Promoted, Reported, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
+from nas.runs.records import State
+from nas.runs.run import Run, TrialResult, objective_values
+from nas.search.halving import SuccessiveHalving
+from nas.search.optuna_searcher import OptunaSearcher
+from nas.search.searcher import Searcher
+from nas.search.sources import trial_began
+from nas.study.settings import SearchSettings
 from nas.study.study import Study
-from space.domains.space import Params
+from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
 from space.spec import ModelSpec
 
+SEARCHERS: dict[str, Callable[[SearchSpace, SearchSettings, float], Searcher]] = {
+    "random": OptunaSearcher,
+    "tpe": OptunaSearcher,
+    "nsga2": OptunaSearcher,
+    "gp": OptunaSearcher,
+}
+"""By `search.sampler.kind`: the searcher of a space, its settings, and the share of the space that is feasible."""
+
 
 class Proposals:
-    """What a search tries next; its state follows from the ledger's events."""
+    """The trial source of a search. It asks the searcher, and tells it how architectures fare."""
 
     def __init__(self, study: Study) -> None:
         assert study.search is not None, "proposals are of a search"
         self._study, self._settings, self._space = study, study.search, study.search_space
-        self.proposer = Proposer(self._space, study.search, study.census.share)
+        self.searcher = SEARCHERS[study.search.sampler.kind](self._space, study.search, study.census.share)
         self._digests: set[str] = set()
         self._space_is_spent = False
+        self._rungs: int | None = None
+        """The rungs of the budget, as far as events say."""
 
     def exhausted(self, run: Run) -> bool:
         """Whether no new architecture will be tried."""
         return len(run.trials) >= self._settings.trials or (self._space_is_spent and self._enqueued() is None)
 
-    def next(self, run: Run) -> Event:
-        """The event that begins the next trial, or the note that the space is spent."""
-        replicates = self._settings.replicates
+    def next(self, run: Run) -> TrialBegan | SpaceSpent:
+        """The next replicate of the last architecture, or else the first trial of a new one."""
         number = len(run.trials)
-        variant, replicate = divmod(number, replicates)
+        variant, replicate = divmod(number, self._settings.replicates)
         if replicate:
             last = run.trials[number - 1]
-            return begin(self._study, number, variant, last.params, last.plain_spec, last.digest, replicate)
+            return trial_began(self._study, number, last.spec, variant=variant, seed=replicate, params=last.params)
         enqueued = self._enqueued()
         if enqueued is not None:
             params = self._space.params_of(enqueued)
-            return begin(self._study, number, variant, params, enqueued.model_dump(mode="json"), enqueued.digest, 0)
-        proposed = self.proposer.propose(variant, self._turned_down)
-        if proposed is None:
-            return {"event": "spent"}
-        params, rejected, attrs = proposed
-        spec = self._space.spec(params)
-        return begin(self._study, number, variant, params, spec.model_dump(mode="json"), spec.digest, 0, rejected, attrs)
+            return trial_began(self._study, number, enqueued, variant=variant, seed=0, params=params)
+        suggestion = self.searcher.suggest(variant, self._rejects)
+        if suggestion is None:
+            return SpaceSpent()
+        return trial_began(
+            self._study,
+            number,
+            self._space.spec(suggestion.params),
+            variant=variant,
+            seed=0,
+            params=suggestion.params,
+            rejected=suggestion.rejected,
+            attrs=dict(suggestion.attrs),
+        )
 
-    def take(self, event: Event) -> None:
-        """Take in what was begun, or that nothing is left."""
-        if event["event"] == "spent":
-            self._space_is_spent = True
-        elif event["event"] == "trial":
-            self._digests.add(event["digest"])
+    def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
+        """Note what was begun, and tell the searcher."""
+        match event:
+            case SpaceSpent():
+                self._space_is_spent = True
+            case TrialBegan():
+                self._digests.add(event.digest)
+                first = event.trial % self._settings.replicates == 0
+                if first and event.params is not None and event.variant not in self.searcher:
+                    self.searcher.replay(event.variant, event.params, event.rejected, event.attrs)
+            case Promoted():
+                if event.variant in self.searcher:
+                    self.searcher.resume(event.variant)
+            case Reported():
+                trial = run.trials[event.trial]
+                if len(trial.reports) <= trial.rungs:
+                    self._tell_waiting(trial.variant, halving)
+            case TrialEnded():
+                trial = run.trials[event.trial]
+                if trial.state is State.FAILED:
+                    self._tell_waiting(trial.variant, halving)
+                self._tell_end(trial, run, halving)
+            case StudyChanged():
+                self._take_budget(halving)
+        self._rungs = halving.budget.rungs
+
+    def _take_budget(self, halving: SuccessiveHalving) -> None:
+        """After the budget has grown: what was complete trains on, or waits at what was the last rung."""
+        if halving.budget.rungs == self._rungs:
+            return
+        self.searcher.forget_attrs()
+        for number, variant in halving.variants.items():
+            if len(variant.means) == self._rungs and number in self.searcher:
+                self.searcher.resume(number)
+                self._tell_waiting(number, halving)
+
+    def _tell_waiting(self, number: int, halving: SuccessiveHalving) -> None:
+        """Tell the searcher of an architecture that waits at a rung."""
+        variant = halving.variants[number]
+        if variant.waits and number in self.searcher:
+            self.searcher.tell_waiting(number, [mean[0] for mean in variant.means])
+
+    def _tell_end(self, trial: TrialResult, run: Run, halving: SuccessiveHalving) -> None:
+        """Tell the searcher when the last replicate of an architecture has ended: COMPLETE, with their means, when all are."""
+        first = trial.variant * self._settings.replicates
+        replicates = [run.trials.get(first + replicate) for replicate in range(self._settings.replicates)]
+        ended = [other for other in replicates if other is not None and other.state is not State.RUNNING]
+        if trial.variant not in self.searcher or len(ended) < len(replicates):
+            return
+        complete = [other for other in ended if other.state is State.COMPLETE]
+        states = {other.state for other in ended}
+        state = State.COMPLETE if states == {State.COMPLETE} else State.PRUNED if State.PRUNED in states else State.FAILED
+        by_trial = [objective_values(self._study, other, other.search_reports[-1]) for other in complete]
+        means = halving.variant_of(trial.number).means
+        values = tuple(fmean(column) for column in zip(*by_trial, strict=True))
+        self.searcher.tell(trial.variant, state, values, [mean[0] for mean in means])
 
     def _enqueued(self) -> ModelSpec | None:
         """The next of the architectures to try first."""
         return next((spec for spec in self._study.enqueued if spec.digest not in self._digests), None)
 
-    def _turned_down(self, params: Params) -> dict[str, float] | None:
+    def _rejects(self, params: Params) -> dict[str, float] | None:
         try:
             spec = self._space.spec(params)
         except SpecError:
@@ -65,29 +138,3 @@ class Proposals:
         if violations:
             return violations
         return {} if spec.digest in self._digests else None
-
-
-def begin(
-    study: Study,
-    number: int,
-    variant: int,
-    params: Params | None,
-    spec: Event,
-    digest: str,
-    replicate: int,
-    rejected: list[Rejected] | None = None,
-    attrs: Event | None = None,
-) -> Event:
-    """The event with which a trial begins."""
-    return {
-        "event": "trial",
-        "trial": number,
-        "variant": variant,
-        "params": params,
-        "spec": spec,
-        "digest": digest,
-        "seed": study.training.seed + replicate,
-        "rungs": study.budget.rungs,
-        "rejected": [one.model_dump() for one in rejected or []],
-        **({"attrs": attrs} if attrs else {}),
-    }

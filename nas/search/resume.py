@@ -1,34 +1,48 @@
-"""Whether a run directory can go on with a study, and what its ledger has so far."""
+"""Whether a run directory can be resumed with a study, and what its ledger holds so far."""
 
 from __future__ import annotations
 
-from nas.data.header import Header
-from nas.runs.events import Event
-from nas.runs.ledger import SCHEMA, Ledger, read_events
+from typing import Any
+
+from nas.runs.events import SCHEMA, Event, RunBegan, StudyChanged
+from nas.runs.ledger import Ledger, read_events
 from nas.runs.run import Run
-from nas.study.settings import BudgetSettings
-from nas.study.study import Study, budget_grows, differences
+from nas.study.study import Study
 from space.errors import RunError
 
+FREE_TO_CHANGE = (
+    "question",
+    "search.trials",
+    "search.enqueue",
+    "ablation",
+    "finish",
+    "evaluation.samples",
+    "evaluation.fid",
+    "resources",
+    "tracking",
+)
+"""What may differ when a run is resumed: none of it changes what a finished trial means."""
 
-def continued(study: Study, ledger: Ledger) -> list[Event]:
-    """The events of a ledger that goes on with a study, the study's own event included.
 
-    Raises RunError when the directory holds another study or was trained on other data.
+def resumed(study: Study, ledger: Ledger) -> list[Event]:
+    """The events of a ledger that is resumed with a study, the study's own event included.
+
+    Raises:
+        RunError: When the directory holds another study, was trained on other data, or has finished trials of a smaller budget.
     """
-    events, plain = list(read_events(ledger.folder)), study.model_dump(mode="json")
+    events = list(read_events(ledger.folder))
     if not events:
-        header = study.data.header()
-        return [ledger.append({"event": "run", "schema": SCHEMA, "study": plain, "data": header.model_dump(mode="json")})]
-    old, data = _latest(events)
-    if old is None:
+        return [ledger.append(RunBegan(schema_version=SCHEMA, study=study, data=study.header))]
+    run = Run(event for event in events if isinstance(event, RunBegan | StudyChanged))
+    if not run.begun or run.data is None:
         raise RunError(f"{ledger.folder}: the ledger does not begin with a study; move the directory away to start anew")
+    old = run.study
     changed = differences(old, study)
     if changed:
         raise RunError(
             f"{ledger.folder} holds another study ({'; '.join(changed)}); undo the change, or run into another directory with --out"
         )
-    if data is not None and data.checksum != study.data.header().checksum:
+    if run.data.checksum != study.header.checksum:
         raise RunError(
             f"{ledger.folder} was trained on other data than {study.data.source} holds now; "
             "put the old ones back, or run into another directory with --out"
@@ -40,19 +54,41 @@ def continued(study: Study, ledger: Ledger) -> list[Event]:
                 f"{ledger.folder}: budget cannot be raised after trial {finished[0]} was trained on beyond it; raise "
                 "finish.budget, or run into another directory with --out"
             )
-    if old.model_dump(mode="json") != plain:
-        events.append(ledger.append({"event": "study", "study": plain}))
+    if old.model_dump(mode="json") != study.model_dump(mode="json"):
+        events.append(ledger.append(StudyChanged(study=study)))
     return events
 
 
-def first_budget(events: list[Event]) -> BudgetSettings:
-    """The budget that a run began with."""
-    study = Run(events[:1]).study
-    assert study is not None, "a ledger that goes on begins with a study"
-    return study.budget
+def differences(old: Study, new: Study) -> list[str]:
+    """`key: old → new` for all that differs and may not."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    # A rate that has fallen to 0 cannot go on from there.
+    free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
+    if old.ablation:
+        # Every trial of it was scored in that way.
+        free_keys.remove("evaluation.fid")
+    if budget_grows(old, new):
+        free_keys += ["budget.max", "budget.steps", "budget.rungs"]
+    changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
+        for key in changed_keys
+        if not any(key == free or key.startswith(f"{free}.") for free in free_keys)
+    ]
 
 
-def _latest(events: list[Event]) -> tuple[Study | None, Header | None]:
-    """The study as it was last, and the header of the data that the run began with."""
-    run = Run([event for event in events if event["event"] in ("run", "study")])
-    return run.study, run.data
+def budget_grows(old: Study, new: Study) -> bool:
+    """Whether a budget has the other's rungs and more above them, so that trials can train on."""
+    before, after = old.budget.milestones, new.budget.milestones
+    if (old.budget.max is None) != (new.budget.max is None) or old.budget.even != new.budget.even:
+        return False
+    return len(after) > len(before) and after[: len(before)] == before and not old.budget.decay
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from nas.runs.events import Event
+from nas.runs.events import Event, SpaceSpent, TrialBegan
 from nas.runs.records import State
-from nas.runs.run import Run, TrialResult
-from nas.search.proposals import begin
+from nas.runs.run import Run, final_value
+from nas.search.halving import SuccessiveHalving
+from nas.search.sources import trial_began
 from nas.stats.sequential import looks, settled
 from nas.study.rows import Comparison, comparisons
 from nas.study.study import Study
@@ -20,7 +21,7 @@ Pair = tuple[str, int]
 """An architecture's digest, and the place of its seed, from 0."""
 
 
-class Pairs:
+class PairedSeeds:
     """What an ablation trains next; its state follows from the ledger's events.
 
     Seed by seed, all rows with one before any with the next, so that an interrupted run has whole pairs. Rows of equal architecture
@@ -41,18 +42,18 @@ class Pairs:
         """Whether nothing more is to be begun for now; the end of running trials may change that where seeds are sequential."""
         return self._due(run) is None
 
-    def next(self, run: Run) -> Event:
-        """The event that begins the next trial."""
+    def next(self, run: Run) -> TrialBegan | SpaceSpent:
+        """The event with which the next trial begins."""
         due = self._due(run)
         assert due is not None, "asked when exhausted"
         digest, seed = due
         number = len(run.trials)
-        return begin(self._study, number, number, None, self._specs[digest].model_dump(mode="json"), digest, seed)
+        return trial_began(self._study, number, self._specs[digest], variant=number, seed=seed)
 
-    def take(self, event: Event) -> None:
-        """Take in what was begun."""
-        if event["event"] == "trial":
-            self._begun[event["digest"], event["seed"] - self._study.training.seed] = event["trial"]
+    def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
+        """Note what was begun."""
+        if isinstance(event, TrialBegan):
+            self._begun[event.digest, event.seed - self._study.training.seed] = event.trial
 
     def _due(self, run: Run) -> Pair | None:
         while True:
@@ -99,12 +100,4 @@ class Pairs:
 
     def _value(self, run: Run, digest: str, seed: int) -> float:
         number = self._begun.get((digest, seed))
-        return metric_value(run.trials[number], self._metric) if number is not None else math.nan
-
-
-def metric_value(trial: TrialResult, metric: str) -> float:
-    """What a complete trial reached at its last rung; NaN for another state, and where it was not measured."""
-    if trial.state is not State.COMPLETE:
-        return math.nan
-    last = trial.search_reports[-1]
-    return last.val_loss if metric == "val_loss" else last.scores.get(metric, math.nan)
+        return final_value(run.trials[number], self._metric) if number is not None else math.nan

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 import space.published as printed
+from nas.study.metrics import SCORES
 from space.document import nearest
 from space.errors import StudyError, ToolkitError
 from space.frozen import Frozen
@@ -171,9 +172,8 @@ class AblationSettings(Frozen):
     @field_validator("metric")
     @classmethod
     def _is_measured(cls, given: str) -> str:
-        known = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
-        if given not in known:
-            raise StudyError(f"'{given}' is not measured of a trial; known: {', '.join(known)}")
+        if given not in SCORES:
+            raise StudyError(f"'{given}' is not measured of a trial; known: {', '.join(SCORES)}")
         return given
 
     @model_validator(mode="after")

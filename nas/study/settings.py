@@ -38,6 +38,19 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+def first_step(macs: int, step_macs: int) -> int:
+    """The first training step after which at least `macs` multiply-accumulates have been spent."""
+    return -(-macs // step_macs)
+
+
+def _refuse_renamed(section: str, given: Any, renamed: dict[str, str]) -> Any:
+    """Refuse keys of earlier versions by their new names."""
+    for old, new in renamed.items():
+        if isinstance(given, dict) and old in given:
+            raise StudyError(f"{section}.{old} is now called {section}.{new}; rename it")
+    return given
+
+
 class ModelSettings(Frozen):
     """A preset, made smaller or larger by `scale`, and dotted paths that differ from it."""
 
@@ -134,6 +147,11 @@ class TrainingSettings(Frozen):
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
     seed: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_todays_keys(cls, given: Any) -> Any:
+        return _refuse_renamed("training", given, {"objective": "prediction"})
+
 
 class BudgetSettings(Frozen):
     """Training compute of a full trial, and the rungs at which trials are compared.
@@ -156,6 +174,11 @@ class BudgetSettings(Frozen):
     grace_rungs: Annotated[int, Field(ge=0)] = 0
     brackets: Annotated[int, Field(ge=1)] = 1
     decay: Share = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_todays_keys(cls, given: Any) -> Any:
+        return _refuse_renamed("budget", given, {"reduction": "reduction_factor", "grace": "grace_rungs"})
 
     @model_validator(mode="after")
     def _is_one_amount(self) -> BudgetSettings:
@@ -203,8 +226,37 @@ class BudgetSettings(Frozen):
         return amount
 
     def milestones_of(self, step_macs: int) -> tuple[int, ...]:
-        """Cumulative training multiply-accumulates of every rung for a trial whose step takes so many."""
+        """Cumulative training multiply-accumulates at every rung, for a trial whose step takes `step_macs`."""
         return tuple(mark * (step_macs if self.max is None else 1) for mark in self.milestones)
+
+    def steps_of(self, step_macs: int) -> tuple[int, ...]:
+        """The training step at which a trial reports at every rung, for a trial whose step takes `step_macs`."""
+        return tuple(first_step(macs, step_macs) for macs in self.milestones_of(step_macs))
+
+    @property
+    def increments(self) -> tuple[int, ...]:
+        """What is trained from one rung to the next, the first from nothing; in the unit of `milestones`."""
+        marks = self.milestones
+        return tuple(mark - before for before, mark in zip((0, *marks), marks, strict=False))
+
+    def bracket_of(self, variant: int) -> int:
+        """The bracket of an architecture, by its number: architectures are dealt out in turn."""
+        return variant % self.brackets
+
+    def in_bracket(self, architectures: int, bracket: int) -> int:
+        """How many of so many architectures a bracket gets."""
+        return (architectures - bracket + self.brackets - 1) // self.brackets
+
+    def first_judged(self, bracket: int) -> int:
+        """The first rung (from 0) at which a bracket's architectures are judged; the last where nothing is."""
+        last = self.rungs - 1
+        return last if self.mode == "none" else min(self.grace_rungs + bracket, last)
+
+    def share_promoted(self, rung: int, bracket: int = 0) -> float:
+        """The share of a bracket's architectures that trains on from a rung, in expectation: 1 where nothing is judged."""
+        if rung >= self.rungs - 1:
+            return 0.0
+        return 1 / self.reduction_factor if rung >= self.first_judged(bracket) else 1.0
 
 
 class FinishSettings(Frozen):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
+from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
 from nas.study.rows import Row, rows_of
@@ -27,11 +27,10 @@ from nas.study.settings import (
     TrainingSettings,
 )
 from space.costs.cost import cost
-from space.document import Document, parse
 from space.domains.census import Census
 from space.domains.census import census as take_census
 from space.domains.space import FIXED_BY_DATA, SearchSpace
-from space.errors import DataError, StudyError, ToolkitError
+from space.errors import StudyError, ToolkitError
 from space.frozen import Frozen
 from space.presets import preset
 from space.resize import scaled
@@ -40,8 +39,15 @@ from space.spec import ModelSpec, spec_paths
 CENSUS_DRAWS = 100_000
 
 
+ReadHeader = Callable[[DataSettings], Header]
+
+
 class Study(Frozen):
-    """One question, and all that is needed to answer it."""
+    """One question, and all that is needed to answer it.
+
+    It is checked against the header of its data, which the validation context brings under `header`: a Header, or a function
+    that gives the one of the study's `data` settings. Nothing is read here; `nas.study.load` reads.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     question: str = ""
@@ -56,6 +62,14 @@ class Study(Frozen):
     resources: ResourceSettings = ResourceSettings()
     tracking: tuple[TrackingSettings, ...] = ()
 
+    _header: Header | None = PrivateAttr(None)
+
+    @property
+    def header(self) -> Header:
+        """What the study's data hold, as it was given when the study was checked."""
+        assert self._header is not None, "a study without a header is refused"
+        return self._header
+
     @cached_property
     def base(self) -> ModelSpec:
         """The spec that is varied: the preset with its changes, its input as the data have it."""
@@ -63,7 +77,7 @@ class Study(Frozen):
 
     def spec_of(self, name: str | None, changes: Mapping[str, Any]) -> ModelSpec:
         """A preset, by default the study's, scaled and changed as the study's model is, and with changes of its own."""
-        header = self.data.header()
+        header = self.header
         channels, height, width = header.shape
         classes = len(header.class_names)
         if height != width:
@@ -148,10 +162,19 @@ class Study(Frozen):
         return given
 
     @model_validator(mode="after")
-    def _is_possible(self) -> Study:
+    def _is_possible(self, info: ValidationInfo) -> Study:
+        if self._header is not None:
+            return self  # A study that was checked already, as part of an event.
+        given: Header | ReadHeader | None = (info.context or {}).get("header")
+        if given is None:
+            raise StudyError("a study is checked against the header of its data; load it with nas.load_study")
         if (self.search is None) == (self.ablation is None):
             raise StudyError("a study holds either search or ablation; give one of them")
-        _within("data", self.data.header)
+
+        def take_header() -> None:
+            self._header = given if isinstance(given, Header) else given(self.data)
+
+        _within("data", take_header)
         _within("model", lambda: self.base)
         if self.search:
             self._check_search(self.search)
@@ -205,6 +228,16 @@ class Study(Frozen):
             return tuple(row.spec for row in self.rows)
         return tuple(spec for spec in (self.census.cheapest, self.census.dearest, *self.enqueued) if spec is not None)
 
+    def packed(self) -> str:
+        """The study and its header as JSON, for `unpacked` in another process."""
+        return json.dumps({"study": self.model_dump(mode="json"), "header": self.header.model_dump(mode="json")})
+
+    @classmethod
+    def unpacked(cls, text: str) -> Study:
+        """The study that `packed` gave, checked against the same header."""
+        both = json.loads(text)
+        return cls.model_validate(both["study"], context={"header": Header.model_validate(both["header"])})
+
     def check_runs(self) -> None:
         """The checks that look at many architectures; raises StudyError when none is feasible or a rung is under one step."""
         if self.search:
@@ -222,116 +255,9 @@ class Study(Frozen):
             )
 
 
-def check_data(study: Study) -> None:
-    """Read the data; raises DataError when they are missing or damaged, or fewer images are held out than validation needs."""
-    study.data.check_flip()
-    held_out = len(study.data.load().validation)
-    wanted = study.evaluation.val_loss.images
-    if wanted > held_out:
-        raise DataError(f"evaluation.val_loss.images is {wanted}, but only {held_out} images are held out; lower it")
-    if study.evaluation.fid is not None:
-        # What judges the winners must be there, and have enough samples, before anything is trained.
-        from nas.evaluation.evaluate import check_count
-        from nas.evaluation.extractors import extractor_named
-
-        check_count(study.evaluation.fid.samples, extractor_named(study.evaluation.fid.extractor).dimensions)
-
-
 def _within(key: str, check: Any) -> None:
     """Run a check, its message led by the key it is about."""
     try:
         check()
     except ToolkitError as error:
         raise StudyError(f"{key}: {error}") from None
-
-
-def load_study(path: Path, changes: list[str] | None = None) -> Study:
-    """The study in a YAML file, laid over the one it `extends`, with `key.path=value` changes.
-
-    Raises StudyError with the one sentence for what is wrong.
-    """
-    document = Document.read_extended(path)
-    for change in changes or []:
-        _apply(document.data, change)
-    return parse(Study, document.data, document)
-
-
-def _apply(data: dict[str, Any], change: str) -> None:
-    """Set one `key.path=value`; a key of the file that holds dots itself is found too."""
-    path, equals, text = change.partition("=")
-    if not equals or not path:
-        raise StudyError(f"--set {change}: write KEY=VALUE, such as search.trials=8")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        raise StudyError(f"--set {change}: '{text}' is not a YAML value") from None
-    inner, parts = data, path.split(".")
-    while parts:
-        # The longest key that is there, so that search.space.attention.tokens means the space's key `attention.tokens`.
-        known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in inner]
-        dotted = any(inner is _below(data, *keys) for keys in (("model", "set"), ("search", "space")))
-        take = known[0] if known else (len(parts) if dotted else 1)
-        key, parts = ".".join(parts[:take]), parts[take:]
-        if not parts:
-            inner[key] = value
-            return
-        below = inner.setdefault(key, {})
-        if not isinstance(below, dict):
-            raise StudyError(f"--set {change}: '{key}' holds {below!r}, not keys")
-        inner = below
-
-
-def _below(data: Any, *keys: str) -> Any:
-    """The value below some keys, None when one is missing."""
-    for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
-
-
-FREE_TO_CHANGE = (
-    "question",
-    "search.trials",
-    "search.enqueue",
-    "ablation",
-    "finish",
-    "evaluation.samples",
-    "evaluation.fid",
-    "resources",
-    "tracking",
-)
-"""What may differ when a run goes on: none of it changes what a finished trial means."""
-
-
-def differences(old: Study, new: Study) -> list[str]:
-    """`key: old → new` for all that differs and may not."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    # A rate that has fallen to 0 cannot go on from there.
-    free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
-    if old.ablation:
-        # Every trial of it was scored in that way.
-        free_keys.remove("evaluation.fid")
-    if budget_grows(old, new):
-        free_keys += ["budget.max", "budget.steps", "budget.rungs"]
-    changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
-    return [
-        f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
-        for key in changed_keys
-        if not any(key == free or key.startswith(f"{free}.") for free in free_keys)
-    ]
-
-
-def budget_grows(old: Study, new: Study) -> bool:
-    """Whether a budget has the other's rungs and more above them, so that trials can train on."""
-    before, after = old.budget.milestones, new.budget.milestones
-    if (old.budget.max is None) != (new.budget.max is None) or old.budget.even != new.budget.even:
-        return False
-    return len(after) > len(before) and after[: len(before)] == before and not old.budget.decay
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat

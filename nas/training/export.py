@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from nas.data.codecs import codec_named
+from nas.data.sources import open_data
 from nas.diffusion.generate import sample
 from nas.diffusion.prediction import Prediction, prediction
 from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import extractor_named
 from nas.evaluation.images import write_grid
 from nas.evaluation.reference import reference_of_split
+from nas.runs.events import Exported
+from nas.runs.layout import CARD, EXPORTS, checkpoint_path
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
-from nas.search.reuse import CHECKPOINT
 from nas.study.settings import PredictionSettings, SampleSettings
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint
@@ -25,8 +27,6 @@ from nas.training.trainer import ema_name
 from space.errors import RunError
 from space.model.network import Network
 from space.weights import load, save
-
-CARD, SAMPLES, EVALUATION = "card.md", "samples.png", "evaluation.json"
 
 
 def select(run: Run, which: str) -> list[TrialResult]:
@@ -55,7 +55,7 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
 
     `ema` chooses among the decays of the study; the first by default. Raises RunError when the trial has no checkpoint.
     """
-    path = run_folder / "trials" / trial.name / CHECKPOINT
+    path = checkpoint_path(run_folder, trial.name)
     found = read_checkpoint(path)
     if found is None:
         raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
@@ -71,6 +71,25 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
     save(model, out, facts)
     (out / CARD).write_text(_card(study, trial, facts), encoding="utf-8")
     return load(out)
+
+
+def exported(study: Study, trial: TrialResult, without_samples: str | None = None) -> Exported:
+    """The event that says that a trial was exported as it is now; `without_samples` says why it has no samples, if so."""
+    how = study.evaluation.model_dump(mode="json")
+    return Exported(
+        trial=trial.number,
+        folder=f"{EXPORTS}/{trial.name}",
+        macs=trial.reports[-1].macs,
+        samples=how["samples"],
+        fid=how["fid"],
+        without_samples=without_samples,
+    )
+
+
+def export_due(study: Study, trial: TrialResult) -> bool:
+    """Whether a trial has trained on, or is to be sampled otherwise, since it was exported."""
+    last, now = trial.export, exported(study, trial)
+    return last is None or (last.macs, last.samples, last.fid) != (now.macs, now.samples, now.fid)
 
 
 def write_samples(
@@ -109,7 +128,7 @@ def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: 
     assert settings is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = extractor_named(settings.extractor, device=device)
-    reference = reference_of_split(study.data.load().train, "train", extractor, device)
+    reference = reference_of_split(open_data(study.data).train, "train", extractor, device)
     report = evaluate_model(model.to(device), facts["codec"], trained_for(facts), extractor, reference, settings)
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -120,7 +139,7 @@ def trained_for(facts: dict[str, Any]) -> Prediction:
 
 
 def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[str, Any]:
-    last, header = trial.reports[-1], study.data.header()
+    last, header = trial.reports[-1], study.header
     return {
         "study": study.name,
         "trial": trial.number,

@@ -9,6 +9,7 @@ import torch
 
 from nas.data.feed import Feed
 from nas.data.settings import DataSettings
+from nas.data.sources import open_data
 from nas.diffusion.prediction import Prediction
 from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import Extractor, extractor_named
@@ -39,4 +40,4 @@ def scores(model: Network, study: Study, train: Feed, prediction: Prediction, ba
 def _judge(data: DataSettings, name: str, device: torch.device) -> tuple[Extractor, Reference]:
     """Kept for the next trial in the same process."""
     extractor = extractor_named(name, device=device)
-    return extractor, reference_of_split(data.load().train, "train", extractor, device)
+    return extractor, reference_of_split(open_data(data).train, "train", extractor, device)

@@ -15,9 +15,11 @@ import torch
 
 from nas.data.feed import Feed
 from nas.data.settings import DataSettings
+from nas.data.sources import open_data
 from nas.evaluation.validation import ValidationGrid
+from nas.runs.checkpoints import keep
+from nas.runs.layout import CHECKPOINT, LAST_RUNG
 from nas.runs.records import Failure, Report, TrialPlan
-from nas.search.reuse import CHECKPOINT, LAST_RUNG, keep
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.scores import due, scores
@@ -28,7 +30,7 @@ from space.costs.cost import cost
 @lru_cache(maxsize=1)
 def feeds(settings: DataSettings, device: torch.device) -> tuple[Feed, Feed]:
     """Training and validation data on a device, kept for the next trial in the same process."""
-    data = settings.load()
+    data = open_data(settings)
     return Feed(data.train, device, settings.flip), Feed(data.validation, device, resident=False)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import analysis
-from nas.runs.ledger import LEDGER
+from nas.runs.layout import LEDGER
 from nas.runs.run import read_run
 
 nbformat = pytest.importorskip("nbformat")

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import yaml
 
-from nas.study.study import load_study
+from nas.study.load import load_study
 from tests.conftest import TINY
 
 VARIANTS = [

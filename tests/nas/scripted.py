@@ -4,9 +4,12 @@ from collections import deque
 
 import numpy as np
 
+from nas.reporting.console import status_lines
+from nas.reporting.progress import Progress
 from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import Failure, Report
 from nas.search.controller import Search
+from nas.search.state import SearchState, read_state
 
 VARIED = [
     "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv]}",
@@ -58,9 +61,37 @@ def carry_out(search, workers=1, stop_after=None, failing=(), loss=loss_of):
             busy.append((plan, rung + 1))
 
 
+def plain(folder):
+    """The ledger as plain data."""
+    return [event.plain() for event in read_events(folder)]
+
+
+def status(folder):
+    """The lines of `nas status`."""
+    return status_lines(read_state(folder).run, read_events(folder))
+
+
+class Counting:
+    """The progress of a run, counted event by event beside the state that the events make."""
+
+    def __init__(self):
+        self.state, self.progress = SearchState(), None
+
+    def take(self, event):
+        self.state.apply(event)
+        self.progress = self.progress or Progress(self.state.run)
+        self.progress.take(event)
+        return self.progress
+
+    def take_all(self, events):
+        for event in events:
+            self.take(event)
+        return self.progress
+
+
 def facts(folder):
     """The ledger without times."""
-    return [{key: value for key, value in event.items() if key != "time"} for event in read_events(folder)]
+    return [{key: value for key, value in event.plain().items() if key != "time"} for event in read_events(folder)]
 
 
 def searched(study, folder, **how):

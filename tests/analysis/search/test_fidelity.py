@@ -21,7 +21,7 @@ from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.search.controller import Search
 from nas.stats import ranks
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.recorded import ALL_FULLY, VARIED, seeded_loss
 from tests.nas.scripted import carry_out, report, searched

@@ -14,7 +14,7 @@ from analysis.search.importance import param_importances
 from analysis.search.plots import plot_param_importances
 from nas.runs.records import State
 from nas.runs.run import read_run
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.scripted import searched
 

@@ -23,12 +23,13 @@ from nas.execution.cluster import check_nodes, living_nodes
 from nas.execution.packing import CONTEXT_BYTES, training_bytes
 from nas.execution.ray_adapters import GPU, PLAN, PlanSearcher, PlanTrainable, RungScheduler, step_result
 from nas.execution.ray_executor import RayExecutor
+from nas.runs.events import HandedOutAgain, Reported
 from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import State, TrialPlan
 from nas.runs.run import read_run
 from nas.search.controller import Search
+from nas.study.load import load_study
 from nas.study.settings import ResourceSettings
-from nas.study.study import load_study
 from nas.training.trainer import Trainer
 from space.errors import ToolkitError
 from tests.nas.scripted import report as scripted_report
@@ -264,7 +265,7 @@ def check_all_ended(folder):
     run = read_run(folder)
     assert not run.in_state(State.RUNNING)
     assert not run.in_state(State.FAILED)
-    reports = [(event["trial"], event["rung"]) for event in read_events(folder) if event["event"] == "report"]
+    reports = [(event.trial, event.rung) for event in read_events(folder) if isinstance(event, Reported)]
     assert max(Counter(reports).values()) == 1
     for trial in run.trials.values():
         assert [report.rung for report in trial.reports] == list(range(len(trial.reports)))
@@ -307,19 +308,19 @@ def test_a_killed_node_costs_what_came_after_the_last_rung(cluster, tiny_file, f
     study = load_study(tiny_file, [*LONGER, "search.trials=5", "resources.cpu=7"])
     killed = []
 
-    def kill(event, search):
+    def kill(event, run):
         """Kill the node of a trial that has just reported for the second time and goes on."""
-        if event["event"] == "report" and event["rung"] == 1 and not killed:
-            (node,) = {line[3] for line in notes(folder) if int(line[0]) == event["trial"]}
+        if isinstance(event, Reported) and event.rung == 1 and not killed:
+            (node,) = {line[3] for line in notes(folder) if int(line[0]) == event.trial}
             os.kill(pids[node], signal.SIGKILL)
-            killed.append((event["trial"], node, 2))
+            killed.append((event.trial, node, 2))
 
     with RayExecutor(folder, study.resources, cluster.address, trainable=Logged) as executor:
         carry_out(executor, study, folder, kill)
     run = check_all_ended(folder)
-    again = [event for event in read_events(folder) if event["event"] == "again"]
+    again = [event for event in read_events(folder) if isinstance(event, HandedOutAgain)]
     # With its node it was lost, and at most the other that ran there.
-    assert killed[0][0] in [event["trial"] for event in again]
+    assert killed[0][0] in [event.trial for event in again]
     assert len(again) <= 2
     number, node, reported = killed[0]
     # A report may still have come in while the node was dying.
@@ -343,16 +344,16 @@ def test_a_killed_worker_costs_what_came_after_the_last_rung(cluster, tiny_file,
     study = load_study(tiny_file, [*LONGER, "search.trials=2", "resources.concurrent=2"])
     killed = []
 
-    def kill(event, search):
-        if event["event"] == "report" and event["rung"] == 1 and not killed:
-            (pid,) = {int(line[4]) for line in notes(folder) if int(line[0]) == event["trial"]}
+    def kill(event, run):
+        if isinstance(event, Reported) and event.rung == 1 and not killed:
+            (pid,) = {int(line[4]) for line in notes(folder) if int(line[0]) == event.trial}
             os.kill(pid, signal.SIGKILL)
-            killed.append(event["trial"])
+            killed.append(event.trial)
 
     with RayExecutor(folder, study.resources, cluster.address, trainable=Logged) as executor:
         carry_out(executor, study, folder, kill)
     run = check_all_ended(folder)
-    (again,) = [event for event in read_events(folder) if event["event"] == "again"]
+    (again,) = [event for event in read_events(folder) if isinstance(event, HandedOutAgain)]
     assert again["trial"] == killed[0]
     assert again["reason"].startswith("the worker died: ")
     assert (killed[0], 2) in {begun[:2] for begun in check_lost_little(run, folder)}

@@ -17,7 +17,7 @@ from nas.execution.runner import run_study
 from nas.runs.ledger import LEDGER, read_events
 from nas.runs.records import State
 from nas.runs.run import read_run
-from nas.study.study import load_study
+from nas.study.load import load_study
 from nas.training.trainer import Trainer
 from nas.training.trial import CHECKPOINT, Trial
 from space import ToolkitError, load
@@ -27,7 +27,7 @@ MEASURED = ("time", "seconds", "images_per_s", "peak_memory_mib")
 
 def facts(folder: Path):
     """The ledger without what is measured anew every time."""
-    return [{key: value for key, value in event.items() if key not in MEASURED} for event in read_events(folder)]
+    return [{key: value for key, value in event.plain().items() if key not in MEASURED} for event in read_events(folder)]
 
 
 def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
@@ -114,7 +114,7 @@ import os, signal, sys
 from pathlib import Path
 from nas.training import trial
 from nas.execution.runner import run_study
-from nas.study.study import load_study
+from nas.study.load import load_study
 write, left = trial.write_checkpoint, [4]
 def write_then_die(*arguments):
     write(*arguments)

@@ -8,7 +8,7 @@ import torch
 
 from nas.execution.smoke import Smoke, Step, read_smoke, smoke, smoke_lines, smoke_step
 from nas.runs.records import TrialPlan
-from nas.study.study import load_study
+from nas.study.load import load_study
 from nas.training.trial import Trial
 from space import ToolkitError, cost
 from space.costs.memory import memory

@@ -20,8 +20,8 @@ from ray import tune
 
 from nas.execution.tracking import METRICS, callbacks
 from nas.runs.records import TrialPlan
+from nas.study.load import load_study
 from nas.study.settings import TrackingSettings
-from nas.study.study import load_study
 from space import ToolkitError
 
 RUNGS = 3

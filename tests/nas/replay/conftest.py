@@ -3,7 +3,7 @@
 import pytest
 
 from nas.stats import ranks
-from nas.study.study import load_study
+from nas.study.load import load_study
 from tests.nas.recorded import ALL_FULLY
 
 

@@ -6,12 +6,12 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from nas.cli.replay import replay as command
+from nas.cli.replay import replay_command as command
 from nas.replay.curves import recorded
-from nas.replay.simulator import Arrival, Rules, replay
+from nas.replay.simulator import Arrival, Rules, replay_run
 from nas.runs.records import State
-from nas.runs.run import Run, read_run
-from nas.study.study import load_study
+from nas.runs.run import read_run
+from nas.study.load import load_study
 from tests.nas.recorded import ALL_FULLY, VARIED, noisy
 from tests.nas.scripted import facts, searched
 
@@ -21,7 +21,7 @@ def test_thousands_of_trials_take_seconds(tiny_file):
     record = noisy(study, 2000, 0.5)
     for mode in ("stop", "promote"):
         start = time.process_time()
-        found = replay(record, Rules(mode), Arrival(workers=8, repeats=1))
+        found = replay_run(record, Rules(mode), Arrival(workers=8, repeats=1))
         assert time.process_time() - start < 15
         assert found.share.mean < 0.4
 
@@ -43,7 +43,7 @@ def test_the_command_prints_what_a_replay_found(full):
         full, "--scheduler", "promote", "--reduction-factor", 4, "--grace-rungs", 1, "--workers", 2, "--repeats", 3, "--top", 2
     )
     record = recorded(read_run(full))
-    found = replay(record, Rules("promote", 4, grace_rungs=1), Arrival(workers=2, repeats=3), top=2)
+    found = replay_run(record, Rules("promote", 4, grace_rungs=1), Arrival(workers=2, repeats=3), top=2)
     assert "tiny: 24 architectures, recorded at 5 rungs of reduction 2" in text
     assert "24 trials tried in random order on 2 workers; mean ± sd of 3 orders" in text
     assert "promote, reduction 4, 3 rungs, grace 1, 1 bracket" in text
@@ -58,7 +58,7 @@ def test_the_command_prints_what_a_replay_found(full):
 
 def test_the_commands_json_holds_the_same(full):
     data = json.loads(called(full, "--sampler", "recorded", "--json"))
-    found = replay(recorded(read_run(full)), Rules(), Arrival("recorded"))
+    found = replay_run(recorded(read_run(full)), Rules(), Arrival("recorded"))
     (shown,) = data["replays"]
     assert shown["pflops"] == {"mean": found.pflops.mean, "sd": None}
     assert (shown["mode"], shown["reduction_factor"], shown["repeats"]) == ("stop", 2, 1)
@@ -98,5 +98,5 @@ def test_a_pruned_runs_rest_is_shown_for_what_it_is(tiny_file, tmp_path):
 
 def test_reading_curves_changes_nothing(full):
     before = facts(full)
-    replay(recorded(Run(before)), Rules(), Arrival(repeats=1))
+    replay_run(recorded(read_run(full)), Rules(), Arrival(repeats=1))
     assert facts(full) == before

@@ -6,15 +6,15 @@ from scipy.stats import kendalltau
 
 from nas.replay import curves
 from nas.replay.curves import recorded
-from nas.runs.ledger import Ledger
+from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import State
 from nas.runs.run import Run, read_run
 from nas.search.controller import Search
 from nas.stats import ranks
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.recorded import ALL_FULLY, VARIED, of_losses, seeded_loss
-from tests.nas.scripted import carry_out, facts, report, searched
+from tests.nas.scripted import carry_out, report, searched
 
 
 def test_agreement_is_kendalls_tau_with_an_interval(study, monkeypatch):
@@ -65,8 +65,8 @@ def test_trials_without_a_full_curve_are_left_out_and_counted(tiny_file, tmp_pat
 
 def test_an_architecture_counts_when_all_its_replicates_were_begun(tiny_file, tmp_path):
     searched(load_study(tiny_file, [*ALL_FULLY, "search.replicates=2"]), tmp_path / "run", stop_after=5 * 17)
-    *events, last = facts(tmp_path / "run")
-    assert (last["event"], last["trial"]) == ("trial", 17)
+    *events, last = read_events(tmp_path / "run")
+    assert (last.event, last.trial) == ("trial", 17)
     run = Run(events)
     assert [len(trial.reports) for trial in run.trials.values()] == [5] * 17
     assert len(recorded(run).curves) == 8

@@ -9,8 +9,8 @@ import pytest
 from nas.replay import order as arrival
 from nas.replay import simulator as replays
 from nas.replay.curves import Recorded
-from nas.replay.simulator import Arrival, Rules, replay
-from nas.study.study import load_study
+from nas.replay.simulator import Arrival, Rules, replay_run
+from nas.study.load import load_study
 from tests.nas.recorded import ALL_FULLY, TWO, noisy, of_losses
 
 
@@ -30,9 +30,9 @@ def orders(monkeypatch):
 @pytest.mark.parametrize("mode", ["stop", "promote"])
 def test_samplers_are_told_of_true_states(study, orders, mode):
     record = noisy(study, 24, 0.5)
-    found = replay(record, Rules(mode), Arrival("tpe", workers=2, repeats=1))
+    found = replay_run(record, Rules(mode), Arrival("tpe", workers=2, repeats=1))
     (outcome,) = found.outcomes
-    asked = orders[0]._proposer.study().trials
+    asked = orders[0]._searcher.study().trials
     told = {
         json.dumps(t.params, sort_keys=True): t
         for t in asked
@@ -53,7 +53,7 @@ def test_every_sampler_tries_every_architecture_once(tiny_file, sampler):
     record = noisy(study, 14, 0.5)
     gflops = np.random.default_rng(0).uniform(size=14).tolist()
     both = [replace(c, values=(tuple((v[0], g) for v in c.values[0]),)) for c, g in zip(record.curves, gflops, strict=True)]
-    found = replay(Recorded(study, tuple(both)), Rules("none"), Arrival(sampler, repeats=1))
+    found = replay_run(Recorded(study, tuple(both)), Rules("none"), Arrival(sampler, repeats=1))
     assert sorted(found.outcomes[0].tried) == list(range(14))
 
 
@@ -73,7 +73,7 @@ def test_a_proposal_is_moved_to_the_nearest_left(study):
 def test_architectures_from_outside_the_space_go_first(study):
     record = noisy(study, 12, 0.5)
     outside = [replace(c, params=None) if place in (4, 9) else c for place, c in enumerate(record.curves)]
-    found = replay(Recorded(study, tuple(outside)), Rules("promote"), Arrival("tpe", repeats=2))
+    found = replay_run(Recorded(study, tuple(outside)), Rules("promote"), Arrival("tpe", repeats=2))
     for outcome in found.outcomes:
         assert outcome.tried[:2] == (4, 9)
         assert sorted(outcome.tried) == list(range(12))
@@ -84,5 +84,5 @@ def test_a_sampler_that_learns_needs_fewer_trials(study):
     space = {"heads": [1, 2], "channels": [8, 16, 24, 32]}
     wanted = [abs(c.params["feed_forward.ratio"] - 2) + 0.3 * space["channels"].index(c.params["channels"]) for c in record.curves]
     learnable = of_losses(study, np.array(wanted)[:, None] + 1 / np.arange(1, 6))
-    chance, learnt = (replay(learnable, Rules("none"), Arrival(kind, trials=25, repeats=6)) for kind in ("random", "tpe"))
+    chance, learnt = (replay_run(learnable, Rules("none"), Arrival(kind, trials=25, repeats=6)) for kind in ("random", "tpe"))
     assert learnt.regret.mean < 0.5 * chance.regret.mean

@@ -5,11 +5,11 @@ import pytest
 
 from nas.replay.curves import recorded
 from nas.replay.order import Order
-from nas.replay.simulator import Arrival, Rules, candidates, replay
+from nas.replay.simulator import Arrival, Rules, candidates, replay_run
 from nas.runs.records import State
 from nas.runs.run import read_run
-from nas.search.searcher import Proposer
-from nas.study.study import load_study
+from nas.search.optuna_searcher import OptunaSearcher
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.recorded import ALL_FULLY, TWO, VARIED, noisy, of_losses, seeded_loss
 from tests.nas.scripted import searched
@@ -35,7 +35,7 @@ SEARCHES = {
 def heard(monkeypatch, kind):
     """What is told to an order, or to the sampler of a search, from now on; a random one does not care."""
     said = []
-    for name in ("wait", "go_on", "end"):
+    for name in ("tell_waiting", "resume", "tell"):
 
         def told(self, number, *facts, name=name):
             said.append((name, number, *(list(one) if isinstance(one, tuple) else one for one in facts)))
@@ -50,13 +50,13 @@ def test_a_replay_in_the_recorded_order_decides_as_the_search_did(tiny_file, tmp
     searched(load_study(tiny_file, [*ALL_FULLY, *changes]), tmp_path / "full", loss=seeded_loss)
     full = read_run(tmp_path / "full")
     record, study = recorded(full), load_study(tiny_file, [*VARIED, *changes, *how])
-    in_search, in_replay = heard(monkeypatch, Proposer), heard(monkeypatch, Order)
+    in_search, in_replay = heard(monkeypatch, OptunaSearcher), heard(monkeypatch, Order)
     for workers in (1, 3):
         searched(study, tmp_path / str(workers), workers=workers, loss=seeded_loss)
         run = read_run(tmp_path / str(workers))
         trials = run.trials.values()
         assert [trial.spec.digest for trial in full.trials.values()] == [trial.spec.digest for trial in trials]
-        found = replay(record, rules, Arrival("recorded", workers=workers))
+        found = replay_run(record, rules, Arrival("recorded", workers=workers))
         assert found.budget == study.budget
         (outcome,) = found.outcomes
         reached = np.repeat(outcome.reached, study.search.replicates).tolist()
@@ -68,12 +68,13 @@ def test_a_replay_in_the_recorded_order_decides_as_the_search_did(tiny_file, tmp
         winner = np.mean([trial.val_loss for trial in trials if trial.variant == run.best()[0].variant])
         assert outcome.regret == pytest.approx(winner - record.best, abs=1e-12)
     assert in_replay == in_search
-    assert {"end"} <= {name for name, *_ in in_replay} <= ({"end"} if rules.mode == "stop" else {"end", "wait", "go_on"})
+    told = {"tell"} if rules.mode == "stop" else {"tell", "tell_waiting", "resume"}
+    assert {"tell"} <= {name for name, *_ in in_replay} <= told
 
 
 @pytest.mark.parametrize("kind", ["random", "tpe"])
 def test_training_all_fully_spends_all_and_regrets_nothing(study, kind):
-    found = replay(noisy(study, 20, 0.3), Rules("none"), Arrival(kind, workers=3, repeats=3))
+    found = replay_run(noisy(study, 20, 0.3), Rules("none"), Arrival(kind, workers=3, repeats=3))
     assert found.share.mean == 1
     assert found.regret.mean == 0
     assert found.kept == 1
@@ -83,7 +84,7 @@ def test_training_all_fully_spends_all_and_regrets_nothing(study, kind):
 @pytest.mark.parametrize("rules", [Rules(), Rules("promote"), Rules("promote", brackets=2), Rules("stop", 4), Rules("promote", 4)])
 def test_curves_that_never_cross_lose_nothing(study, rules):
     record = noisy(study, 30, 0.0)
-    found = replay(record, rules, Arrival(workers=4, repeats=10))
+    found = replay_run(record, rules, Arrival(workers=4, repeats=10))
     assert found.regret.mean == 0
     assert found.kept == 1
     assert found.share.mean < 0.7
@@ -98,7 +99,7 @@ def test_curves_that_never_cross_lose_nothing(study, rules):
 def test_what_is_spent_is_counted(study, mode, sampler):
     record = noisy(study, 25, 2.0, seed=1)
     stretches = np.diff([0, *study.budget.milestones])
-    found = replay(record, Rules(mode, grace_rungs=1), Arrival(sampler, workers=3, repeats=4))
+    found = replay_run(record, Rules(mode, grace_rungs=1), Arrival(sampler, workers=3, repeats=4))
     assert found.regret.mean > 0, "with such noise the best is lost now and then"
     assert found.kept < 1
     for outcome in found.outcomes:
@@ -119,7 +120,7 @@ def test_what_is_spent_is_counted(study, mode, sampler):
 def test_equal_seeds_give_equal_replays(study, sampler):
     record = noisy(study, 20, 0.5)
     first, again, other = (
-        replay(record, Rules("promote"), Arrival(sampler, workers=2, repeats=2, seed=seed)) for seed in (0, 0, 1)
+        replay_run(record, Rules("promote"), Arrival(sampler, workers=2, repeats=2, seed=seed)) for seed in (0, 0, 1)
     )
     assert first == again
     assert first.outcomes != other.outcomes
@@ -130,7 +131,7 @@ def test_equal_seeds_give_equal_replays(study, sampler):
 def test_a_rung_of_grace_decides_as_one_rung_fewer_does(study, mode):
     record = noisy(study, 30, 1.0)
     order = Arrival(repeats=5)
-    graced, fewer = replay(record, Rules(mode, grace_rungs=2), order), replay(record, Rules(mode, rungs=3), order)
+    graced, fewer = replay_run(record, Rules(mode, grace_rungs=2), order), replay_run(record, Rules(mode, rungs=3), order)
     assert [one.macs for one in graced.outcomes] == [one.macs for one in fewer.outcomes]
     assert graced.regret == fewer.regret
 
@@ -139,11 +140,12 @@ def test_workers_share_the_time_that_was_recorded(study):
     seconds = np.arange(1, 9)[:, None] * np.arange(1, 6) / 5
     record = of_losses(study, np.ones((8, 5)), seconds)
     taken = {
-        workers: replay(record, Rules("none"), Arrival("recorded", workers=workers)).outcomes[0].end for workers in (1, 2, 3, 20)
+        workers: replay_run(record, Rules("none"), Arrival("recorded", workers=workers)).outcomes[0].end
+        for workers in (1, 2, 3, 20)
     }
     # Two workers: 1+3+5+7 and 2+4+6+8; three: 1+4+7, 2+5+8, 3+6.
     assert taken == pytest.approx({1: 36, 2: 20, 3: 15, 20: 8})
-    by_compute = replay(record, Rules("none"), Arrival("recorded", workers=2, clock="compute"))
+    by_compute = replay_run(record, Rules("none"), Arrival("recorded", workers=2, clock="compute"))
     assert by_compute.outcomes[0].end == 4 * study.budget.max
     assert by_compute.hours is None
 
@@ -155,10 +157,10 @@ def test_another_reduction_takes_the_recorded_rungs_that_fit(study):
     record = noisy(study, 12, 0.5)
     milestones = study.budget.milestones
     for reduction_factor, used in {2: (0, 1, 2, 3, 4), 4: (0, 2, 4), 8: (1, 4), 32: (4,)}.items():
-        found = replay(record, Rules(reduction_factor=reduction_factor), Arrival(repeats=1))
+        found = replay_run(record, Rules(reduction_factor=reduction_factor), Arrival(repeats=1))
         assert found.budget.milestones == tuple(milestones[rung] for rung in used)
         assert [rung.agreement for rung in found.rungs] == [record.agreements[rung] for rung in used]
-    assert replay(record, Rules(reduction_factor=4, rungs=2), Arrival(repeats=1)).budget.milestones == milestones[2::2]
+    assert replay_run(record, Rules(reduction_factor=4, rungs=2), Arrival(repeats=1)).budget.milestones == milestones[2::2]
 
 
 @pytest.mark.parametrize(
@@ -177,15 +179,15 @@ def test_another_reduction_takes_the_recorded_rungs_that_fit(study):
 )
 def test_rules_that_do_not_fit_are_refused(study, rules, order, sentence):
     with pytest.raises(ToolkitError, match=sentence):
-        replay(noisy(study, 12, 0.5), rules, order)
+        replay_run(noisy(study, 12, 0.5), rules, order)
 
 
 def test_trials_are_whole_architectures(tiny_file, tmp_path):
     record = recorded(searched(load_study(tiny_file, [*ALL_FULLY, "search.replicates=2"]), tmp_path / "run").run)
-    assert replay(record, Rules(), Arrival(trials=6, repeats=1)).trials == 6
-    assert len(replay(record, Rules(), Arrival(trials=6, repeats=1)).outcomes[0].tried) == 3
+    assert replay_run(record, Rules(), Arrival(trials=6, repeats=1)).trials == 6
+    assert len(replay_run(record, Rules(), Arrival(trials=6, repeats=1)).outcomes[0].tried) == 3
     with pytest.raises(ToolkitError, match="7 trials are no whole number of architectures with 2 replicates"):
-        replay(record, Rules(), Arrival(trials=7))
+        replay_run(record, Rules(), Arrival(trials=7))
 
 
 def test_the_candidates_are_those_that_fit(study, tiny_file):

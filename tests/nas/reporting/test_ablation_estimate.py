@@ -2,9 +2,9 @@
 
 import pytest
 
-from nas.execution.smoke import Throughput
-from nas.reporting.ablation_estimate import ablation_bill, planned_macs
+from nas.reporting.ablation_estimate import ablation_estimate, planned_macs
 from nas.reporting.power import pooled_sd
+from nas.runs.throughput import Throughput
 from nas.stats.paired import minimum_detectable_effect
 from space.costs.cost import cost
 from tests.nas.ablations import VARIANTS, ablation, effects
@@ -13,7 +13,7 @@ from tests.nas.scripted import searched
 
 
 def bill_of(tmp_path, *changes, rate=None, **block):
-    text = ablation_bill(ablation(tmp_path, *changes, **block), tmp_path / "runs", rate)
+    text = ablation_estimate(ablation(tmp_path, *changes, **block), tmp_path / "runs", rate)
     assert max(map(len, text.splitlines())) <= 100
     return lines(text)
 

@@ -8,15 +8,15 @@ import time
 import pytest
 from rich.console import Console
 
-from nas.reporting.console import LiveTable, PlainLines, describe, followed, state_lines, status_lines
+from nas.reporting.console import Follower, LiveTable, PlainLines, describe, state_lines
 from nas.reporting.estimate import expected_search_macs
-from nas.reporting.progress import Progress
+from nas.runs.events import Reported
 from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import Failure, State
 from nas.runs.run import read_run
 from nas.search.controller import Search
-from nas.study.study import load_study
-from tests.nas.scripted import carry_out, loss_of, report, searched
+from nas.study.load import load_study
+from tests.nas.scripted import Counting, carry_out, loss_of, report, searched, status
 
 VARIED = [
     "search.space={channels: [8, 16, 24, 32], heads: [1, 2], feed_forward.kind: [mlp, conv], feed_forward.ratio: {float: [1, 4]}}",
@@ -45,18 +45,9 @@ def seeded_loss(plan, rung):
     return loss_of(plan, rung) + 0.01 * plan.seed
 
 
-class Follower:
-    """A listener that keeps the progress."""
-
-    progress = None
-
-    def __call__(self, event, search):
-        self.progress = followed(self.progress, event, search)
-
-
 def counted_anew(search):
     """What a progress must say, from all trials and from the search's own rungs."""
-    trials, rungs = search.run.trials.values(), search._rungs
+    trials, rungs = search.run.trials.values(), search._halving
     reported = [[t for t in trials if len(t.search_reports) > rung] for rung in range(search.study.budget.rungs)]
     may_train = [rungs.may_train(t.number) for t in trials if t.state is State.RUNNING]
     best = search.run.best()
@@ -84,8 +75,8 @@ def told(progress):
 
 
 def test_counted_event_by_event_is_what_counting_anew_gives(study, tmp_path):
-    follower, waited = Follower(), []
-    search = Search(study, Ledger(tmp_path), (follower,))
+    follower, waited = Follower(tmp_path), []
+    search = Search(study, Ledger(tmp_path), (follower.take,))
 
     def loss(plan, rung):
         assert told(follower.progress) == counted_anew(search)
@@ -105,15 +96,15 @@ def test_counted_event_by_event_is_what_counting_anew_gives(study, tmp_path):
     assert follower.progress.remaining_macs == 0
     assert state_lines(follower.progress)[2].endswith("nothing to come")
     # The same from the ledger alone.
-    assert status_lines(tmp_path)[1 : 1 + len(state_lines(follower.progress))] == state_lines(follower.progress)
-    assert status_lines(tmp_path)[-1] == "trial 4 FAILED: broken"
+    assert status(tmp_path)[1 : 1 + len(state_lines(follower.progress))] == state_lines(follower.progress)
+    assert status(tmp_path)[-1] == "trial 4 FAILED: broken"
 
 
 def test_a_process_that_goes_on_counts_what_others_did_but_forecasts_from_its_own(tiny_file, tmp_path):
     study = load_study(tiny_file, [*VARIED, "budget.mode=promote"])
     searched(study, tmp_path, stop_after=14, workers=3)
-    before, follower = read_run(tmp_path), Follower()
-    search = Search(study, Ledger(tmp_path), (follower,))
+    before, follower = read_run(tmp_path), Follower(tmp_path)
+    search = Search(study, Ledger(tmp_path), (follower.take,))
     carry_out(search, workers=1)
     assert told(follower.progress) == counted_anew(search)
     _, macs, reports = follower.progress._start
@@ -126,8 +117,8 @@ def test_a_raised_budget_makes_complete_trials_go_on(tiny_file, tmp_path):
     searched(smaller, tmp_path)
     assert read_run(tmp_path).in_state(State.COMPLETE)
     larger = load_study(tiny_file, [*VARIED, "budget.rungs=4", "budget.max=400 MFLOPs", "finish=null"])
-    follower = Follower()
-    search = Search(larger, Ledger(tmp_path), (follower,))
+    follower = Follower(tmp_path)
+    search = Search(larger, Ledger(tmp_path), (follower.take,))
     carry_out(search)
     assert told(follower.progress) == counted_anew(search)
     assert follower.progress.remaining_macs == 0
@@ -137,8 +128,8 @@ def test_the_expected_need_of_a_run_shrinks_to_what_is_expected_of_those_who_are
     study = load_study(
         tiny_file, [*VARIED, "budget={max: 800 MFLOPs, rungs: 4, reduction_factor: 2}", "search.trials=8", "finish=null"]
     )
-    follower = Follower()
-    search = Search(study, Ledger(tmp_path), (follower,))
+    follower = Follower(tmp_path)
+    search = Search(study, Ledger(tmp_path), (follower.take,))
     million = 10**6
     # Rungs at 100, 200, 400 and 800: every trial takes 100, then 1 in 2 each time 100, 200 and 400.
     assert expected_search_macs(study) == 8 * (100 + 50 + 50 + 50) * million
@@ -155,8 +146,8 @@ def test_the_expected_need_of_a_run_shrinks_to_what_is_expected_of_those_who_are
 def test_in_mode_promote_those_who_went_on_are_taken_from_those_who_will(tiny_file, tmp_path):
     budget = "budget={max: 200 MFLOPs, rungs: 2, reduction_factor: 2, mode: promote}"
     study = load_study(tiny_file, [*VARIED, budget, "search.trials=4", "finish=null"])
-    follower = Follower()
-    search = Search(study, Ledger(tmp_path), (follower,))
+    follower = Follower(tmp_path)
+    search = Search(study, Ledger(tmp_path), (follower.take,))
     million, plans = 10**6, [search.next_plan() for _ in range(4)]
     for plan, loss in zip(plans[:3], (0.5, 0.6, 0.7), strict=True):
         search.report(report(plan, 0, loss))
@@ -171,18 +162,15 @@ def test_an_end_is_forecast_from_this_processs_rate_and_not_before_there_is_evid
     study = load_study(tiny_file, VARIED)
     searched(study, tmp_path, workers=2)
     events = list(read_events(tmp_path))
-    places = [place for place, event in enumerate(events) if event["event"] == "report"]
-    progress = Progress(study)
-    for event in events[: places[3]]:
-        progress.take(event)
+    places = [place for place, event in enumerate(events) if isinstance(event, Reported)]
+    counting = Counting()
+    progress = counting.take_all(events[: places[3]])
     progress.start(100.0)
     began = progress.spent_macs
-    for event in events[places[3] : places[4] + 1]:
-        progress.take(event)
+    counting.take_all(events[places[3] : places[4] + 1])
     assert progress.seconds_left(110.0) is None, "two reports are no evidence"
     assert "ends in" not in "\n".join(state_lines(progress, 110.0))
-    for event in events[places[4] + 1 : places[5] + 1]:
-        progress.take(event)
+    counting.take_all(events[places[4] + 1 : places[5] + 1])
     spent = progress.spent_macs - began
     assert progress.seconds_left(110.0) == pytest.approx(10 * progress.remaining_macs / spent)
     assert ", ends in about " in "\n".join(state_lines(progress, 110.0))
@@ -192,13 +180,14 @@ def test_an_end_is_forecast_from_this_processs_rate_and_not_before_there_is_evid
 def test_reports_of_another_run_are_no_compute_of_this_one(tiny_file, tmp_path):
     study = load_study(tiny_file, VARIED)
     search = searched(study, tmp_path)
-    progress, own = Progress(study), Progress(study)
+    counting, counting_own = Counting(), Counting()
     for event in read_events(tmp_path):
-        own.take(event)
-        reused = event["event"] == "report" and event["trial"] == 0 and event["rung"] < 2
-        progress.take({**event, "reused": "earlier"} if reused else event)
+        own = counting_own.take(event)
+        reused = isinstance(event, Reported) and event.trial == 0 and event.rung < 2
+        taken_over = event.model_copy(update={"reused": "earlier"}) if reused else event
+        progress = counting.take(taken_over)
         if reused:
-            assert "known from run earlier" in describe({**event, "reused": "earlier"}, search.run, progress)
+            assert "known from run earlier" in describe(taken_over, search.run, progress)
     assert len(search.run.trials[0].reports) > 2
     assert own.spent_macs - progress.spent_macs == study.budget.milestones[1]
     assert own.reports - progress.reports == 2
@@ -215,10 +204,13 @@ class Unwalked(dict):
 
 def test_no_event_walks_through_all_trials(study, tmp_path):
     searched(study, tmp_path, workers=3, failing=(4,))
-    progress, walks = Progress(study), 0
+    counting, walks = Counting(), 0
+    first, *others = read_events(tmp_path)
+    progress = counting.take(first)
     progress.trials = Unwalked()
-    for event in read_events(tmp_path):
-        progress.take(event)
+    counting.state.run.trials = Unwalked()
+    for event in others:
+        counting.take(event)
         walks += len(state_lines(progress, time.monotonic()))
     assert walks
     with pytest.raises(AssertionError):
@@ -228,7 +220,7 @@ def test_no_event_walks_through_all_trials(study, tmp_path):
 def test_a_live_table_fits_a_terminal_and_shows_what_is_going_on(tiny_file, tmp_path):
     study = load_study(tiny_file, [*VARIED, "search.trials=2000", "budget.mode=promote"])
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    with LiveTable(console) as view:
+    with LiveTable(console, tmp_path) as view:
         search = Search(study, Ledger(tmp_path), (view,))
         carry_out(search, workers=4, stop_after=60, failing=(4,), loss=seeded_loss)
         shown = Console(file=io.StringIO(), width=100)
@@ -236,7 +228,7 @@ def test_a_live_table_fits_a_terminal_and_shows_what_is_going_on(tiny_file, tmp_
         lines = shown.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
-    progress = view._progress
+    progress = view._follower.progress
     assert f"{len(progress.trials)} of 2000 trials: {progress.running} running, {progress.waiting} waiting" in text
     assert "1 failed" in text
     assert f"best val_loss {progress.complete[0][1]:.4f}" in text
@@ -254,7 +246,7 @@ def test_plain_lines_tell_every_event_once_and_the_state_now_and_then(tiny_file,
     console = Console(file=io.StringIO(), width=100)
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 5) or clock[0])
-    with PlainLines(console) as view:
+    with PlainLines(console, tmp_path) as view:
         search = Search(study, Ledger(tmp_path), (view,))
         carry_out(search, workers=2, failing=(4,), loss=seeded_loss)
         told = console.file.getvalue()
@@ -271,11 +263,11 @@ def test_plain_lines_tell_every_event_once_and_the_state_now_and_then(tiny_file,
 
 
 def test_a_trial_that_is_handed_out_again_is_told(tiny_file, tmp_path):
-    said, follower = [], Follower()
+    said, follower = [], Follower(tmp_path)
     search = Search(
         load_study(tiny_file, VARIED),
         Ledger(tmp_path),
-        (follower, lambda event, search: said.append(describe(event, search.run, follower.progress))),
+        (follower.take, lambda event, run: said.append(describe(event, run, follower.progress))),
     )
     search.next_plan()
     search.lost(0, "its node died")
@@ -294,7 +286,10 @@ import sys
 from pathlib import Path
 import nas.execution.smoke
 from nas.reporting.console import PlainLines, status_lines
-print("\\n".join(status_lines(Path({str(tmp_path)!r}))))
+from nas.runs.ledger import read_events
+from nas.search.state import read_state
+folder = Path({str(tmp_path)!r})
+print("\\n".join(status_lines(read_state(folder).run, read_events(folder))))
 print([name for name in ("torch", "ray", "optuna", "pandas") if name in sys.modules])
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

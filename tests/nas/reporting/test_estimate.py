@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from nas.execution.smoke import Throughput, throughput_of_run
-from nas.reporting.estimate import bill, duration, expected_search_macs, in_bracket, percent
+from nas.reporting.estimate import estimate, expected_search_macs
+from nas.reporting.text import duration, percent
 from nas.runs.run import read_run
-from nas.study.study import load_study
+from nas.runs.throughput import Throughput, throughput_of_run
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.scripted import searched
 
@@ -25,7 +26,7 @@ def lines(text):
 
 
 def test_the_bill_of_a_plain_search(tiny_file):
-    text = bill(load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"]))
+    text = estimate(load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"]))
     assert max(map(len, text.splitlines())) <= 100
     found = lines(text)
     assert found["study"] == "tiny: Does everything work?"
@@ -56,7 +57,7 @@ def test_the_bill_of_a_plain_search(tiny_file):
 def test_the_expected_compute_of_every_way_to_judge(tiny_file, changes, expected, said):
     study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=12", "finish=null", *changes])
     assert expected_search_macs(study) == expected * 10**6
-    found = lines(bill(study))
+    found = lines(estimate(study))
     assert said in found["rungs"]
     assert found["training"].startswith(f"at most {12 * 800e6 / 1e15:.4g} PFLOPs")
     if expected < 800 * 12:
@@ -66,11 +67,11 @@ def test_the_expected_compute_of_every_way_to_judge(tiny_file, changes, expected
 def test_brackets_share_the_architectures_out(tiny_file):
     study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=10", "search.replicates=2", "budget.brackets=3", "finish=null"])
     # Five architectures in turn: the first and the fourth, the second and the fifth, the third.
-    assert [in_bracket(study, bracket) for bracket in range(3)] == [4, 4, 2]
+    assert [2 * study.budget.in_bracket(study.search.trials // 2, bracket) for bracket in range(3)] == [4, 4, 2]
 
 
 def test_replicates_and_what_is_enqueued_are_told(tiny_file):
-    found = lines(bill(load_study(tiny_file, ["search.replicates=2", "search.enqueue=[{heads: 2}]", "training.seed=7"])))
+    found = lines(estimate(load_study(tiny_file, ["search.replicates=2", "search.enqueue=[{heads: 2}]", "training.seed=7"])))
     assert found["trials"] == "4: 2 architectures × 2 seeds, the first of them 7"
     assert found["sampler"] == "tpe, seed 0, after 1 given first (enqueue)"
 
@@ -79,7 +80,7 @@ def test_a_tiny_feasible_share_is_told_with_its_digits(tiny_file):
     space = "search.space={channels: {int: [8, 1024], step: 8}, depths: {each: {int: [1, 8]}}, heads: [1, 2, 4]}"
     study = load_study(tiny_file, [space, "search.constraints={gflops: {max: 0.0025}}"])
     assert 1e-6 < study.census.share < 1e-4
-    found = lines(bill(study))
+    found = lines(estimate(study))
     assert found["feasible"].startswith(f"{percent(study.census.share)} of the space (")
     assert "below 1%, so proposals come from the feasible part itself" in found["feasible"]
     assert "so few say little of the range of costs" in found["feasible"]
@@ -102,10 +103,10 @@ def test_duration(seconds, text):
 def test_hours_are_told_once_a_rate_is_known(tiny_file):
     study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"])
     # 2,000 million multiply-accumulates over two at once, then two turns of 200: at a million a second 1,400 s.
-    found = lines(bill(study, Throughput(1e6, 2, "from the smoke step")))
+    found = lines(estimate(study, Throughput(1e6, 2, "from the smoke step")))
     assert found["hours"].startswith("about 23 min of training at 0.001 GFLOPs a second and trial, 2 at once (from the smoke step)")
     # More at once than there are trials bring nothing.
-    assert lines(bill(study, Throughput(1e6, 100, "x")))["hours"].startswith(f"about {duration(250 + 200)} ")
+    assert lines(estimate(study, Throughput(1e6, 100, "x")))["hours"].startswith(f"about {duration(250 + 200)} ")
 
 
 def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):
@@ -122,18 +123,18 @@ def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):
     assert throughput_of_run(run, 3) is None
 
 
-def test_what_cannot_be_run_has_no_bill(tiny_file):
+def test_what_cannot_be_run_has_no_estimate(tiny_file):
     with pytest.raises(ToolkitError, match="the nearest has gflops"):
-        bill(load_study(tiny_file, ["search.constraints={gflops: {min: 2}}"]))
+        estimate(load_study(tiny_file, ["search.constraints={gflops: {min: 2}}"]))
 
 
 def test_the_bill_imports_neither_torch_nor_ray_nor_optuna(tiny_file):
     code = f"""
 import sys
 from pathlib import Path
-from nas.reporting.estimate import bill
-from nas.study.study import load_study
-bill(load_study(Path({str(tiny_file)!r})))
+from nas.reporting.estimate import estimate
+from nas.study.load import load_study
+estimate(load_study(Path({str(tiny_file)!r})))
 print([name for name in ("torch", "ray", "optuna", "pandas") if name in sys.modules])
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -4,21 +4,27 @@ import sys
 
 import pytest
 
-from nas.runs.ledger import LEDGER, Ledger, read_events
+from nas.runs.events import Promoted
+from nas.runs.layout import LEDGER
+from nas.runs.ledger import Ledger, read_events
 from space import ToolkitError
+
+
+def promoted(number):
+    return Promoted(variant=number, rung=1)
 
 
 def written(folder, count=3):
     ledger = Ledger(folder)
     for number in range(count):
-        ledger.append({"event": "trial", "number": number})
+        ledger.append(promoted(number))
     ledger.close()
 
 
 def test_events_come_back_in_order(tmp_path):
     written(tmp_path / "run")
     written(tmp_path / "run", 1)
-    assert [event["number"] for event in read_events(tmp_path / "run")] == [0, 1, 2, 0]
+    assert [event.variant for event in read_events(tmp_path / "run")] == [0, 1, 2, 0]
 
 
 def test_a_torn_last_line_is_dropped_and_written_over(tmp_path):
@@ -27,7 +33,7 @@ def test_a_torn_last_line_is_dropped_and_written_over(tmp_path):
         file.write(b'{"event": "trial", "num')
     assert len(list(read_events(tmp_path))) == 3
     written(tmp_path, 1)
-    assert [event["number"] for event in read_events(tmp_path)] == [0, 1, 2, 0]
+    assert [event.variant for event in read_events(tmp_path)] == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("damage", [b"{nonsense}\n", b"\0\0\0\n", b"[1]\n", b'{"no": "event"}\n'])
@@ -41,10 +47,8 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
 
 
 def test_another_schema_is_refused(tmp_path):
-    ledger = Ledger(tmp_path)
-    ledger.append({"event": "run", "schema": 99})
-    ledger.close()
-    with pytest.raises(ToolkitError, match="has schema 99, but this version reads 2"):
+    (tmp_path / LEDGER).write_text('{"event": "run", "schema": 99}\n')
+    with pytest.raises(ToolkitError, match="has schema 99, but this version reads 3 and 2"):
         list(read_events(tmp_path))
 
 
@@ -72,25 +76,25 @@ def test_not_a_run_directory(tmp_path):
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_directory_that_vanishes_is_told_at_once(tmp_path, replaced):
     ledger = Ledger(tmp_path / "run")
-    ledger.append({"event": "trial", "number": 0})
+    ledger.append(promoted(0))
     (tmp_path / "run").rename(tmp_path / "moved")
     if replaced:
         written(tmp_path / "run")
     with pytest.raises(ToolkitError, match="was removed or moved while the run went on"):
-        ledger.append({"event": "trial", "number": 1})
+        ledger.append(promoted(1))
     assert len(list(read_events(tmp_path / "moved"))) == 1
 
 
 def test_nothing_comes_behind_a_part_of_a_line(tmp_path, monkeypatch):
     """A disk that fills up takes the first bytes of a line; what would come after it must not make it a damaged one."""
     ledger = Ledger(tmp_path)
-    ledger.append({"event": "trial", "number": 0})
+    ledger.append(promoted(0))
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:5]))
     with pytest.raises(ToolkitError, match="No space left on device; free some space"):
-        ledger.append({"event": "trial", "number": 1})
+        ledger.append(promoted(1))
     monkeypatch.undo()
     with pytest.raises(ToolkitError, match="No space left on device; free some space"):
-        ledger.append({"event": "trial", "number": 2})
+        ledger.append(promoted(2))
     ledger.close()
-    assert [event["number"] for event in read_events(tmp_path)] == [0]
+    assert [event.variant for event in read_events(tmp_path)] == [0]

@@ -13,15 +13,18 @@ from contextlib import closing, suppress
 import pytest
 import torch
 
-from nas.runs import mirror as mirror_module
-from nas.runs.ledger import LEDGER, Ledger
-from nas.runs.mirror import LOCK, SEGMENT_BYTES, Mirror, fetch
+from nas.runs import remote_lock
+from nas.runs.events import Reported
+from nas.runs.layout import CHECKPOINT, LEDGER
+from nas.runs.ledger import Ledger
+from nas.runs.mirror import SEGMENT_BYTES, Mirror, fetch
 from nas.runs.remote import Remote, fetch_folder, locate, remote_at
+from nas.runs.remote_lock import LOCK
 from nas.runs.run import read_run
 from nas.search.controller import Search
-from nas.search.reuse import CHECKPOINT
-from nas.study.study import load_study
+from nas.study.load import load_study
 from nas.training.checkpoint import write_checkpoint
+from nas.training.export import exported
 from space import ToolkitError
 from space.errors import RunError
 from tests.nas.runs.stores import ledger_at, store
@@ -45,8 +48,8 @@ def searched_at(uri, study, **how):
 def test_the_ledger_is_there_after_every_event(anywhere, tiny):
     where, seen = locate(anywhere), []
 
-    def look(event, search):
-        seen.append(event["event"])
+    def look(event, run):
+        seen.append(event.event)
         assert ledger_at(anywhere) == (where.folder / LEDGER).read_bytes()
 
     with Mirror(where) as mirror, closing(Ledger(where.folder)) as ledger:
@@ -78,7 +81,8 @@ def test_the_ledger_is_kept_in_parts_of_which_only_the_last_is_written_again(uri
 def test_a_line_longer_than_a_part_is_a_part(uri):
     where = locate(uri)
     where.folder.mkdir(parents=True)
-    lines = [json.dumps({"event": "x" * size}).encode() for size in (9, 2 * SEGMENT_BYTES, 9, 9)]
+    lost = {"event": "again", "trial": 0, "alone": False, "lost": True}
+    lines = [json.dumps({**lost, "reason": "x" * size}).encode() for size in (9, 2 * SEGMENT_BYTES, 9, 9)]
     (where.folder / LEDGER).write_bytes(b"\n".join(lines)[:-1])
     with Mirror(where):
         pass
@@ -112,8 +116,8 @@ def test_a_failed_upload_is_told_and_nothing_is_lost(uri, tiny):
     where = locate(uri)
     aside = store(uri).with_name("aside")
 
-    def vanish(event, search):
-        if event["event"] == "report":
+    def vanish(event, run):
+        if isinstance(event, Reported):
             store(uri).rename(aside)
             store(uri).write_text("no folder")
 
@@ -148,7 +152,7 @@ def test_what_an_event_speaks_of_is_there_before_the_event(uri, tiny, another_ma
             (winner,) = search.run.best()
             (where.folder / "export" / winner.name).mkdir(parents=True)
             (where.folder / "export" / winner.name / "card.md").write_text("a card")
-            search.exported(winner, f"export/{winner.name}")
+            search.record(exported(tiny, winner))
     assert (b'"export"' in ledger_at(uri)) is not fails
     with Mirror(where):
         pass
@@ -222,8 +226,8 @@ def test_a_part_that_is_missing_is_named(uri, tiny, another_machine):
 def test_a_run_is_read_while_it_goes_on(uri, tiny):
     where = locate(uri)
 
-    def look(event, search):
-        assert len(read_run(fetch(uri)).trials) == len(search.run.trials)
+    def look(event, run):
+        assert len(read_run(fetch(uri)).trials) == len(run.trials)
 
     with Mirror(where) as mirror, closing(Ledger(where.folder)) as ledger:
         carry_out(Search(tiny, ledger, (mirror, look)))
@@ -274,7 +278,7 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_taken_over(uri):
 @pytest.mark.parametrize("age_s", [240, 360])
 def test_a_lock_from_elsewhere_counts_for_five_minutes_of_the_stores_clock(uri, elsewhere, age_s):
     # Its own time stamp is of a clock that is years ahead; no process here has its number.
-    owner = {"host": socket.gethostname(), "pid": 2**30, "pids_of": mirror_module._pid_namespace(), "time": 4e9, "token": "theirs"}
+    owner = {"host": socket.gethostname(), "pid": 2**30, "pids_of": remote_lock._pid_namespace(), "time": 4e9, "token": "theirs"}
     store(uri).mkdir(parents=True)
     path = store(uri) / LOCK
     path.write_text(json.dumps(owner | elsewhere))
@@ -301,10 +305,10 @@ def test_where_the_store_has_no_clock_the_locks_own_time_counts():
 def test_a_lock_that_was_taken_over_stops_its_first_owner(uri, tiny, monkeypatch):
     """As when a laptop was asleep for an hour; what the new owner wrote stays."""
     where = locate(uri)
-    monkeypatch.setattr(mirror_module, "SURE_S", -1)
+    monkeypatch.setattr(remote_lock, "SURE_S", -1)
 
-    def fall_asleep(event, search):
-        if event["event"] == "report":
+    def fall_asleep(event, run):
+        if isinstance(event, Reported):
             owner = json.loads((store(uri) / LOCK).read_text())
             (store(uri) / LOCK).write_text(json.dumps(owner | {"host": "new-owner", "pid": 7, "token": "theirs"}))
             (store(uri) / "ledger-00000.jsonl").write_text("of the new owner\n")
@@ -320,7 +324,7 @@ def test_a_lock_that_was_taken_over_stops_its_first_owner(uri, tiny, monkeypatch
 
 
 def test_the_lock_is_written_again_while_nothing_happens(uri, monkeypatch):
-    monkeypatch.setattr(mirror_module, "REFRESH_S", 0.01)
+    monkeypatch.setattr(remote_lock, "REFRESH_S", 0.01)
     again, original, written = threading.Event(), Remote.write, []
 
     def write(self, name, data):

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.runs.ledger import LEDGER, Ledger
+from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER
+from nas.runs.ledger import Ledger
 from nas.runs.mirror import Mirror, fetch
 from nas.runs.remote import Remote, fetch_checkpoint, locate, remote_at, run_identity, shown, upload_checkpoint
 from nas.search.controller import Search
-from nas.search.reuse import CHECKPOINT, LAST_RUNG
-from nas.study.study import load_study
+from nas.study.load import load_study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.trainer import Trainer
 from nas.training.trial import run_trial
@@ -199,7 +199,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from nas.runs import remote
-from nas.study.study import load_study
+from nas.study.load import load_study
 from tests.nas.runs.test_remote import run_at
 torch.set_num_threads(1)
 put, left = remote.Remote.upload, [4]

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.search.controller import Search
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space.costs.table import CostTable
 from tests.nas.scripted import carry_out, facts, searched
 
@@ -46,7 +46,7 @@ def test_a_search_ends_in_true_states_told_to_the_sampler(study, tmp_path):
     for trial in trials:
         assert not search.study.search_space.violations(trial.spec)
         assert [report.rung for report in trial.reports] == list(range(len(trial.reports)))
-    told = iter(search.proposer.study().get_trials())
+    told = iter(search.source.searcher.study().get_trials())
     single = len(study.search.objectives) == 1
     for trial in trials:
         for one in trial.rejected:

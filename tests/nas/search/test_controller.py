@@ -2,12 +2,13 @@
 
 import pytest
 
-from nas.runs.ledger import LEDGER, Ledger
+from nas.runs.layout import LEDGER
+from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.search.controller import Search
-from nas.search.searcher import Proposer
-from nas.study.study import load_study
+from nas.search.optuna_searcher import OptunaSearcher
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.scripted import carry_out, facts, loss_of, report, searched
 
@@ -136,7 +137,7 @@ def test_the_finish_goes_on_from_where_it_stands(tiny, tmp_path):
 
 def test_the_sampler_is_told_what_is_true(study, tmp_path, monkeypatch):
     told = {}
-    monkeypatch.setattr(Proposer, "end", lambda self, number, *what: told.setdefault(number, what))
+    monkeypatch.setattr(OptunaSearcher, "tell", lambda self, number, *what: told.setdefault(number, what))
     search = searched(study, tmp_path / "run", workers=2, failing=(3,))
     for number, trial in search.run.trials.items():
         state, values, intermediate = told[number]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-from nas.reporting.progress import Progress
-from nas.runs.ledger import LEDGER, Ledger, read_events
+from nas.runs.layout import LEDGER
+from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import Failure, State
 from nas.search.controller import Search
-from nas.study.study import load_study
+from nas.study.load import load_study
 from tests.conftest import TINY
-from tests.nas.scripted import report
+from tests.nas.scripted import Counting, report
 
 SMALL = {"heads": [1, 2], "attention.similarity": ["dot", "cosine"], "feed_forward.kind": ["mlp", "conv"]}
 LARGE = {
@@ -106,25 +106,23 @@ def check(search, study):
         if trial.state is State.PRUNED:
             assert 0 < len(trial.reports) < study.budget.rungs
             assert study.budget.mode != "none"
-    progress = Progress(study)
-    for event in read_events(search.ledger.folder):
-        progress.take(event)
+    progress = Counting().take_all(read_events(search.ledger.folder))
     states = Counter(trial.state for trial in run.trials.values())
     assert {state: progress.ended[state] for state in progress.ended} == {state: states[state] for state in progress.ended}
-    waiting = [number for number in search._running if not search._rungs.may_train(number)]
+    waiting = [number for number in search._state.running if not search._halving.may_train(number)]
     assert (progress.waiting, progress.running) == (len(waiting), states[State.RUNNING] - len(waiting))
     best = [trial.number for trial in run.best(1)]
     assert [place[-1] for place in progress.complete[:1]] == best
 
 
 def facts_of(search):
-    rungs = search._rungs
+    rungs = search._halving
     return (
         {number: vars(variant) for number, variant in rungs.variants.items()},
-        (rungs._standing, rungs._coming.tolist()),
-        [rungs._order(bracket, rung) for bracket in range(rungs.budget.brackets) for rung in range(rungs.count)],
+        (rungs._at, rungs.coming.tolist()),
+        [rungs.order(bracket, rung) for bracket in range(rungs.budget.brackets) for rung in range(rungs.budget.rungs)],
         {number: (trial.state, len(trial.reports), trial.rungs) for number, trial in search.run.trials.items()},
-        (search._running, search._over, search._alone, +search._losses),
+        (search._state.running, search._state.ending, search._state.alone, +search._state.losses),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from nas.search.halving import Decision, SuccessiveHalving
-from nas.search.pareto import by_front, fronts
+from nas.stats.pareto import by_front, fronts
 from nas.study.settings import BudgetSettings
 
 

@@ -209,8 +209,8 @@ def test_a_judgement_does_not_reach_back():
     for variant in range(2):
         rungs.add(variant, [variant])
     rungs.report(0, 0, (0.5,))
-    before = copy.deepcopy(rungs._standing[0][0])
+    before = copy.deepcopy(rungs._at[0][0])
     rungs.report(0, 1, (0.1,))
-    assert rungs._standing[0][0] == before
+    assert rungs._at[0][0] == before
     with pytest.raises(ValueError, match="does not wait"):
         rungs.promote(1)

@@ -13,11 +13,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from nas.runs.ledger import LEDGER, SCHEMA, Ledger, read_events
+from nas.runs.events import SCHEMA, Reported, RunBegan, TrialBegan, TrialEnded
+from nas.runs.layout import LEDGER
+from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import Report, State
 from nas.runs.run import read_run
 from nas.search.optuna_export import export_run
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space import ToolkitError
 from tests.nas.scripted import searched
 
@@ -39,15 +41,14 @@ def write_run(folder, study, enqueued=()):
     """A ledger as a search writes it: trials 0 to 7 of the states and rungs above, then specs from outside the space, complete."""
     ledger, space = Ledger(folder), study.search_space
     rng = np.random.default_rng(7)
-    header = study.data.header().model_dump(mode="json")
-    ledger.append({"event": "run", "schema": SCHEMA, "study": study.model_dump(mode="json"), "data": header})
+    ledger.append(RunBegan(schema_version=SCHEMA, study=study, data=study.header))
     drawn = [space.sample_params(rng) for _ in ENDS]
     for number, (params, spec) in enumerate(
         [*((params, space.spec(params)) for params in drawn), *((None, spec) for spec in enqueued)]
     ):
-        about = {"params": params, "spec": spec.model_dump(mode="json"), "digest": spec.digest, "rejected": []}
-        known = {"event": "trial", "trial": number, "variant": number // 2, "seed": number % 2, "rungs": study.budget.rungs}
-        ledger.append({**known, **about})
+        about = {"params": params, "spec": spec, "digest": spec.digest, "rejected": ()}
+        known = {"trial": number, "variant": number // 2, "seed": number % 2, "rungs": study.budget.rungs}
+        ledger.append(TrialBegan(**known, **about))
     for number, (state, rungs) in enumerate(zip(ENDS + [State.COMPLETE] * len(enqueued), RUNGS + [3] * len(enqueued), strict=True)):
         for rung in range(rungs):
             report = Report(
@@ -63,10 +64,10 @@ def write_run(folder, study, enqueued=()):
                 images_per_s=20.0 + number,
                 peak_memory_mib=100.0 - rung,
             )
-            ledger.append({"event": "report", **report.model_dump(mode="json")})
+            ledger.append(Reported(**report.model_dump()))
         if state is not State.RUNNING:
-            reason = {"reason": "diverged", "trace": ""} if state is State.FAILED else {}
-            ledger.append({"event": "end", "trial": number, "state": state.value, **reason})
+            reason = "diverged" if state is State.FAILED else ""
+            ledger.append(TrialEnded(trial=number, state=state, reason=reason))
     ledger.close()
     return folder
 
@@ -138,11 +139,14 @@ def in_tokyo(monkeypatch):
 def test_times_are_the_ledgers(folder, url, in_tokyo):
     # The ledger's own times lie within one second; these are an hour apart.
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    events = [{**event, "time": (start + hour * timedelta(hours=1)).isoformat()} for hour, event in enumerate(read_events(folder))]
-    (folder / LEDGER).write_text("".join(json.dumps(event) + "\n" for event in events))
+    events = [
+        event.model_copy(update={"time": (start + hour * timedelta(hours=1)).isoformat()})
+        for hour, event in enumerate(read_events(folder))
+    ]
+    (folder / LEDGER).write_text("".join(json.dumps(event.plain()) + "\n" for event in events))
     export_run(folder, url)
     study = optuna.load_study(study_name="tiny", storage=url)
-    at = {(event["event"], event.get("trial")): datetime.fromisoformat(event["time"]).timestamp() for event in events}
+    at = {(event.event, getattr(event, "trial", None)): datetime.fromisoformat(event.time).timestamp() for event in events}
     for trial in study.trials:
         # Without saying so, Optuna's times are local.
         assert trial.datetime_start.timestamp() == at["trial", trial.number]
@@ -195,7 +199,7 @@ def test_exporting_again_replaces(folder, url, tmp_path):
     export_run(folder, url)
     folder.rename(tmp_path / "moved")
     ledger = Ledger(tmp_path / "moved")
-    ledger.append({"event": "end", "trial": 7, "state": "PRUNED"})
+    ledger.append(TrialEnded(trial=7, state=State.PRUNED))
     ledger.close()
     assert export_run(tmp_path / "moved", url) == 8
     assert optuna.get_all_study_names(url) == ["tiny"]

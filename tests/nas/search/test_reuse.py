@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from nas.runs.layout import CHECKPOINT
 from nas.runs.ledger import Ledger
 from nas.search.controller import Search
-from nas.search.reuse import CHECKPOINT
-from nas.study.study import load_study
+from nas.study.load import load_study
 from nas.training.checkpoint import write_checkpoint
 from tests.nas.scripted import VARIED, carry_out, facts, loss_of, report, searched
 

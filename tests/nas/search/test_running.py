@@ -5,13 +5,12 @@ from datetime import datetime, timedelta
 import pytest
 from optuna.trial import TrialState
 
-from nas.reporting.console import status_lines
 from nas.runs.ledger import Ledger
 from nas.runs.records import Failure, State
-from nas.search.controller import FAILURES, LOSSES, Search
-from nas.study.study import load_study
+from nas.search.controller import MOST_FAILURES, MOST_LOSSES, Search
+from nas.study.load import load_study
 from space import ToolkitError
-from tests.nas.scripted import VARIED, carry_out, facts, report, searched
+from tests.nas.scripted import VARIED, carry_out, facts, report, searched, status
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_a_lost_trial_is_handed_out_again_from_where_it_stood(study, tmp_path):
 
 def test_a_trial_whose_worker_dies_again_and_again_is_failed(study, tmp_path):
     search = fresh(study, tmp_path / "run")
-    for _ in range(LOSSES - 1):
+    for _ in range(MOST_LOSSES - 1):
         plan = search.next_plan()
         search.lost(plan.number, "node gone")
     assert search.next_plan().number == 0
@@ -48,7 +47,7 @@ def test_a_report_makes_up_for_lost_workers(study, tmp_path):
     search = fresh(study, tmp_path / "run")
     plan = search.next_plan()
     for rung in range(3):
-        for _ in range(LOSSES - 1):
+        for _ in range(MOST_LOSSES - 1):
             search.lost(0, "node gone")
             assert search.next_plan().number == 0
         search.report(report(plan, rung))
@@ -56,7 +55,7 @@ def test_a_report_makes_up_for_lost_workers(study, tmp_path):
 
 
 def test_losses_are_counted_across_restarts(study, tmp_path):
-    for _ in range(LOSSES):
+    for _ in range(MOST_LOSSES):
         ledger = Ledger(tmp_path / "run")
         search = Search(study, ledger)
         search.lost(search.next_plan().number, "node gone")
@@ -91,7 +90,7 @@ def test_a_search_gives_up_when_all_of_the_first_trials_fail(study, tmp_path):
     searched(study, tmp_path / "run", failing=range(100))
     search = fresh(study, tmp_path / "run2")
     carry_out(search, failing=range(100))
-    assert len(search.run.trials) == FAILURES
+    assert len(search.run.trials) == MOST_FAILURES
     assert search.gave_up == "5 trials have failed and none has reported, the last one with: broken"
     assert not search.may_come
     ledger = Ledger(tmp_path / "run")
@@ -207,7 +206,7 @@ def test_seconds_a_step_can_be_an_objective(tiny_file, tmp_path):
     search = searched(study, tmp_path / "run")
     complete = search.run.in_state(State.COMPLETE)
     assert complete
-    (values,) = {t.values[1] for t in search.proposer.study().get_trials() if t.values}
+    (values,) = {t.values[1] for t in search.source.searcher.study().get_trials() if t.values}
     assert values == study.training.batch_size, "scripted reports train one image a second"
 
 
@@ -224,7 +223,7 @@ def test_a_clock_that_jumps_changes_nothing(study, tmp_path, monkeypatch):
     searched(study, tmp_path / "jumping" / "run", stop_after=5)
     searched(study, tmp_path / "jumping" / "run")
     assert facts(tmp_path / "jumping" / "run") == facts(tmp_path / "steady" / "run")
-    assert status_lines(tmp_path / "jumping" / "run") == status_lines(tmp_path / "steady" / "run")
+    assert status(tmp_path / "jumping" / "run") == status(tmp_path / "steady" / "run")
 
 
 def test_a_search_that_gave_up_decides_nothing(tiny_file, tmp_path):
@@ -278,7 +277,7 @@ def test_fewer_replicates_are_no_winner(tiny_file, tmp_path):
     carry_out(search, failing=[1], loss=lambda plan, rung: 0.001 if plan.number == 0 else 1.0)
     assert search.run.trials[0].state is State.COMPLETE
     assert search.run.best()[0].variant != 0, "the lucky seed of an architecture whose other one diverged"
-    told = [trial.state for trial in search.proposer.study().get_trials() if trial.state.is_finished()]
+    told = [trial.state for trial in search.source.searcher.study().get_trials() if trial.state.is_finished()]
     assert told.count(TrialState.FAIL) >= 1
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from nas.execution.runner import run_study
 from nas.replay.curves import recorded
-from nas.reporting.console import status_lines
 from nas.reporting.power import pooled_sd
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
@@ -14,10 +13,10 @@ from nas.runs.run import read_run
 from nas.search.controller import Search
 from nas.search.optuna_export import export_run
 from nas.stats.sequential import bounds, looks
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
-from tests.nas.scripted import carry_out, facts, searched
+from tests.nas.scripted import carry_out, facts, searched, status
 
 
 def seeds_of(search, study):
@@ -150,12 +149,12 @@ def test_what_is_no_row_any_more_does_not_win(tmp_path):
 def test_the_status_of_an_ablation_counts_what_is_planned(tmp_path):
     study = ablation(tmp_path)
     searched(study, tmp_path / "run", stop_after=5)
-    lines = "\n".join(status_lines(tmp_path / "run"))
+    lines = "\n".join(status(tmp_path / "run"))
     assert "of 12 trials: 1 running, 5 complete" in lines
     assert "to come" in lines
     assert "rung            steps  reported" in lines
     searched(study, tmp_path / "run")
-    assert "nothing to come" in "\n".join(status_lines(tmp_path / "run"))
+    assert "nothing to come" in "\n".join(status(tmp_path / "run"))
 
 
 def test_the_spread_is_that_of_paired_differences(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from nas.study.load import load_study
 from nas.study.rows import comparisons
-from nas.study.study import load_study
 from space.costs.cost import cost
 from space.errors import ToolkitError
 from tests.nas.ablations import PLAIN, VARIANTS, ablation

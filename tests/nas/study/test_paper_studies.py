@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from nas.execution.runner import run_study
-from nas.reporting.ablation_estimate import ablation_bill, planned_macs
+from nas.reporting.ablation_estimate import ablation_estimate, planned_macs
 from nas.runs.records import State
 from nas.runs.run import read_run
-from nas.study.study import Study, load_study
+from nas.study.load import load_study
+from nas.study.study import Study
 from space.costs.cost import cost
 from space.published import counted_gflops, published, table
 
@@ -71,10 +72,10 @@ def test_every_file_stands_in_both_sizes():
 
 @both
 @every
-def test_it_can_be_run_and_prints_its_bill(size, name, tmp_path):
+def test_it_can_be_run_and_prints_its_estimate(size, name, tmp_path):
     study = study_of(size, name)
     study.check_runs()
-    printed = ablation_bill(study, tmp_path)
+    printed = ablation_estimate(study, tmp_path)
     assert printed.startswith(f"study        {study.name}")
     assert study.rows[0].published in " ".join(printed.split())
 

@@ -1,0 +1,51 @@
+"""Where new trials come from: the suggestions of a search, or the rows and seeds of an ablation."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from nas.runs.events import Event, SpaceSpent, TrialBegan
+from nas.runs.records import Rejected
+from nas.runs.run import Run
+from nas.search.halving import SuccessiveHalving
+from nas.study.study import Study
+from space.domains.space import Params
+from space.spec import ModelSpec
+
+
+class TrialSource(Protocol):
+    """Gives the next trial; its state follows from the events of the ledger."""
+
+    def exhausted(self, run: Run) -> bool:
+        """Whether no new trial begins now; the end of running trials may change that."""
+
+    def next(self, run: Run) -> TrialBegan | SpaceSpent:
+        """The event with which the next trial begins, or the note that the space is spent."""
+
+    def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
+        """Take in an event, after the run and the rungs have."""
+
+
+def trial_began(
+    study: Study,
+    number: int,
+    spec: ModelSpec,
+    *,
+    variant: int,
+    seed: int,
+    params: Params | None = None,
+    rejected: tuple[Rejected, ...] = (),
+    attrs: dict[str, Any] | None = None,
+) -> TrialBegan:
+    """The event with which a trial begins; `seed` is counted from the study's own."""
+    return TrialBegan(
+        trial=number,
+        variant=variant,
+        params=params,
+        spec=spec,
+        digest=spec.digest,
+        seed=study.training.seed + seed,
+        rungs=study.budget.rungs,
+        rejected=rejected,
+        attrs=attrs or {},
+    )

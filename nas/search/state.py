@@ -1,0 +1,136 @@
+"""The state of a search: what follows from the events of its ledger, and from nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from nas.runs.events import (
+    Event,
+    HandedOutAgain,
+    Promoted,
+    Reported,
+    RunBegan,
+    StudyChanged,
+    TrialBegan,
+    TrialEnded,
+)
+from nas.runs.ledger import read_events
+from nas.runs.records import State
+from nas.runs.run import Run, objective_values
+from nas.search.halving import SuccessiveHalving
+from nas.search.variants import Decision, Values
+from nas.study.study import Study
+from space.errors import RunError
+
+
+class SearchState:
+    """The run, the rungs, and which trials are running, idle or judged; the same events give the same state."""
+
+    def __init__(self) -> None:
+        self.run = Run()
+        self.running: set[int] = set()
+        self.idle: set[int] = set()
+        """Trials that may train and are on no worker."""
+        self.ending: dict[int, State] = {}
+        """How trials are judged to have ended, until the ledger says so."""
+        self.alone: set[int] = set()
+        """Trials that are to have a whole GPU for themselves."""
+        self.losses: Counter[int] = Counter()
+        """How often in a row the worker of a trial has died."""
+        self._halving: SuccessiveHalving | None = None
+
+    @property
+    def halving(self) -> SuccessiveHalving:
+        """The rungs; raises RunError before the first event."""
+        if self._halving is None:
+            raise RunError("the ledger does not begin with a study; move the directory away to start anew")
+        return self._halving
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event of the ledger."""
+        self.run.apply(event)
+        match event:
+            case RunBegan():
+                self._halving = SuccessiveHalving(event.study.budget)
+            case StudyChanged():
+                self._take_budget(event.study)
+            case TrialBegan():
+                self._begin(event)
+            case Reported():
+                self._report(event)
+            case Promoted():
+                self.follow(self.halving.promote(event.variant))
+                self._note_allowed(event.variant)
+            case HandedOutAgain():
+                self.losses[event.trial] += event.lost
+                if event.alone:
+                    self.alone.add(event.trial)
+                if self.run.trials[event.trial].state is State.RUNNING:
+                    self.idle.add(event.trial)
+            case TrialEnded():
+                self._end(event)
+
+    def follow(self, decision: Decision) -> None:
+        """Take in what was decided at a rung."""
+        self.idle |= {trial for trial in decision.released if trial in self.running}
+        self.ending |= dict.fromkeys(decision.stopped, State.PRUNED)
+
+    def _begin(self, event: TrialBegan) -> None:
+        replicates = self.run.study.replicates
+        if event.trial % replicates == 0:
+            self.halving.add(event.variant, range(event.trial, event.trial + replicates))
+            self._note_allowed(event.variant)
+        self.running.add(event.trial)
+        self.idle.add(event.trial)
+
+    def _report(self, event: Reported) -> None:
+        trial = self.run.trials[event.trial]
+        self.losses[event.trial] = 0
+        if len(trial.reports) > trial.rungs:
+            return  # Of the finish.
+        values = objective_values(self.run.study, trial, event)
+        self.follow(self.halving.report(event.trial, event.rung, self._to_minimise(values)))
+        if len(trial.reports) == trial.rungs:
+            self.ending[event.trial] = State.COMPLETE
+        self._note_allowed(trial.variant)
+
+    def _end(self, event: TrialEnded) -> None:
+        number = event.trial
+        self.idle.discard(number)
+        self.running.discard(number)
+        self.ending.pop(number, None)
+        if event.state is State.FAILED:
+            self.follow(self.halving.remove(number))
+        elif event.state is State.PRUNED:
+            self.halving.end(number)
+        self._note_allowed(self.run.trials[number].variant)
+
+    def _take_budget(self, study: Study) -> None:
+        """Resume with a larger budget, for which no trial is complete yet."""
+        if study.budget.rungs <= self.halving.budget.rungs:
+            return
+        self.running |= {trial.number for trial in self.run.in_state(State.RUNNING)}
+        # A crash may have come between the last report of a trial and the note of its end.
+        self.ending = {number: state for number, state in self.ending.items() if state is not State.COMPLETE}
+        self.follow(self.halving.extend(study.budget))
+        for variant in self.halving.variants:
+            self._note_allowed(variant)
+
+    def _note_allowed(self, variant: int) -> None:
+        self.run.allowed[variant] = self.halving.variants[variant].allowed
+
+    def _to_minimise(self, values: Values) -> Values:
+        """Values of the objectives, with the sign of those that are maximised turned."""
+        directions = [objective.direction for objective in self.run.study.objectives]
+        return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))
+
+
+def read_state(folder: Path) -> SearchState:
+    """The state of the search in a run directory; raises RunError when it is none or is damaged."""
+    state = SearchState()
+    for event in read_events(folder):
+        state.apply(event)
+    if not state.run.begun:
+        raise RunError(f"{folder} holds no study; its ledger is empty")
+    return state

@@ -1,0 +1,38 @@
+"""A variant on its way up the rungs, and the decisions about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Values = tuple[float, ...]
+"""One finite value per objective, all to be minimised."""
+
+
+@dataclass
+class Variant:
+    """One architecture with all its trials (replicates), and the number of rungs at which they may report."""
+
+    number: int
+    allowed: int
+    reported: dict[int, int]
+    """By trial, at how many rungs it has reported; failed trials are removed."""
+    values: dict[int, list[Values]] = field(default_factory=dict)
+    means: list[Values] = field(default_factory=list)
+    """The mean over its trials at every rung that all of them have reached."""
+    over: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether every trial has reported at the last rung allowed."""
+        return not self.over and bool(self.reported) and len(self.means) == self.allowed
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Trials that were waiting and may train on, and trials that are stopped for good."""
+
+    released: tuple[int, ...] = ()
+    stopped: tuple[int, ...] = ()
+
+    def __add__(self, other: Decision) -> Decision:
+        return Decision(self.released + other.released, self.stopped + other.stopped)

@@ -1,0 +1,71 @@
+"""Every metric in one table: which direction is better, its unit, its bounds, and the digits that it is printed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from space.errors import ToolkitError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number by which trials, samples or architectures are judged.
+
+    `low` and `high` bound it; `digits` are those behind the point in a table.
+    """
+
+    name: str
+    better: str
+    """`lower` or `higher`."""
+    unit: str = ""
+    low: float = 0.0
+    high: float = inf
+    digits: int = 4
+
+
+_ALL = (
+    Metric("val_loss", "lower"),
+    Metric("train_loss", "lower"),
+    Metric("fid", "lower", digits=2),
+    Metric("sfid", "lower", digits=2),
+    # Unbiased, so it may fall below 0.
+    Metric("kid", "lower", low=-inf),
+    Metric("inception_score", "higher", low=1.0, digits=2),
+    Metric("is", "higher", low=1.0, digits=2),
+    Metric("precision", "higher", high=1.0),
+    Metric("recall", "higher", high=1.0),
+    Metric("step_seconds", "lower", "s"),
+    Metric("images_per_s", "higher", "images/s", digits=0),
+    Metric("gflops", "lower", "multiply-accumulates / 1e9, folded, batch 1"),
+    Metric("train_gflops", "lower", "multiply-accumulates / 1e9, one training sample"),
+    Metric("params_m", "lower", "million parameters, folded", digits=3),
+    Metric("peak_memory_mib", "lower", "MiB", digits=0),
+)
+METRICS = {metric.name: metric for metric in _ALL}
+
+SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
+"""What a trial can be measured by at a rung: the metrics that an ablation compares."""
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of a name, which a loss of a bin of timesteps such as `val_loss_bin_0` shares; raises ToolkitError for another."""
+    for known in ("val_loss", "train_loss"):
+        if name.startswith(known):
+            return METRICS[known]
+    if name not in METRICS:
+        lower = ", ".join(metric.name for metric in _ALL if metric.better == "lower")
+        higher = ", ".join(metric.name for metric in _ALL if metric.better == "higher")
+        raise ToolkitError(
+            f"whether less of '{name}' is better is not known; less is better of {lower}, more is better of {higher}"
+        )
+    return METRICS[name]
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether less of a metric is better; raises ToolkitError for a metric whose direction is not known.
+
+    >>> lower_is_better("val_loss"), lower_is_better("precision")
+    (True, False)
+    """
+    return metric_named(name).better == "lower"
