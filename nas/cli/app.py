@@ -17,6 +17,7 @@ from space.errors import ToolkitError
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="udit-nas", prog_name="nas")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
     """Architecture search and ablation of U-shaped diffusion transformers.

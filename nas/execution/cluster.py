@@ -155,7 +155,6 @@ def _looker() -> Callable[[str, str, str], dict[str, str]]:
 
         found = {"import": "", "package": "", "token": "", "write": ""}
         try:
-            import nas
             import nas.training.trial
             import space
 

@@ -205,13 +205,13 @@ class Run:
         return planned and any(row.spec.digest == trial.digest for row in study.rows)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """The run in a directory; raises RunError when it is none or is damaged."""
     collects = gc.isenabled()
     # Nothing that is read here is garbage, and looking for it would take half of the time.
     gc.disable()
     try:
-        run = Run(read_events(folder))
+        run = Run(read_events(Path(folder)))
     finally:
         if collects:
             gc.enable()
