@@ -136,7 +136,8 @@ def info(folder: Path, verify: bool) -> None:
 
 def _codec(name: str, scale: float | None = None) -> Any:
     """The codec of a name, before anything is read; a VAE's folder by its absolute path, since the store is used elsewhere."""
-    from nas.data.codecs import VAE_PREFIX, codec_named
+    from nas.data.codec import VAE_PREFIX
+    from nas.data.codecs import codec_named
 
     if name.startswith(VAE_PREFIX) and (local := Path(name.removeprefix(VAE_PREFIX)).expanduser()).is_dir():
         name = f"{VAE_PREFIX}{local.absolute()}"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codecs import Codec
+from nas.data.codec import Codec
 from nas.data.header import Header
 from nas.data.store import latent_shape
 from nas.data.vae import Vae

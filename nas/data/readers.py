@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codecs import Codec, PixelUnshuffle
+from nas.data.codec import Codec, PixelUnshuffle
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from space.errors import DataError

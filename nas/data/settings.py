@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
-from nas.data.codecs import VAE_PREFIX, codec_named
+from nas.data.codec import VAE_PREFIX
+from nas.data.codecs import codec_named
 from nas.data.header import Header
 from nas.data.sources import EMBEDDED, DataSet, header_of, load_data, resolved
 from space.errors import DataError

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from nas.data.codecs import VAE_PREFIX, Codec, Shape, codec_named
+from nas.data.codec import VAE_PREFIX, Codec, Shape
+from nas.data.codecs import codec_named
 from nas.data.header import Header
 from space.errors import DataError
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.data.codecs import VAE_PREFIX, Array, Shape
+from nas.data.codec import VAE_PREFIX, Array, Shape
 from space.errors import DataError
 
 DEFAULT_SOURCE = "stabilityai/sd-vae-ft-ema"

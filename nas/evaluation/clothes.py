@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nas.evaluation.extractors import Dimensions, Features, Pixels, checked_pixels, digest_of, in_batches
+from nas.evaluation.extractor import Dimensions, Features, Pixels, checked_pixels, digest_of, in_batches
 from space.errors import DataError
 
 SIZE = 32

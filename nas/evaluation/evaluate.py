@@ -16,7 +16,7 @@ from nas.diffusion.generate import sample
 from nas.diffusion.prediction import Prediction
 from nas.diffusion.samplers import sampler_named
 from nas.evaluation.adm import write_samples_npz
-from nas.evaluation.extractors import Dimensions, Extractor
+from nas.evaluation.extractor import Dimensions, Extractor
 from nas.evaluation.images import to_pixels
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, ImageFeatures, Reference

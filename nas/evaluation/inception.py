@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nas.evaluation.extractors import Dimensions, Features, Pixels, checked_pixels, digest_of, in_batches
+from nas.evaluation.extractor import Dimensions, Features, Pixels, checked_pixels, digest_of, in_batches
 from space.errors import DataError
 
 SPATIAL_CHANNELS = 7

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from nas.data.feed import Feed
 from nas.data.store import Split
 from nas.evaluation.adm import count_images, read_reference_npz, stream_images
-from nas.evaluation.extractors import Extractor
+from nas.evaluation.extractor import Extractor
 from nas.evaluation.images import to_pixels
 from nas.evaluation.statistics import FeatureStatistics, Moments
 from space.errors import DataError

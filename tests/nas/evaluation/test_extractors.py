@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from nas.evaluation import clothes, train_clothes
-from nas.evaluation.extractors import Dimensions, digest_of, extractor_named, in_batches
+from nas.evaluation.extractor import Dimensions, digest_of, in_batches
+from nas.evaluation.extractors import extractor_named
 from nas.evaluation.inception import PREPROCESSING
 from space.errors import DataError
 
