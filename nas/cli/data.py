@@ -50,79 +50,79 @@ _pixels = _options(
 )
 
 
-@click.group(cls=Group)
-def data() -> None:
+@click.group("data", cls=Group)
+def data_group() -> None:
     """Make data stores, and tell what is in them."""
 
 
-@data.group(cls=Group)
-def prepare() -> None:
+@data_group.group("prepare", cls=Group)
+def prepare_group() -> None:
     """Make a memory-mapped store; the same command goes on where an earlier one was interrupted."""
 
 
-@prepare.command(cls=Command)
+@prepare_group.command("images", cls=Command)
 @click.argument("folder", type=_path)
 @_encoding
 @_target
-def images(folder: Path, size: int, **how: Any) -> None:
+def images_command(folder: Path, size: int, **how: Any) -> None:
     """A folder with one subfolder a class, centre-cropped as in ADM and encoded."""
     from nas.data.images import ImageFolder
 
     _encode(ImageFolder(folder, size), str(folder.absolute()), **how)
 
 
-@prepare.command(cls=Command)
+@prepare_group.command("dataset", cls=Command)
 @click.argument("name")
 @click.option("--split", default="train", show_default=True)
 @_encoding
 @_target
-def dataset(name: str, split: str, size: int, **how: Any) -> None:
+def dataset_command(name: str, split: str, size: int, **how: Any) -> None:
     """A data set of the datasets library, by name or local folder, centre-cropped as in ADM and encoded."""
     from nas.data.hub import HubImages
 
     _encode(HubImages(name, split, size), f"{name}/{split}", **how)
 
 
-@prepare.command(cls=Command)
+@prepare_group.command("features", cls=Command)
 @click.argument("folder", type=_path)
 @click.option("--codec", default=DEFAULT_VAE, show_default=True, help="The VAE that the latents came from.")
 @_scale
 @_target
-def features(folder: Path, codec: str, scale: float, **how: Any) -> None:
+def features_command(folder: Path, codec: str, scale: float, **how: Any) -> None:
     """The per-sample files of fast-DiT and U-DiT: a folder that holds *_features/N.npy and *_labels/N.npy."""
     from nas.data.readers import FeatureFiles
 
     _write(FeatureFiles(folder, _codec(codec).name, scale), **how)
 
 
-@prepare.command(cls=Command)
+@prepare_group.command("idx", cls=Command)
 @click.argument("images", type=_path)
 @click.argument("labels", type=_path)
 @_pixels
 @_target
-def idx(images: Path, labels: Path, codec: str, pad_to: int | None, **how: Any) -> None:
+def idx_command(images: Path, labels: Path, codec: str, pad_to: int | None, **how: Any) -> None:
     """IDX files such as those of Fashion-MNIST, gzipped or not."""
     from nas.data.readers import idx_reader
 
     _write(idx_reader(images, labels, _codec(codec), pad_to), **how)
 
 
-@prepare.command(cls=Command)
+@prepare_group.command("arrays", cls=Command)
 @click.argument("file", type=_path)
 @click.option("--labels", type=_path, help="Labels as .npy, where the file has none.")
 @_pixels
 @_target
-def arrays(file: Path, labels: Path | None, codec: str, pad_to: int | None, **how: Any) -> None:
+def arrays_command(file: Path, labels: Path | None, codec: str, pad_to: int | None, **how: Any) -> None:
     """A .npz or .npy file of uint8 images, or of float latents (N, C, H, W)."""
     from nas.data.readers import ArrayReader, read_arrays
 
     _write(ArrayReader(*read_arrays(file, labels), _codec(codec), file.name, pad_to), **how)
 
 
-@data.command(cls=Command)
+@data_group.command("info", cls=Command)
 @click.argument("folder", type=_path)
 @click.option("--verify", is_flag=True, help="Read everything and compare with the checksum.")
-def info(folder: Path, verify: bool) -> None:
+def info_command(folder: Path, verify: bool) -> None:
     """Tell what a store holds."""
     from nas.data.store import checksum, open_store
 
@@ -161,13 +161,13 @@ def _write(reader: Any, out: Path, class_names: str | None, batch_size: int | No
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from nas.data.prepare import prepare as write_store
+    from nas.data.prepare import prepare_store
 
     names = tuple(name.strip() for name in class_names.split(",")) if class_names else None
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar, console=Console(stderr=True)) as view:
         task = view.add_task("samples", total=None)
-        store = write_store(
+        store = prepare_store(
             reader, out, batch_size or COPIED_AT_ONCE, names, lambda done, all_: view.update(task, completed=done, total=all_)
         )
     click.echo(_facts(store))

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from nas.cli.command import Command
+from nas.study.settings import Sampler
 from space.errors import DataError, ToolkitError
 
 _path = click.Path(path_type=Path)
+SAMPLER_CHOICE = click.Choice(get_args(Sampler))
 CONTROLS = ("validation", "noise")
 """What stands for a model to show the ends of the scale: real held-out images, and images of uniform noise."""
 
 
-@click.command(cls=Command)
+@click.command("evaluate", cls=Command)
 @click.argument("what", metavar="MODEL|SAMPLES.npz|validation|noise")
 @click.option("--data", "source", help="The real images: a data source or store; by default what the model was trained on.")
 @click.option("--codec", help="The codec of an embedded data source.")
 @click.option("--reference", default="train", show_default=True, metavar="train|validation|FILE.npz", help="Compared with these.")
 @click.option("--samples", default=2000, show_default=True, type=click.IntRange(1), help="Images a seed.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="So many sets of samples, seeds 0, 1, …")
-@click.option(
-    "--sampler", type=click.Choice(["ddpm", "ddim", "dpm++", "euler", "heun"]), help="ddim, or heun for a flow, by default."
-)
+@click.option("--sampler", type=SAMPLER_CHOICE, help="ddim, or heun for a flow, by default.")
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=1.0, show_default=True, help="Guidance; 1 is none.")
 @click.option("--extractor", default="clothes", show_default=True, type=click.Choice(["clothes", "inception"]))
 @click.option("--weights", type=_path, help="A file with the extractor's weights.")
 @click.option("--keep-samples", type=_path, metavar="DIR", help="Write the samples as .npz of the ADM suite.")
 @click.option("--out", type=_path, help="The JSON file; printed when none is named.")
-def evaluate(
+def evaluate_command(
     what: str,
     source: str | None,
     codec: str | None,
@@ -126,7 +126,7 @@ def _report(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nas.evaluation.evaluate import check_count, evaluate_model, judge, noise, summary
+    from nas.evaluation.evaluate import check_count, evaluate_model, judge, metrics_report, noise
     from nas.evaluation.reference import features_of, images_in, images_of
     from nas.training.export import trained_for
     from space.weights import load
@@ -158,7 +158,10 @@ def _report(
     else:
         found = [features_of(images_in(Path(what)), extractor)]
     seeds = {"sampling": {"seeds": list(settings.seeds)}} if what == "noise" else {}
-    return {**seeds, **summary([judge(one, reference.features) for one in found], found[0].images or 0, extractor, reference)}
+    return {
+        **seeds,
+        **metrics_report([judge(one, reference.features) for one in found], found[0].images or 0, extractor, reference),
+    }
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nas.data.images import centre_crop
 from space.errors import DataError
+from space.files import first_line
 
 
 class HubImages:
@@ -34,7 +35,7 @@ class HubImages:
             else:
                 found = datasets.load_dataset(name, split=split)
         except Exception as error:  # the library's own errors have no common base
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"the data set {name}, split {split}, cannot be loaded: {reason}") from None
         columns = {kind: _column(found, kind) for kind in ("Image", "ClassLabel")}
         if columns["Image"] is None:

@@ -17,7 +17,7 @@ PROBE = 16
 """So many samples at either end of what was written are read again when a preparation is gone on with."""
 
 
-def prepare(
+def prepare_store(
     reader: Reader,
     folder: Path,
     batch_size: int = 1024,

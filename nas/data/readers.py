@@ -22,6 +22,7 @@ from nas.data.codec import Codec, PixelUnshuffle
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from space.errors import DataError
+from space.files import first_line
 
 READING_THREADS = 16
 """Small files wait for the disk, not for the processor."""
@@ -158,7 +159,7 @@ def _named(found: Any, path: Path, names: Sequence[str]) -> NDArray[Any] | None:
             try:
                 return np.asarray(found[name])
             except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-                raise DataError(f"{path}: {name} cannot be read ({str(error).splitlines()[0]})") from None
+                raise DataError(f"{path}: {name} cannot be read ({first_line(error)})") from None
     return None
 
 
@@ -168,7 +169,7 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as NumPy arrays ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+        raise DataError(f"{path} cannot be read as NumPy arrays ({first_line(error)})") from None
 
 
 def idx_reader(images: Path, labels: Path, codec: Codec, pad_to: int | None) -> ArrayReader:
@@ -270,7 +271,7 @@ def _array(path: Path, index: int) -> NDArray[Any]:
     except FileNotFoundError:
         raise DataError(f"{path} (index {index}) is missing") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} (index {index}) is truncated or no array ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path} (index {index}) is truncated or no array ({first_line(error)})") from None
 
 
 _PARSING = Lock()

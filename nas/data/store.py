@@ -18,6 +18,7 @@ from nas.data.codec import VAE_PREFIX, Codec, Shape
 from nas.data.codecs import codec_named
 from nas.data.header import Header
 from space.errors import DataError
+from space.files import first_line
 
 HEADER, LATENTS, LABELS, PROGRESS = "header.json", "latents.npy", "labels.npy", "progress.json"
 _CHUNK_BYTES = 2**24
@@ -95,7 +96,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; prepare the store again") from None
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is truncated or damaged ({str(error).splitlines()[0]}); prepare the store again") from None
+        raise DataError(f"{path} is truncated or damaged ({first_line(error)}); prepare the store again") from None
     if found.shape != shape or found.dtype != np.dtype(dtype):
         raise DataError(f"{path} holds {found.dtype} {found.shape} where the header says {dtype} {shape}; prepare the store again")
     return found

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nas.data.codec import VAE_PREFIX, Array, Shape
 from space.errors import DataError
+from space.files import first_line
 
 DEFAULT_SOURCE = "stabilityai/sd-vae-ft-ema"
 DEFAULT_SCALE = 0.18215
@@ -218,7 +219,9 @@ class Vae:
             from diffusers import AutoencoderKL
             from huggingface_hub import HfApi
         except (ImportError, RuntimeError) as error:
-            raise DataError(f"codec {self.name} needs diffusers ({_reason(error)}); pip install 'udit-nas[vae]'") from error
+            raise DataError(
+                f"codec {self.name} needs diffusers ({first_line(error).rstrip('.')}); pip install 'udit-nas[vae]'"
+            ) from error
         folder = Path(self.source).expanduser()
         if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(self.source)):
             raise DataError(f"codec {self.name}: no folder {folder}; {MEND}")
@@ -233,12 +236,7 @@ class Vae:
                 HfApi().model_info(self.source, timeout=HUB_TIMEOUT_S)
                 return loader(AutoencoderKL, self.source)
         except Exception as error:
-            raise DataError(f"codec {self.name} cannot be loaded ({_reason(error)}); {MEND}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a message that may be a page long."""
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            raise DataError(f"codec {self.name} cannot be loaded ({first_line(error).rstrip('.')}); {MEND}") from error
 
 
 def _shape(shape: tuple[int, ...]) -> str:

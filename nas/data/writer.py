@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nas.data.header import Header
 from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, open_store
 from space.errors import DataError
+from space.files import replace_file
 
 
 class StoreWriter:
@@ -74,7 +75,7 @@ class StoreWriter:
         return self._rows.read(first * views, end * views), self._labels.read(first, end)
 
     def _note(self) -> None:
-        _replace(self.folder / PROGRESS, {"plan": self._told, "done": self.done})
+        _write_json(self.folder / PROGRESS, {"plan": self._told, "done": self.done})
 
     def finish(self, class_names: tuple[str, ...]) -> Store:
         """Write the header, which makes the store whole; raises DataError when samples are missing or a label has no name."""
@@ -88,7 +89,7 @@ class StoreWriter:
             )
         header = self.plan.model_copy(update={"class_names": class_names, "checksum": ""})
         header = header.model_copy(update={"checksum": checksum(header, rows, labels)})
-        _replace(self.folder / HEADER, header.model_dump(mode="json"))
+        _write_json(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()
         return open_store(self.folder)
 
@@ -121,11 +122,6 @@ class _Array:
         os.fsync(self._file.fileno())
 
 
-def _replace(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that a crash leaves the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    with replace_file(path) as file:
+        file.write(json.dumps(facts, indent=1).encode())

@@ -53,23 +53,11 @@ class GaussianDiffusion:
         self.mean_from_x0 = betas * before.sqrt() / (1 - self.alphas_cumprod)
         self.mean_from_x_t = (1 - before) * (1 - betas).sqrt() / (1 - self.alphas_cumprod)
 
-    def respaced(self, steps: int | str) -> GaussianDiffusion:
-        """A shorter process over some of this one's timesteps.
-
-        A number N keeps round(i·(T-1)/(N-1)) of T steps; "ddimN" keeps every (T/N)-th from 0 (Song et al. 2021).
-        Betas follow from the kept ᾱ, β'_i = 1 - ᾱ_i/ᾱ_{i-1}. Raises ValueError when N is out of range or "ddimN" does
-        not divide T.
-        """
-        count = int(str(steps).removeprefix("ddim"))
-        if not 1 <= count <= self.steps:
+    def respaced(self, steps: int) -> GaussianDiffusion:
+        """A shorter process over N of this one's T timesteps, round(i·(T-1)/(N-1)); raises ValueError when N is out of range."""
+        if not 1 <= steps <= self.steps:
             raise ValueError(f"{steps} sampling steps are not between 1 and {self.steps}")
-        if str(steps).startswith("ddim"):
-            if self.steps % count:
-                raise ValueError(f"{count} DDIM steps do not divide {self.steps}")
-            kept = torch.arange(0, self.steps, self.steps // count)
-        else:
-            kept = torch.tensor([round(i * (self.steps - 1) / max(count - 1, 1)) for i in range(count)])
-        return self._shortened(kept)
+        return self.shortened(torch.tensor([round(i * (self.steps - 1) / max(steps - 1, 1)) for i in range(steps)]))
 
     def respaced_in_snr(self, steps: int) -> GaussianDiffusion:
         """A shorter process over the steps nearest to equal distances in λ = log(α/σ) (Lu et al. 2022, section 5), both ends kept.
@@ -81,9 +69,10 @@ class GaussianDiffusion:
             raise ValueError(f"{steps} sampling steps are not between 2 and {self.steps}")
         snr = 0.5 * torch.log(self.alphas_cumprod / (1 - self.alphas_cumprod))
         wanted = torch.linspace(float(snr[0]), float(snr[-1]), steps, dtype=torch.float64)
-        return self._shortened(torch.unique((snr[None] - wanted[:, None]).abs().argmin(dim=1)))
+        return self.shortened(torch.unique((snr[None] - wanted[:, None]).abs().argmin(dim=1)))
 
-    def _shortened(self, kept: Tensor) -> GaussianDiffusion:
+    def shortened(self, kept: Tensor) -> GaussianDiffusion:
+        """The process over rising timesteps `kept` (N,) int64 alone: its betas follow from their ᾱ, β'_i = 1 - ᾱ_i/ᾱ_{i-1}."""
         products = self.alphas_cumprod[kept]
         short = GaussianDiffusion.__new__(GaussianDiffusion)
         short._set(1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]]), self.timestep_map[kept])

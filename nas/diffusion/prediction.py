@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol, assert_never
 
 import torch
 from torch import Tensor
@@ -11,12 +11,18 @@ from torch import Tensor
 from nas.diffusion.gaussian import GaussianDiffusion, at
 from nas.study.settings import PredictionSettings
 
+PredictionKind = Literal["epsilon", "v", "flow"]
+
 BINS = 4
 """Equal ranges of time in which the validation loss is told apart."""
 
 
 class Prediction(Protocol):
     """How data are noised, what the model is to predict from it, and how far off it is. Times t are (N,), images (N, C, H, W)."""
+
+    @property
+    def kind(self) -> PredictionKind:
+        """As in a study."""
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Training times."""
@@ -71,6 +77,8 @@ class Steps:
 class Epsilon(Steps):
     """The noise, and with 2C output channels the variance too; `min_snr` weights the noise's error by min(SNR, γ)/SNR."""
 
+    kind: ClassVar[PredictionKind] = "epsilon"
+
     def loss(self, out: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """MSE + VB."""
         terms = self.diffusion.loss_terms(out, x0, x_t, t, noise)
@@ -87,6 +95,8 @@ class Epsilon(Steps):
 @dataclass(frozen=True)
 class V(Steps):
     """v = √ᾱ·ε - √(1-ᾱ)·x0; `min_snr` weights its error by min(SNR, γ)/(SNR + 1)."""
+
+    kind: ClassVar[PredictionKind] = "v"
 
     def loss(self, out: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """MSE."""
@@ -108,6 +118,7 @@ class Flow:
     """The velocity x0 - ε along x_t = t·x0 + (1-t)·ε, with t from 0 (noise) to 1 (data) as the model is given it."""
 
     logit_normal: bool = False
+    kind: ClassVar[PredictionKind] = "flow"
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform in [0, 1), or the logistic function of normal numbers (Esser et al. 2024, section 3.1)."""
@@ -138,7 +149,13 @@ class Flow:
 
 
 def prediction(settings: PredictionSettings) -> Prediction:
-    """The objective that settings describe."""
-    if settings.kind == "flow":
-        return Flow(settings.times == "logit-normal")
-    return (V if settings.kind == "v" else Epsilon)(settings.min_snr)
+    """The prediction that settings describe."""
+    match settings.kind:
+        case "epsilon":
+            return Epsilon(settings.min_snr)
+        case "v":
+            return V(settings.min_snr)
+        case "flow":
+            return Flow(settings.times == "logit-normal")
+        case _:
+            assert_never(settings.kind)

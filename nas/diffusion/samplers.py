@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nas.diffusion.gaussian import GaussianDiffusion, at
-from nas.diffusion.prediction import Flow, Prediction, Steps, V
-from nas.study.settings import DEFAULT_SAMPLERS
+from nas.diffusion.prediction import Prediction, Steps, V
+from nas.study.settings import DEFAULT_SAMPLERS, SAMPLERS
 from space.errors import ToolkitError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -29,7 +29,7 @@ class Denoiser:
     bound: float | None = None
 
 
-Sampler = Callable[[Denoiser, Tensor, int], Tensor]
+SamplerFunction = Callable[[Denoiser, Tensor, int], Tensor]
 """x (N, C, H, W), standard normal, to data, in a number of steps."""
 
 
@@ -118,14 +118,25 @@ def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: 
     return i, out
 
 
-OF_STEPS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm}
-OF_FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun}
+SAMPLER_FUNCTIONS: dict[str, SamplerFunction] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm, "euler": euler, "heun": heun}
+"""The function of each name in `nas.study.settings.SAMPLERS`."""
+
+if SAMPLER_FUNCTIONS.keys() != {name for names in SAMPLERS.values() for name in names}:
+    raise ImportError("nas.diffusion.samplers and SAMPLERS of nas.study.settings name different samplers; add what one lacks")
 
 
-def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, Sampler]:
-    """The sampler of a name, or the prediction's default (ddim, heun); raises ToolkitError when none of that name fits."""
-    known = OF_FLOWS if isinstance(prediction, Flow) else OF_STEPS
-    name = name or DEFAULT_SAMPLERS["flow" if known is OF_FLOWS else "epsilon"]
-    if name not in known:
-        raise ToolkitError(f"sampler {name} does not fit the model, whose prediction takes {', '.join(known)}")
-    return name, known[name]
+def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, SamplerFunction]:
+    """The name and the function of a sampler.
+
+    Args:
+        name: The sampler's name, or None for the default of the prediction: ddim, or heun for a flow.
+        prediction: The prediction that the model was trained for.
+
+    Raises:
+        ToolkitError: The prediction cannot be sampled with a sampler of that name.
+    """
+    name = name or DEFAULT_SAMPLERS[prediction.kind]
+    if name not in SAMPLERS[prediction.kind]:
+        fitting = ", ".join(SAMPLERS[prediction.kind])
+        raise ToolkitError(f"sampler {name} does not fit the model, whose prediction takes {fitting}")
+    return name, SAMPLER_FUNCTIONS[name]

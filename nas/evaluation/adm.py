@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import tempfile
 import zipfile
@@ -12,13 +11,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.evaluation.statistics import Matrix, Moments
 from space.errors import DataError, RunError
+from space.files import first_line, replace_file
 
 Images = NDArray[np.uint8]
 """(N, H, W, C), 0 to 255."""
@@ -31,7 +31,7 @@ _DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, z
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class AdmFile:
     """What an evaluation file holds; None for what it does not."""
 
     mu: Matrix | None = None
@@ -66,24 +66,22 @@ def write_samples_npz(images: Iterable[Images], path: Path) -> int:
     Raises DataError for a batch of another type or shape and for no images, RunError when the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     spool = _spool(path)
     try:
         shape = _collect(images, spool, path)
         try:
-            _pack(spool, shape, partial)
-            partial.replace(path)
+            with replace_file(path) as file:
+                _pack(spool, shape, file)
         except OSError as error:
             raise _unwritable(path, error) from None
     finally:
         # Closing flushes once more, which fails again on a full disk; what the spool holds is of no use any longer.
         with contextlib.suppress(OSError):
             spool.close()
-        partial.unlink(missing_ok=True)
     return shape[0]
 
 
-def read_reference_npz(path: Path, images: bool = True) -> Reference:
+def read_reference_npz(path: Path, images: bool = True) -> AdmFile:
     """Read the suite's statistics (`mu`, `sigma`, `mu_s`, `sigma_s`) and images (`arr_0`), any of which may be absent.
 
     `images` false leaves `arr_0` unread, which spares its memory. Other keys are not looked at, and nothing is unpickled.
@@ -107,7 +105,7 @@ def read_reference_npz(path: Path, images: bool = True) -> Reference:
             found[IMAGES] = _read_images(archive, path)
         if not found and IMAGES not in archive.files:
             raise DataError(f"{path} holds neither {IMAGES} nor mu and sigma; give a file in the ADM suite's format")
-    return Reference(**found)
+    return AdmFile(**found)
 
 
 def count_images(path: Path) -> int:
@@ -188,16 +186,13 @@ def _collect(batches: Iterable[Images], spool: IO[bytes], path: Path) -> tuple[i
     return count, size[0], size[1], 3
 
 
-def _pack(spool: IO[bytes], shape: tuple[int, int, int, int], partial: Path) -> None:
+def _pack(spool: IO[bytes], shape: tuple[int, int, int, int], file: BinaryIO) -> None:
     """One uncompressed entry, as np.savez writes it: the suite reads it as a stream."""
     spool.seek(0)
-    with partial.open("wb") as file:
-        entry_name = f"{IMAGES}.npy"
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, archive.open(entry_name, "w", force_zip64=True) as entry:
-            np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            shutil.copyfileobj(spool, entry, length=1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
+    entry_name = f"{IMAGES}.npy"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, archive.open(entry_name, "w", force_zip64=True) as entry:
+        np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        shutil.copyfileobj(spool, entry, length=1 << 20)
 
 
 def _read_statistics(archive: Any, mean: str, covariance: str, path: Path) -> dict[str, Matrix]:
@@ -235,7 +230,7 @@ def _read(archive: Any, key: str, shape: str, path: Path) -> NDArray[Any]:
     try:
         array = archive[key]
     except _DAMAGE as error:
-        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        reason = f" ({first_line(error)})" if str(error) else ""
         raise DataError(f"{key} of {path} cannot be read as an array {shape}{reason}; fetch or write the file again") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{key} of {path} is no NumPy array; it must be {shape}, so fetch or write the file again")

@@ -121,7 +121,7 @@ def evaluate_model(
     samples_folder: Path | None = None,
     bar: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Draw samples with every seed and judge them; a report as `summary` gives it, with how they were drawn.
+    """Draw samples with every seed and judge them; a report as `metrics_report` gives it, with how they were drawn.
 
     `samples_folder` takes the samples as `seed-N.npz` in the ADM suite's format. Raises ToolkitError for settings that do not
     fit the model, and DataError for too few samples.
@@ -136,10 +136,10 @@ def evaluate_model(
         batches = drawn(model, codec, prediction, settings, seed, bar)
         values.append(judge(collected(batches, extractor, path), reference.features))
     sampling = {"sampler": name, "steps": settings.steps, "guidance": settings.guidance, "seeds": list(settings.seeds)}
-    return {"sampling": sampling, **summary(values, settings.samples, extractor, reference)}
+    return {"sampling": sampling, **metrics_report(values, settings.samples, extractor, reference)}
 
 
-def summary(values: list[dict[str, float]], samples: int, extractor: Extractor, reference: Reference) -> dict[str, Any]:
+def metrics_report(values: list[dict[str, float]], samples: int, extractor: Extractor, reference: Reference) -> dict[str, Any]:
     """Metrics with their mean, standard deviation (n - 1; null for one set) and single values, and what they were measured with."""
     metrics = {
         name: {

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from space.errors import DataError
+from space.files import first_line
 
 Pixels = NDArray[np.uint8] | Tensor
 """Images uint8 (N, C, H, W), 0 to 255, with C = 3, or 1 for grey."""
@@ -61,7 +62,7 @@ def usable(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"device '{device}' cannot be used ({reason}); take cpu, or cuda where there is a GPU") from None
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nas.evaluation.extractor import Dimensions, Features, Pixels, checked_pixels, digest_of, in_batches
 from space.errors import DataError
+from space.files import first_line
 
 SPATIAL_CHANNELS = 7
 """The suite keeps the first 7 of 192 channels, so that 7·17·17 = 2,023 numbers are about as many as the 2,048 pooled ones."""
@@ -90,7 +91,7 @@ def _torch_fidelity() -> Any:
         return importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise DataError(
-            f"extractor 'inception' needs torch-fidelity and torchvision ({_first_line(error)}); "
+            f"extractor 'inception' needs torch-fidelity and torchvision ({first_line(error)}); "
             "install the extra: pip install 'udit-nas[inception]'"
         ) from None
 
@@ -104,7 +105,7 @@ def _downloaded(url: str) -> Mapping[str, Tensor]:
         raise DataError(f"the weights kept in {torch.hub.get_dir()} are no plain tensors; delete the file and try again") from None
     except Exception as error:  # no network, a full disk, another hash, or a damaged file from an earlier time
         raise DataError(
-            f"the weights of InceptionV3 cannot be had from {url} ({_first_line(error)}); download the file elsewhere and name it"
+            f"the weights of InceptionV3 cannot be had from {url} ({first_line(error)}); download the file elsewhere and name it"
         ) from None
 
 
@@ -134,7 +135,7 @@ def _network(network_class: Any, tensors: Mapping[str, Tensor], source: str) -> 
         try:
             torch.save(dict(tensors), plain)
         except (OSError, RuntimeError) as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             raise DataError(f"the weights of InceptionV3 cannot be written to {folder} ({reason}); free some space") from None
         try:
             return network_class(Inception.name, list(_OUTPUTS), feature_extractor_weights_path=str(plain))
@@ -143,7 +144,3 @@ def _network(network_class: Any, tensors: Mapping[str, Tensor], source: str) -> 
             complaint = str(error).strip().splitlines()[1:2] or [str(error)]
             reason = textwrap.shorten(complaint[0], 150, placeholder=" …")
             raise DataError(f"{source} does not fit InceptionV3 ({reason}); {_WANTED}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

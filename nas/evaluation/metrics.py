@@ -13,7 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.evaluation.statistics import Features, FeatureStatistics, Matrix, Moments, Statistics, checked, frechet_distance
+from nas.evaluation.statistics import (
+    FeatureRows,
+    FeatureStatistics,
+    Matrix,
+    Moments,
+    Statistics,
+    checked_features,
+    frechet_distance,
+)
 from space.errors import DataError
 
 _BLOCK = 2048
@@ -30,7 +38,7 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def fid(a: Features | Statistics, b: Features | Statistics) -> float:
+def fid(a: FeatureRows | Statistics, b: FeatureRows | Statistics) -> float:
     """The Fréchet inception distance (Heusel et al. 2017) of features (N, D) and (M, D), or of their statistics; symmetric.
 
     Of pooled features it is FID, of spatial features sFID. Raises DataError for features that are not finite, for other
@@ -39,13 +47,13 @@ def fid(a: Features | Statistics, b: Features | Statistics) -> float:
     return frechet_distance(_statistics(a), _statistics(b))
 
 
-def inception_score(logits: Features, split_size: int = 5000) -> float:
+def inception_score(logits: FeatureRows, split_size: int = 5000) -> float:
     """exp E KL(p(y|x) ‖ p(y)) of classifier logits (N, K), averaged over consecutive splits (Salimans et al. 2016).
 
     A last, smaller split counts as much as the others, as in the ADM suite, so let `split_size` divide N. Between 1 and K.
     Raises DataError for no logits, for logits that are not finite, and for a split size below 1.
     """
-    logits = checked(logits, "logits", columns="K")
+    logits = checked_features(logits, "logits", columns="K")
     if split_size < 1:
         raise DataError(f"split_size is {split_size}; give 1 or more, 5000 being usual")
     if not len(logits):
@@ -57,7 +65,7 @@ def inception_score(logits: Features, split_size: int = 5000) -> float:
     return score
 
 
-def precision_recall(reference: Features, generated: Features, k: int = 3) -> PrecisionRecall:
+def precision_recall(reference: FeatureRows, generated: FeatureRows, k: int = 3) -> PrecisionRecall:
     """Precision and recall of generated features (M, D) against reference features (N, D) (Kynkäänniemi et al. 2019).
 
     An image is in a set's manifold when, for some member of the set, it is no farther away than that member's k-th nearest
@@ -89,7 +97,7 @@ def precision_recall(reference: Features, generated: Features, k: int = 3) -> Pr
     return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
 
 
-def kid(a: Features, b: Features) -> float:
+def kid(a: FeatureRows, b: FeatureRows) -> float:
     """The kernel inception distance of features (N, D) and (M, D): unbiased MMD² with kernel (x·y/D + 1)³; symmetric.
 
     (Bińkowski et al. 2018, equation 4 and section 4.) Taken over all pairs, not over random subsets, so that it is one number
@@ -109,7 +117,7 @@ def kid(a: Features, b: Features) -> float:
     return distance
 
 
-def _statistics(a: Features | Statistics) -> Statistics:
+def _statistics(a: FeatureRows | Statistics) -> Statistics:
     if isinstance(a, FeatureStatistics | Moments):
         return a
     statistics = FeatureStatistics()
@@ -119,9 +127,9 @@ def _statistics(a: Features | Statistics) -> Statistics:
     return statistics
 
 
-def _pair(a: Features, b: Features, name_a: str, name_b: str) -> tuple[Features, Features]:
+def _pair(a: FeatureRows, b: FeatureRows, name_a: str, name_b: str) -> tuple[FeatureRows, FeatureRows]:
     """Both sets, once they are finite and of one dimension."""
-    a, b = checked(a, f"{name_a} features"), checked(b, f"{name_b} features")
+    a, b = checked_features(a, f"{name_a} features"), checked_features(b, f"{name_b} features")
     if a.shape[1] != b.shape[1]:
         raise DataError(
             f"the {name_a} features have {a.shape[1]} dimensions and the {name_b} ones {b.shape[1]}; "
@@ -130,7 +138,7 @@ def _pair(a: Features, b: Features, name_a: str, name_b: str) -> tuple[Features,
     return a, b
 
 
-def _split_score(logits: Features) -> float:
+def _split_score(logits: FeatureRows) -> float:
     """The inception score of one split. Logarithms throughout, so that probabilities too small for a float do no harm."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -149,9 +157,9 @@ def _pairs_within(count: int) -> Iterator[tuple[slice, slice]]:
 
 
 class _Points:
-    """Features about a centre, turned to float64 block by block, and their squared norms (N,)."""
+    """FeatureRows about a centre, turned to float64 block by block, and their squared norms (N,)."""
 
-    def __init__(self, features: Features, centre: Matrix, what: str) -> None:
+    def __init__(self, features: FeatureRows, centre: Matrix, what: str) -> None:
         self.features, self.centre = features, centre
         with np.errstate(over="ignore", invalid="ignore"):
             self.norms = np.concatenate([np.square(self.block(rows)).sum(axis=1) for rows in _blocks(len(features))])
@@ -197,12 +205,12 @@ def _smallest(nearest: Matrix, candidates: Matrix) -> Matrix:
     return np.partition(np.concatenate([nearest, candidates], axis=1), k - 1, axis=1)[:, :k]
 
 
-def _kernel(a: Features, b: Features) -> NDArray[np.float64]:
+def _kernel(a: FeatureRows, b: FeatureRows) -> NDArray[np.float64]:
     base = a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1
     return np.asarray(base * base * base)
 
 
-def _mean_kernel_within(a: Features) -> float:
+def _mean_kernel_within(a: FeatureRows) -> float:
     """The mean over the n(n - 1) ordered pairs of different rows; the kernel is symmetric, so each block counts for two."""
     sums = []
     for rows, columns in _pairs_within(len(a)):
@@ -213,7 +221,7 @@ def _mean_kernel_within(a: Features) -> float:
     return _total(sums) / (len(a) * (len(a) - 1))
 
 
-def _mean_kernel_between(a: Features, b: Features) -> float:
+def _mean_kernel_between(a: FeatureRows, b: FeatureRows) -> float:
     sums = [float(_kernel(a[rows], b[columns]).sum()) for rows in _blocks(len(a)) for columns in _blocks(len(b))]
     return _total(sums) / (len(a) * len(b))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from nas.data.feed import Feed
 from nas.data.store import Split
@@ -23,6 +22,7 @@ from nas.evaluation.extractor import Extractor
 from nas.evaluation.images import to_pixels
 from nas.evaluation.statistics import FeatureStatistics, Moments
 from space.errors import DataError
+from space.files import cache_folder, replace_file
 
 MANIFOLD_IMAGES = 10_000
 """Precision and recall compare with at most so many real images, as many as the ADM suite's reference batches hold."""
@@ -153,14 +153,9 @@ def _digest(extractor: Extractor, *parts: str) -> str:
     return hashlib.sha256("/".join(("2", extractor.digest, *parts)).encode()).hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where features of real images are kept: `udit-nas/reference` below XDG_CACHE_HOME, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udit-nas" / "reference"
-
-
 def _kept(digest: str, source: str, cache: Path | None, compute: Callable[[], ImageFeatures]) -> Reference:
     """From the cache, or computed and put there; a cache that cannot be used costs time and nothing else."""
-    path = (cache or cache_folder()) / f"{digest}.safetensors"
+    path = (cache or cache_folder("reference")) / f"{digest}.safetensors"
     try:
         found = load_file(path)
         return Reference(_unpacked(found), source, digest, kept=True)
@@ -168,9 +163,8 @@ def _kept(digest: str, source: str, cache: Path | None, compute: Callable[[], Im
         features = compute()
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        save_file(_packed(features), partial)
-        partial.replace(path)
+        with replace_file(path) as file:
+            file.write(save(_packed(features)))
     return Reference(features, source, digest, kept=False)
 
 

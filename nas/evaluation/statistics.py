@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from space.errors import DataError
 
-Features = NDArray[Any]
+FeatureRows = NDArray[Any]
 """Real numbers (N, D), one row an image."""
 
 Matrix = NDArray[np.float64]
@@ -60,24 +60,19 @@ class FeatureStatistics:
         self._mean: Matrix | None = None
         self._scatter: Matrix | None = None  # Σ (x - mean)(x - mean)ᵀ
 
-    def update(self, features: Features) -> None:
+    def update(self, features: FeatureRows) -> None:
         """Take in a batch (n, D) of any real type.
 
         Raises DataError, and takes in nothing, when the batch is not such an array, has another D than those before,
         or holds NaN or infinity; the row that it names counts from the first batch on.
         """
-        features = checked(features, "features", first_row=self.count)
+        features = checked_features(features, "features", first_row=self.count)
         for start in range(0, len(features), _ROWS):
             rows = features[start : start + _ROWS].astype(np.float64)
             with np.errstate(over="ignore", invalid="ignore"):  # frechet_distance refuses what has overflowed
                 mean = rows.mean(axis=0)
                 rows -= mean
                 self._add(len(rows), mean, rows.T @ rows)
-
-    def merge(self, other: FeatureStatistics) -> None:
-        """Take in all samples of another set, which stays as it is; raises DataError when its D differs."""
-        if other._mean is not None and other._scatter is not None:
-            self._add(other.count, other._mean.copy(), other._scatter.copy())
 
     def _add(self, count: int, mean: Matrix, scatter: Matrix) -> None:
         if self._mean is None or self._scatter is None:
@@ -164,7 +159,7 @@ def _root_factor(mean: Matrix, covariance: Matrix, which: str) -> Matrix:
     return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))).T)
 
 
-def checked(array: Features, what: str, columns: str = "D", first_row: int = 0) -> Features:
+def checked_features(array: FeatureRows, what: str, columns: str = "D", first_row: int = 0) -> FeatureRows:
     """The array, once it is known to be (N, D) finite real numbers; else raises DataError.
 
     `what` and `columns` name the array and its second axis in the message, and `first_row` is the number of its first row.

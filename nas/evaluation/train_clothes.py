@@ -34,7 +34,7 @@ SHIFT = 2
 """Pixels by which an image is moved at most in each direction: no more than its black border."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def train_clothes(arguments: Sequence[str] | None = None) -> None:
     """Train, print the test accuracy, and write the weights with the facts about them."""
     parser = argparse.ArgumentParser(prog="python -m nas.evaluation.train_clothes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="IDX_FOLDER", help="holds the IDX files of the training images and labels")
@@ -130,4 +130,4 @@ def accuracy(network: ClothesNetwork, images: Tensor, labels: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    train_clothes()

@@ -38,10 +38,10 @@ def lower_is_better(metric: str) -> bool:
     return metric in LOWER_IS_BETTER
 
 
-def checked(differences: Sequence[float] | Array, least: int) -> Array:
+def checked_differences(differences: Sequence[float] | Array, least: int) -> Array:
     """Paired differences (n,) as float64; raises ToolkitError when they are fewer than `least`, or one is not finite.
 
-    >>> checked([1, 2], least=2).tolist()
+    >>> checked_differences([1, 2], least=2).tolist()
     [1.0, 2.0]
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -60,7 +60,7 @@ def mean_and_spread(differences: Sequence[float] | Array) -> tuple[float, float]
     >>> mean_and_spread([-1.0, -2.0, -3.0])
     (-2.0, 1.0)
     """
-    values = checked(differences, 2)
+    values = checked_differences(differences, 2)
     mean = float(values.mean())
     # What np.std computes, at a third of its overhead.
     spread = math.sqrt(float(np.square(values - mean).sum()) / (len(values) - 1))
@@ -136,7 +136,7 @@ def sign_flip_p(differences: Sequence[float] | Array) -> float:
     0.03125
     """
     # Sorted, so that the order of seeds does not matter, not even in rounding.
-    values = np.sort(checked(differences, 1))
+    values = np.sort(checked_differences(differences, 1))
     far = abs(float(values.sum())) - ROUNDING * float(np.abs(values).sum())
     if len(values) > EXACT:
         flips = np.random.default_rng(0).integers(0, 2, size=(RESAMPLES, len(values)), dtype=np.int8) * 2 - 1
@@ -246,7 +246,7 @@ def ratio_interval(
     >>> print(f"{low:.2f} {high:.2f}")
     0.44 0.58
     """
-    above, below = checked(numerators, 2), checked(denominators, 2)
+    above, below = checked_differences(numerators, 2), checked_differences(denominators, 2)
     if len(above) != len(below):
         raise ToolkitError(
             f"{len(above)} numerators and {len(below)} denominators are not pairs; leave out the seeds that one has alone"

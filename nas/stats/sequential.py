@@ -24,7 +24,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import stdtrit
 
-from nas.stats.paired import checked, mean_and_spread, nominal_p
+from nas.stats.paired import checked_differences, mean_and_spread, nominal_p
 from space.array import Array
 from space.errors import ToolkitError
 
@@ -82,7 +82,7 @@ def repeated_interval(differences: Sequence[float] | Array, looks: tuple[int, ..
     >>> print(f"{low:.4f} {high:.4f}")
     -0.0201 -0.0034
     """
-    values = checked(differences, 1)
+    values = checked_differences(differences, 1)
     if len(values) not in looks:
         raise ToolkitError(
             f"{len(values)} pairs are not one of the planned looks ({_named(looks)}); wait for the next look, or plan more"
@@ -145,7 +145,7 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
 
 def _so_far(differences: Sequence[float] | Array, looks: tuple[int, ...]) -> Iterator[tuple[int, float, float]]:
     """For each look that the differences have reached: which one it is, their mean and their spread then."""
-    values = checked(differences, 0)
+    values = checked_differences(differences, 0)
     if len(values) > looks[-1]:
         raise ToolkitError(f"{len(values)} pairs are more than the last planned look has ({_named(looks)}); plan more looks")
     for place, pairs in enumerate(looks):
