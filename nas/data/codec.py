@@ -1,4 +1,4 @@
-"""Codecs between images in [-1, 1] and the latents that a model is trained on, both (N, C, H, W) float32."""
+"""The contract of a codec, which maps images in [-1, 1] to the latents that a model trains on, both (N, C, H, W) float32."""
 
 from __future__ import annotations
 
@@ -15,52 +15,55 @@ Array = NDArray[np.float32]
 Shape = tuple[int, int, int]
 
 VAE_PREFIX = "vae:"
-"""Followed by a hub name or a folder: the AutoencoderKL there."""
+"""Precedes a hub name or a folder in a codec's name, which is then the AutoencoderKL found there."""
 
 
 class Codec(Protocol):
-    """What a study's `data.codec` names."""
+    """A mapping between images and latents, named by a study's `data.codec`."""
 
     @property
     def name(self) -> str:
-        """As in a study."""
+        """The name that a study uses."""
 
     @property
     def guided_channels(self) -> int | None:
-        """Channels that classifier-free guidance acts on; None: all."""
+        """The number of leading channels that classifier-free guidance acts on, or None for all."""
 
     @property
     def bound(self) -> float | None:
-        """Largest absolute latent, which samplers may clip a predicted x0 to; None: unbounded."""
+        """The largest absolute value of a latent, to which samplers may clip a predicted x0, or None when unbounded."""
 
     def latent_shape(self, image: Shape) -> Shape:
-        """The latents' (C, H, W) for images of (C, H, W); raises DataError when the codec cannot take them."""
+        """The latents' (C, H, W) for images of (C, H, W); raises DataError when the codec does not accept that shape."""
 
     def mirror_channels(self, channels: int) -> NDArray[np.int64] | None:
-        """The channels' order that makes latents flipped along their width those of mirrored images; None: there is none."""
+        """The channel order (C,) that turns latents flipped along their width into the latents of the mirrored images.
+
+        None when no order does.
+        """
 
     def encode(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Images to latents."""
+        """The latents of images."""
 
     def decode(self, latents: Array) -> Array:
-        """Latents to images."""
+        """The images of latents."""
 
 
 @dataclass(frozen=True)
 class PixelUnshuffle:
-    """The lossless codec that moves factor × factor pixels into channels: (C, H, W) ↔ (C·factor², H/factor, W/factor).
+    """The lossless codec that moves blocks of factor × factor pixels into channels: (C, H, W) ↔ (C·factor², H/factor, W/factor).
 
     Factor 1 leaves the pixels as they are.
     """
 
     factor: int
-    # Every channel is a share of the pixels, so all must be guided alike.
+    # Each channel holds a subset of the pixels, so all channels must be guided alike.
     guided_channels: int | None = None
     bound: float | None = 1.0
 
     @property
     def name(self) -> str:
-        """As in a study."""
+        """The name that a study uses."""
         return f"pixel-unshuffle-{self.factor}"
 
     def latent_shape(self, image: Shape) -> Shape:
@@ -71,7 +74,7 @@ class PixelUnshuffle:
         return channels * self.factor**2, height // self.factor, width // self.factor
 
     def mirror_channels(self, channels: int) -> NDArray[np.int64] | None:
-        """Within every group of pixels, the columns trade places."""
+        """The order that reverses the columns within each block of pixels."""
         return rearrange(np.arange(channels), "(c i j) -> c i j", i=self.factor, j=self.factor)[..., ::-1].reshape(-1)
 
     def encode(self, images: NDArray[Any]) -> NDArray[Any]:

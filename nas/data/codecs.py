@@ -1,4 +1,4 @@
-"""The codecs by the names that a study's `data.codec` gives them."""
+"""The table of codecs: the object that a study's `data.codec` names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ CODECS: dict[str, Codec] = {codec.name: codec for codec in (PixelUnshuffle(1), P
 
 
 def codec_named(name: str, scale: float | None = None) -> Codec:
-    """The codec of a name, a VAE's with a scale of its latents; raises DataError, naming the nearest, when there is none."""
+    """The codec of a name.
+
+    Args:
+        name: A key of `CODECS`, or `vae:` followed by a hub name or a folder.
+        scale: The factor by which a VAE's latents are scaled, or None for its default; other codecs have none.
+
+    Raises:
+        DataError: There is no such codec; the message names the nearest.
+    """
     if name.startswith(VAE_PREFIX) and name != VAE_PREFIX:
         from nas.data.vae import Vae
 
-        found = Vae(name.removeprefix(VAE_PREFIX))
-        return found if scale is None else replace(found, scale=scale)
+        vae = Vae(name.removeprefix(VAE_PREFIX))
+        return vae if scale is None else replace(vae, scale=scale)
     try:
         return CODECS[name]
     except KeyError:

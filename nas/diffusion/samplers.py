@@ -1,4 +1,4 @@
-"""Samplers: from noise to data with a model's predictions. All have one signature."""
+"""Samplers, which turn noise into data with a model's predictions; all have one signature."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from nas.study.settings import DEFAULT_SAMPLERS, SAMPLERS
 from space.errors import ToolkitError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""The model's output (N, C or 2C, H, W) for x (N, C, H, W) and its times t (N,), with guidance where wanted."""
+"""The model's output (N, C or 2C, H, W) for x (N, C, H, W) and its times t (N,), guided when guidance is on."""
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A trained model as samplers see it; `bound` clips predicted data, for data whose range is known."""
+    """A trained model as samplers use it; `bound` clips the predicted data, for data of known range."""
 
     prediction: Prediction
     predict: Predict
     noise: Callable[[], Tensor]
-    """Fresh standard normal noise of x's shape."""
+    """Draws standard normal noise of x's shape."""
     bound: float | None = None
 
 
 SamplerFunction = Callable[[Denoiser, Tensor, int], Tensor]
-"""x (N, C, H, W), standard normal, to data, in a number of steps."""
+"""Turns x (N, C, H, W), standard normal, into data in a number of steps."""
 
 
 def ddpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """Ancestral sampling of the respaced process, with the learned variance where there is one (Ho et al. 2020; both papers)."""
+    """Ancestral sampling of the respaced process, with the learned variance if there is one (Ho et al. 2020; both papers)."""
     process = _process(denoiser, steps)
     for step in reversed(range(steps)):
         i, out = _evaluated(denoiser, process, x, step)
@@ -53,7 +53,7 @@ def ddim(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
 
 
 def dpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """DPM-Solver++(2M): second order, one evaluation a step (Lu et al. 2022, algorithm 2), at equal distances in λ.
+    """DPM-Solver++(2M) at equal distances in λ; second order, one evaluation per step (Lu et al. 2022, algorithm 2).
 
     With λ = log(α/σ), h = λ' - λ and r = (last h)/h: x' = σ'/σ·x - α'·(e^{-h} - 1)·D, D = (1 + 1/2r)·x0 - 1/2r·(last x0).
     """
@@ -81,11 +81,11 @@ def euler(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
 
 
 def heun(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """The same with the mean of the velocities at both ends of a step; second order, two evaluations a step."""
+    """A flow's equation with the mean of the velocities at both ends of each step; second order, two evaluations per step."""
     for step in range(steps):
-        here = _velocity(denoiser, x, step / steps)
-        there = _velocity(denoiser, x + here / steps, (step + 1) / steps)
-        x = x + (here + there) / (2 * steps)
+        start = _velocity(denoiser, x, step / steps)
+        end = _velocity(denoiser, x + start / steps, (step + 1) / steps)
+        x = x + (start + end) / (2 * steps)
     return x
 
 
@@ -97,7 +97,7 @@ def _velocity(denoiser: Denoiser, x: Tensor, time: float) -> Tensor:
 
 
 def _diffusion(denoiser: Denoiser) -> GaussianDiffusion:
-    assert isinstance(denoiser.prediction, Steps), "sampler_named keeps flows away"
+    assert isinstance(denoiser.prediction, Steps), "sampler_named refuses flows"
     return denoiser.prediction.diffusion
 
 
@@ -108,7 +108,7 @@ def _process(denoiser: Denoiser, steps: int) -> GaussianDiffusion:
 
 
 def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The step as (N,), and the model's output at it in terms of the noise."""
+    """The step as (N,), and the model's output there, converted to a prediction of the noise."""
     i = torch.full((len(x),), step, device=x.device)
     out = denoiser.predict(x, torch.full_like(i, int(process.timestep_map[step])))
     if isinstance(denoiser.prediction, V):
