@@ -1,4 +1,4 @@
-"""Feature extractors for the metrics of generated images: what they give, and the one that a name means."""
+"""The contract of a feature extractor, and the helpers that all extractors share."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from space.errors import DataError
 from space.files import first_line
 
-Pixels = NDArray[np.uint8] | Tensor
+PixelInput = NDArray[np.uint8] | Tensor
 """Images uint8 (N, C, H, W), 0 to 255, with C = 3, or 1 for grey."""
 
 
 class Features(NamedTuple):
-    """What the metrics need of N images, float32."""
+    """The outputs that the metrics need of N images, float32."""
 
     pool: NDArray[np.float32]
     """(N, D): averaged over positions, for FID, KID, precision and recall."""
     spatial: NDArray[np.float32]
     """(N, S): an earlier layer with its positions kept, channels last, for sFID."""
     logits: NDArray[np.float32]
-    """(N, K): of the classes, before the softmax, for the inception score."""
+    """(N, K): the classes' scores before the softmax, for the inception score."""
 
 
 class Dimensions(NamedTuple):
@@ -39,26 +39,26 @@ class Dimensions(NamedTuple):
 
 
 class Extractor(Protocol):
-    """A frozen network that turns images into features."""
+    """A frozen network that maps images to features."""
 
     @property
     def name(self) -> str:
-        """As in a study."""
+        """The name that a study uses."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of name, preprocessing and weights: features of equal digests can be compared, all others not."""
+        """SHA-256 of name, preprocessing and weights; features are comparable only when their extractors' digests are equal."""
 
     @property
     def dimensions(self) -> Dimensions:
-        """How many numbers an image gives."""
+        """The numbers of features per image."""
 
-    def __call__(self, images: Pixels) -> Features:
-        """The features of images uint8 (N, C, H, W), any N; raises DataError for images that it cannot take."""
+    def __call__(self, images: PixelInput) -> Features:
+        """The features of images uint8 (N, C, H, W), any N; raises DataError for images that it does not accept."""
 
 
 def usable(device: str | torch.device) -> torch.device:
-    """The device of a name; raises DataError when this machine or build of torch has none."""
+    """The device of a name; raises DataError when this machine or this build of torch does not have it."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
@@ -66,12 +66,12 @@ def usable(device: str | torch.device) -> torch.device:
         raise DataError(f"device '{device}' cannot be used ({reason}); take cpu, or cuda where there is a GPU") from None
 
 
-def checked_pixels(images: Pixels) -> Tensor:
-    """The images as a tensor; raises DataError when they are not uint8 (N, 1 or 3, H, W)."""
-    found = str(images.dtype).removeprefix("torch.")
-    if found != "uint8" or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise DataError(f"images to take features of must be uint8 (N, 1 or 3, H, W), 0 to 255, not {found} {tuple(images.shape)}")
-    # torch shares no array that is mirrored or may not be written to; those are copied.
+def checked_pixels(images: PixelInput) -> Tensor:
+    """The images as a tensor; raises DataError unless they are uint8 (N, 1 or 3, H, W)."""
+    dtype = str(images.dtype).removeprefix("torch.")
+    if dtype != "uint8" or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(f"images to take features of must be uint8 (N, 1 or 3, H, W), 0 to 255, not {dtype} {tuple(images.shape)}")
+    # torch cannot share the memory of a mirrored or a read-only array; such arrays are copied.
     return torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
 
 
@@ -83,20 +83,28 @@ def in_batches(
     device: torch.device,
     dimensions: Dimensions,
 ) -> Features:
-    """Pool, spatial and logits of a network in eval mode, over uint8 pixels (N, C, H, W) in batches; float32 throughout."""
-    rows = [np.empty((len(pixels), count), dtype=np.float32) for count in dimensions]
-    # The caller may work in reduced precision; a metric must not depend on it.
+    """The features of uint8 pixels (N, C, H, W), computed batch by batch in float32.
+
+    Args:
+        network: Maps pixels to pool, spatial and logits; in eval mode.
+        pixels: The images, on any device.
+        batch_size: Images per batch.
+        device: The network's device.
+        dimensions: The numbers of features per image.
+    """
+    outputs = [np.empty((len(pixels), count), dtype=np.float32) for count in dimensions]
+    # The caller may use reduced precision, on which a metric must not depend.
     with _exact_convolutions(), torch.autocast(device.type, enabled=False):
         for start in range(0, len(pixels), batch_size):
             part = slice(start, start + batch_size)
-            for row, found in zip(rows, network(pixels[part].to(device)), strict=True):
-                row[part] = found.float().cpu().numpy()
-    return Features(*rows)
+            for output, values in zip(outputs, network(pixels[part].to(device)), strict=True):
+                output[part] = values.float().cpu().numpy()
+    return Features(*outputs)
 
 
 @contextmanager
 def _exact_convolutions() -> Iterator[None]:
-    """Without TF32, torch's default for convolutions on a GPU, which keeps 10 bits of a fraction."""
+    """Convolutions without TF32, torch's default on a GPU, which keeps only 10 bits of the fraction."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

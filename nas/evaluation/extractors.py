@@ -1,4 +1,4 @@
-"""The feature extractors by the names that a study gives them."""
+"""The feature extractors by name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ NAMES = ("clothes", "inception")
 
 
 def extractor_named(name: str, weights: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
-    """The extractor of a name; `weights` is a file in place of its own weights, which for `inception` are downloaded.
+    """The feature extractor of a name.
 
-    Raises DataError when the name is unknown, the device cannot be used, an optional package is missing, or the weights
-    are missing, damaged or of other shapes.
+    Args:
+        name: `clothes` or `inception`.
+        weights: A file in place of the extractor's own weights, which for `inception` are downloaded.
+        device: The device to run on.
+
+    Raises:
+        DataError: The name is unknown, the device cannot be used, an optional package is missing, or the weights are missing,
+            damaged or of other shapes.
     """
-    # The networks import this module, and one of them a large optional package.
+    # Imported on demand: `inception` needs a large optional package.
     if name == "clothes":
         from nas.evaluation.clothes import Clothes
 
