@@ -1,4 +1,4 @@
-"""The commands about architectures themselves: what they cost, the papers' presets, the authors' checkpoints."""
+"""The commands about architectures: their costs, the papers' presets, the authors' checkpoints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from space.errors import ToolkitError
 
 @click.command("cost", cls=Command)
 @click.argument("what", metavar="SPEC-OR-PRESET")
-@click.option(
-    "--batch", default=256, show_default=True, type=click.IntRange(1), help="Batch size that memory and steps are told for."
-)
+@click.option("--batch", default=256, show_default=True, type=click.IntRange(1), help="Batch size of the memory and of a step.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def cost_command(what: str, batch: int, as_json: bool) -> None:
     """Print what an architecture costs: a preset's name, or a YAML file with a spec."""
@@ -55,7 +53,7 @@ def cost_command(what: str, batch: int, as_json: bool) -> None:
 @click.command("presets", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def presets_command(as_json: bool) -> None:
-    """List the presets: what they cost, beside what the papers print."""
+    """List the presets with their costs, beside the numbers that the papers print."""
     from space.costs.cost import cost
     from space.presets import PRESETS
     from space.published import published
@@ -63,11 +61,11 @@ def presets_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: _preset_facts(cost(spec), published(name)) for name, spec in PRESETS.items()}, indent=2))
         return
-    own = f"{'preset':25s} {'GFLOPs':>8s} {'train':>8s} {'params M':>9s}"
-    click.echo(f"{own} | {'GFLOPs':>8s} printed params M printed  FID-50K")
+    heading = f"{'preset':25s} {'GFLOPs':>8s} {'train':>8s} {'params M':>9s}"
+    click.echo(f"{heading} | {'GFLOPs':>8s} printed params M printed  FID-50K")
     for name, spec in PRESETS.items():
-        c = cost(spec)
-        click.echo(f"{name:25s} {c.gflops:8.4f} {c.train_gflops:8.3f} {c.params_m:9.3f} |")
+        costs = cost(spec)
+        click.echo(f"{name:25s} {costs.gflops:8.4f} {costs.train_gflops:8.3f} {costs.params_m:9.3f} |")
         for row in published(name):
             equal = " " if row.gflops == row.computed_gflops else "≠"
             where = row.table if row.resolution == 256 else f"{row.table}, {row.resolution} px"
@@ -77,12 +75,12 @@ def presets_command(as_json: bool) -> None:
     click.echo("Right of the bar: by the rule of the table's authors, with the printed digits; ≠ differs (docs/architectures.md).")
 
 
-def _preset_facts(found: Any, rows: Any) -> dict[str, Any]:
+def _preset_facts(costs: Any, rows: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    facts = {"gflops": found.gflops, "train_gflops": found.train_gflops, "params": found.params}
+    facts = {"gflops": costs.gflops, "train_gflops": costs.train_gflops, "params": costs.params}
     printed = [{**asdict(row), "computed_gflops": row.computed_gflops, "computed_params_m": row.computed_params_m} for row in rows]
-    return {**facts, "params_training": found.params_training, "published": printed}
+    return {**facts, "params_training": costs.params_training, "published": printed}
 
 
 @click.command("import-official", cls=Command)
@@ -122,9 +120,9 @@ def import_official_command(source: Path, name: str | None, kwargs: str | None, 
 def _json(text: str) -> dict[str, Any]:
     path = Path(text)
     try:
-        found = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
+        arguments = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ToolkitError(f"--kwargs {text}: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(arguments, dict):
         raise ToolkitError(f"--kwargs {text}: write an object of arguments, such as '{{\"hidden_size\": 96}}'")
-    return found
+    return arguments
