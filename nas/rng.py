@@ -1,8 +1,8 @@
-"""Random streams that depend on (seed, purpose, step) alone.
+"""Random streams keyed by (seed, purpose, step).
 
-Whatever a model draws, whatever ran before and on whichever device: one seed gives every variant the same data order,
-noise, timesteps and dropped labels, so differences between variants are paired. A run that continues from a
-checkpoint needs no generator state.
+One seed gives every variant of an ablation the same data order, noise, timesteps and dropped labels, whatever else a model
+draws, whatever ran before and on whichever device. Differences between variants are therefore paired, and a run that
+resumes from a checkpoint needs no generator state.
 """
 
 from __future__ import annotations
@@ -23,26 +23,35 @@ def stream(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one training step needs: which samples, which of them mirrored, timesteps, noise, which labels to drop; on the CPU."""
+    """The random numbers of one training step, on the CPU."""
 
     samples: Tensor
-    """(N,) int64"""
+    """(N,) int64, positions in the training split."""
     mirrored: Tensor
-    """(N,) bool"""
+    """(N,) bool, the samples to show as mirror images."""
     t: Tensor
-    """(N,) as the prediction draws them"""
+    """(N,) timesteps, in the prediction's type."""
     noise: Tensor
     """(N, C, H, W) float32"""
     dropped: Tensor
-    """(N,) bool"""
+    """(N,) bool, the labels to replace by the null class."""
     posterior: Tensor | None
-    """(N, C, H, W) float32 with which a VAE's moments are sampled, None where the data have none."""
+    """(N, C, H, W) float32, with which a VAE's moments are sampled; None for data without moments."""
 
 
 class TrainingStream:
-    """The draws of a training run, step by step, in any order.
+    """The draws of a training run, for any step in any order.
 
-    Epochs are whole permutations laid end to end, so every sample is seen once before one is seen twice, whatever the batch size.
+    Epochs are whole permutations laid end to end, so each sample is drawn once before any is drawn twice, whatever the batch size.
+
+    Args:
+        seed: The seed of the trial.
+        samples: The number of training samples.
+        batch_size: Samples per step.
+        shape: The (C, H, W) of one latent.
+        times: Draws training times, given their number and a generator.
+        label_dropout: The probability of dropping a label.
+        moments: Whether the data are a VAE's moments, which are sampled in every step.
     """
 
     def __init__(
@@ -60,7 +69,7 @@ class TrainingStream:
         self._epoch: tuple[int, Tensor] | None = None
 
     def draw(self, step: int) -> Draw:
-        """The draw of a step, counted from 0."""
+        """The draw of a step; steps count from 0."""
         size = self.batch_size
         shape = (size, *self.shape)
         return Draw(
@@ -73,13 +82,13 @@ class TrainingStream:
         )
 
     def _samples(self, step: int) -> Tensor:
-        first, left = step * self.batch_size, self.batch_size
+        first, missing = step * self.batch_size, self.batch_size
         pieces: list[Tensor] = []
-        while left:
+        while missing:
             epoch, offset = divmod(first, self.samples)
-            piece = self._permutation(epoch)[offset : offset + left]
+            piece = self._permutation(epoch)[offset : offset + missing]
             pieces.append(piece)
-            first, left = first + len(piece), left - len(piece)
+            first, missing = first + len(piece), missing - len(piece)
         return torch.cat(pieces)
 
     def _permutation(self, epoch: int) -> Tensor:

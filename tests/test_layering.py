@@ -158,7 +158,7 @@ def test_every_public_name_of_a_package_is_listed_and_there(package):
 
 
 def test_every_package_of_nas_says_its_purpose():
-    packages = [path for path in (ROOT / "nas").glob("*/__init__.py")]
+    packages = list((ROOT / "nas").glob("*/__init__.py"))
     assert len(packages) == 12
     assert all(ast.get_docstring(ast.parse(path.read_text())) for path in packages)
 

@@ -285,9 +285,7 @@ def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--classes", help="Labels such as 0,3,9; all by default.")
 @click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
-@click.option(
-    "--sampler", type=click.Choice(["ddpm", "ddim", "dpm++", "euler", "heun"]), help="ddim, or heun for a flow, by default."
-)
+@click.option("--sampler", type=evaluate_commands.SAMPLER_CHOICE, help="ddim, or heun for a flow, by default.")
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
 @click.option("--seed", default=0, show_default=True)
@@ -310,9 +308,9 @@ def sample(
     click.echo(str(out))
 
 
-main.add_command(model_commands.cost)
-main.add_command(model_commands.presets)
-main.add_command(model_commands.import_official)
-main.add_command(data_commands.data)
-main.add_command(evaluate_commands.evaluate)
+main.add_command(model_commands.cost_command)
+main.add_command(model_commands.presets_command)
+main.add_command(model_commands.import_official_command)
+main.add_command(data_commands.data_group)
+main.add_command(evaluate_commands.evaluate_command)
 main.add_command(replay_commands.replay_command)

@@ -1,38 +1,40 @@
-"""The command that judges generated images."""
+"""The command that evaluates generated images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from nas.cli.command import Command
+from nas.study.settings import Sampler
 from space.errors import DataError, ToolkitError
 
 _path = click.Path(path_type=Path)
+SAMPLER_CHOICE = click.Choice(get_args(Sampler))
 CONTROLS = ("validation", "noise")
-"""What stands for a model to show the ends of the scale: real held-out images, and images of uniform noise."""
+"""Names in place of a model that show the ends of the scale: real held-out images, and images of uniform noise."""
 
 
-@click.command(cls=Command)
+@click.command("evaluate", cls=Command)
 @click.argument("what", metavar="MODEL|SAMPLES.npz|validation|noise")
-@click.option("--data", "source", help="The real images: a data source or store; by default what the model was trained on.")
+@click.option("--data", "source", help="The real images: a data source or store; by default the model's training data.")
 @click.option("--codec", help="The codec of an embedded data source.")
-@click.option("--reference", default="train", show_default=True, metavar="train|validation|FILE.npz", help="Compared with these.")
-@click.option("--samples", default=2000, show_default=True, type=click.IntRange(1), help="Images a seed.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="So many sets of samples, seeds 0, 1, …")
 @click.option(
-    "--sampler", type=click.Choice(["ddpm", "ddim", "dpm++", "euler", "heun"]), help="ddim, or heun for a flow, by default."
+    "--reference", default="train", show_default=True, metavar="train|validation|FILE.npz", help="The real images to compare with."
 )
+@click.option("--samples", default=2000, show_default=True, type=click.IntRange(1), help="Images per seed.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Sets of samples, with seeds 0, 1, …")
+@click.option("--sampler", type=SAMPLER_CHOICE, help="ddim, or heun for a flow, by default.")
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=1.0, show_default=True, help="Guidance; 1 is none.")
 @click.option("--extractor", default="clothes", show_default=True, type=click.Choice(["clothes", "inception"]))
 @click.option("--weights", type=_path, help="A file with the extractor's weights.")
 @click.option("--keep-samples", type=_path, metavar="DIR", help="Write the samples as .npz of the ADM suite.")
-@click.option("--out", type=_path, help="The JSON file; printed when none is named.")
-def evaluate(
+@click.option("--out", type=_path, help="The JSON file; by default the JSON is printed.")
+def evaluate_command(
     what: str,
     source: str | None,
     codec: str | None,
@@ -66,17 +68,17 @@ def evaluate(
     if keep_samples is not None and not is_model:
         raise ToolkitError("--keep-samples keeps what a model draws; leave it out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = extractor_named(extractor, weights, device)
+    network = extractor_named(extractor, weights, device)
     facts = _facts(what) if is_model else {}
-    how = {"samples": samples, "seeds": tuple(range(seeds)), "sampler": sampler, "steps": steps, "guidance": cfg}
-    settings = parse(FidSettings, {**how, "extractor": extractor})
+    sampling = {"samples": samples, "seeds": tuple(range(seeds)), "sampler": sampler, "steps": steps, "guidance": cfg}
+    settings = parse(FidSettings, {**sampling, "extractor": extractor})
     if is_model:
-        check(settings, trained_for(facts), images.dimensions)
+        check(settings, trained_for(facts), network.dimensions)
     elif what == "noise":
-        check_count(samples, images.dimensions)
+        check_count(samples, network.dimensions)
     data = _data(facts, source, codec) if what in CONTROLS or not reference.endswith(".npz") else None
-    real = _reference(reference, data, images, device)
-    report = _report(what, facts, data, images, real, settings, device, keep_samples)
+    real = _reference(reference, data, network, device)
+    report = _report(what, facts, data, network, real, settings, device, keep_samples)
     text = json.dumps({"of": what, **report}, indent=2, ensure_ascii=False)
     if out is None:
         click.echo(text)
@@ -87,7 +89,7 @@ def evaluate(
 
 
 def _facts(what: str) -> dict[str, Any]:
-    """What a model folder says of itself."""
+    """The facts that a model folder records."""
     from space.weights import facts_of
 
     facts = facts_of(what)
@@ -97,7 +99,7 @@ def _facts(what: str) -> dict[str, Any]:
 
 
 def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
-    """The real data: named on the command line, or those of the model; None when neither says."""
+    """The real data, from the command line or else the model; None when neither names them."""
     from nas.data.settings import DataSettings
     from nas.data.sources import open_data
     from space.document import parse
@@ -127,7 +129,7 @@ def _report(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nas.evaluation.evaluate import check_count, evaluate_model, judge, noise, summary
+    from nas.evaluation.evaluate import check_count, evaluate_model, judge, metrics_report, noise
     from nas.evaluation.reference import features_of, images_in, images_of
     from nas.training.export import trained_for
     from space.weights import load
@@ -150,22 +152,23 @@ def _report(
         if data is None:
             raise ToolkitError("noise has the shape of real images; name these with --data")
         shape = next(images_of(data.validation, device)).shape[1:]
-        found = [features_of(noise(shape, settings.samples, seed), extractor) for seed in settings.seeds]
+        sets = [features_of(noise(shape, settings.samples, seed), extractor) for seed in settings.seeds]
     elif what == "validation":
         if data is None:
             raise ToolkitError("name the real images with --data")
         check_count(len(data.validation), extractor.dimensions)
-        found = [features_of(images_of(data.validation, device), extractor)]
+        sets = [features_of(images_of(data.validation, device), extractor)]
     else:
-        found = [features_of(images_in(Path(what)), extractor)]
+        sets = [features_of(images_in(Path(what)), extractor)]
     seeds = {"sampling": {"seeds": list(settings.seeds)}} if what == "noise" else {}
-    return {**seeds, **summary([judge(one, reference.features) for one in found], found[0].images or 0, extractor, reference)}
+    values = [judge(features, reference.features) for features in sets]
+    return {**seeds, **metrics_report(values, sets[0].images or 0, extractor, reference)}
 
 
 def _line(report: dict[str, Any]) -> str:
-    """Every metric as mean ± sd, on one line."""
+    """All metrics as mean ± sd, on one line."""
     parts = []
-    for name, found in report["metrics"].items():
-        spread = f" ± {found['sd']:.2g}" if found["sd"] is not None else ""
-        parts.append(f"{name} {found['mean']:.4g}{spread}")
+    for name, summary in report["metrics"].items():
+        spread = f" ± {summary['sd']:.2g}" if summary["sd"] is not None else ""
+        parts.append(f"{name} {summary['mean']:.4g}{spread}")
     return f"{report['samples']} samples: " + ", ".join(parts)

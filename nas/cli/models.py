@@ -1,4 +1,4 @@
-"""The commands about architectures themselves: what they cost, the papers' presets, the authors' checkpoints."""
+"""The commands about architectures: their costs, the papers' presets, the authors' checkpoints."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from nas.cli.command import Command
 from space.errors import ToolkitError
 
 
-@click.command(cls=Command)
+@click.command("cost", cls=Command)
 @click.argument("what", metavar="SPEC-OR-PRESET")
-@click.option(
-    "--batch", default=256, show_default=True, type=click.IntRange(1), help="Batch size that memory and steps are told for."
-)
+@click.option("--batch", default=256, show_default=True, type=click.IntRange(1), help="Batch size of the memory and of a step.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def cost(what: str, batch: int, as_json: bool) -> None:
+def cost_command(what: str, batch: int, as_json: bool) -> None:
     """Print what an architecture costs: a preset's name, or a YAML file with a spec."""
     from dataclasses import asdict
 
-    from space.costs.cost import cost as cost_of
-    from space.costs.memory import memory as memory_of
+    from space.costs.cost import cost
+    from space.costs.memory import memory
     from space.document import Document, parse
     from space.presets import preset
     from space.spec import ModelSpec
@@ -33,41 +31,41 @@ def cost(what: str, batch: int, as_json: bool) -> None:
         spec = parse(ModelSpec, document.data, document)
     else:
         spec = preset(what)
-    found, memory = cost_of(spec), memory_of(spec, batch)
+    costs, needed = cost(spec), memory(spec, batch)
     if as_json:
-        derived = {"gflops": found.gflops, "train_gflops": found.train_gflops, "step_macs": found.step_macs(batch)}
-        facts = {"digest": spec.digest, "batch": batch, **derived, **asdict(found), "memory_bytes": asdict(memory)}
+        derived = {"gflops": costs.gflops, "train_gflops": costs.train_gflops, "step_macs": costs.step_macs(batch)}
+        facts = {"digest": spec.digest, "batch": batch, **derived, **asdict(costs), "memory_bytes": asdict(needed)}
         click.echo(json.dumps(facts, indent=2))
         return
     mib = 2**20
     click.echo(f"{'part':14s} {'params':>12s} {'in training':>12s} {'MMACs':>10s} {'train MMACs':>12s} {'activations MiB':>16s}")
-    for part, kept in zip((*found.parts, found), (*memory.parts, memory), strict=True):
+    for part, kept in zip((*costs.parts, costs), (*needed.parts, needed), strict=True):
         counts = f"{part.params:12,d} {part.params_training:12,d} {part.macs / 1e6:10.2f} {part.train_macs / 1e6:12.2f}"
         click.echo(f"{part.name:14s} {counts} {kept.activations / mib:16,.1f}")
     click.echo(
-        f"gflops {found.gflops:.4f} (multiply-accumulates / 1e9, folded, batch 1), train_gflops {found.train_gflops:.4f} a sample"
+        f"gflops {costs.gflops:.4f} (multiply-accumulates / 1e9, folded, batch 1), train_gflops {costs.train_gflops:.4f} a sample"
     )
-    tera = found.step_macs(batch) / 1e12
-    lasting = f"weights {memory.weights / mib:,.0f}, AdamW {memory.optimizer / mib:,.0f}, average {memory.averages / mib:,.0f}"
-    click.echo(f"batch {batch}: {tera:.4g} TFLOPs a step; float32 training on a CPU, MiB: {lasting}, peak {memory.peak / mib:,.0f}")
+    tera = costs.step_macs(batch) / 1e12
+    lasting = f"weights {needed.weights / mib:,.0f}, AdamW {needed.optimizer / mib:,.0f}, average {needed.averages / mib:,.0f}"
+    click.echo(f"batch {batch}: {tera:.4g} TFLOPs a step; float32 training on a CPU, MiB: {lasting}, peak {needed.peak / mib:,.0f}")
 
 
-@click.command(cls=Command)
+@click.command("presets", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def presets(as_json: bool) -> None:
-    """List the presets: what they cost, beside what the papers print."""
-    from space.costs.cost import cost as cost_of
+def presets_command(as_json: bool) -> None:
+    """List the presets with their costs, beside the numbers that the papers print."""
+    from space.costs.cost import cost
     from space.presets import PRESETS
     from space.published import published
 
     if as_json:
-        click.echo(json.dumps({name: _preset_facts(cost_of(spec), published(name)) for name, spec in PRESETS.items()}, indent=2))
+        click.echo(json.dumps({name: _preset_facts(cost(spec), published(name)) for name, spec in PRESETS.items()}, indent=2))
         return
-    own = f"{'preset':25s} {'GFLOPs':>8s} {'train':>8s} {'params M':>9s}"
-    click.echo(f"{own} | {'GFLOPs':>8s} printed params M printed  FID-50K")
+    heading = f"{'preset':25s} {'GFLOPs':>8s} {'train':>8s} {'params M':>9s}"
+    click.echo(f"{heading} | {'GFLOPs':>8s} printed params M printed  FID-50K")
     for name, spec in PRESETS.items():
-        c = cost_of(spec)
-        click.echo(f"{name:25s} {c.gflops:8.4f} {c.train_gflops:8.3f} {c.params_m:9.3f} |")
+        costs = cost(spec)
+        click.echo(f"{name:25s} {costs.gflops:8.4f} {costs.train_gflops:8.3f} {costs.params_m:9.3f} |")
         for row in published(name):
             equal = " " if row.gflops == row.computed_gflops else "≠"
             where = row.table if row.resolution == 256 else f"{row.table}, {row.resolution} px"
@@ -77,12 +75,12 @@ def presets(as_json: bool) -> None:
     click.echo("Right of the bar: by the rule of the table's authors, with the printed digits; ≠ differs (docs/architectures.md).")
 
 
-def _preset_facts(found: Any, rows: Any) -> dict[str, Any]:
+def _preset_facts(costs: Any, rows: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    facts = {"gflops": found.gflops, "train_gflops": found.train_gflops, "params": found.params}
+    facts = {"gflops": costs.gflops, "train_gflops": costs.train_gflops, "params": costs.params}
     printed = [{**asdict(row), "computed_gflops": row.computed_gflops, "computed_params_m": row.computed_params_m} for row in rows]
-    return {**facts, "params_training": found.params_training, "published": printed}
+    return {**facts, "params_training": costs.params_training, "published": printed}
 
 
 @click.command("import-official", cls=Command)
@@ -92,7 +90,7 @@ def _preset_facts(found: Any, rows: Any) -> dict[str, Any]:
 @click.option("--entry", type=click.Choice(["ema", "model"]), help="Which weights of a checkpoint; ema where there are any.")
 @click.option("--to-official", "back", is_flag=True, help="CKPT is a model folder of ours; write the authors' state dict.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The model folder, or the .safetensors or .pt file.")
-def import_official(source: Path, name: str | None, kwargs: str | None, entry: str | None, back: bool, out: Path) -> None:
+def import_official_command(source: Path, name: str | None, kwargs: str | None, entry: str | None, back: bool, out: Path) -> None:
     """Turn a checkpoint of the authors' DiT or U-DiT code into a model folder, or a model folder into their state dict.
 
     Nothing is unpickled beyond tensors and plain data.
@@ -122,9 +120,9 @@ def import_official(source: Path, name: str | None, kwargs: str | None, entry: s
 def _json(text: str) -> dict[str, Any]:
     path = Path(text)
     try:
-        found = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
+        arguments = json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ToolkitError(f"--kwargs {text}: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(arguments, dict):
         raise ToolkitError(f"--kwargs {text}: write an object of arguments, such as '{{\"hidden_size\": 96}}'")
-    return found
+    return arguments

@@ -1,4 +1,4 @@
-"""Images on their way into a store: decoded, encoded with a VAE or a pixel codec, with mirror images where wanted."""
+"""A reader that encodes labelled images for a store, with a VAE or a pixel codec, and with mirror images when asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codecs import Codec
+from nas.data.codec import Codec
 from nas.data.header import Header
 from nas.data.store import latent_shape
 from nas.data.vae import Vae
@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 
 
 class Images(Protocol):
-    """Labelled images of one size, by number."""
+    """Labelled images of one size, addressed by number."""
 
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -27,19 +27,19 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, first: int, end: int) -> Pixels:
-        """Images (n, 3, size, size) uint8."""
+        """Images first … end - 1, (n, 3, size, size) uint8."""
 
 
-def _how(codec: Codec) -> str:
-    """What else moments depend on, so that an interrupted preparation is not gone on with otherwise."""
+def _encoding_facts(codec: Codec) -> str:
+    """A VAE's precision and weights, which moments depend on: a preparation resumes only when both are unchanged."""
     return f", {codec.precision}, VAE {codec.digest[:8]}" if isinstance(codec, Vae) else ""
 
 
 class EncodedImages:
-    """The reader that encodes images: moments (mean, log-variance) of a VAE, or pixels in a pixel codec's layout.
+    """The reader that encodes images, to a VAE's moments (mean, log-variance) or to pixels in a pixel codec's layout.
 
-    With `mirrored`, every image is followed by its mirror image, for flips in training: a VAE's latents of a mirrored image are
-    not its mirrored latents. The next images are decoded while these are encoded.
+    With `mirrored`, each image is followed by its mirror image, which training needs for flips: a VAE's latents of a mirrored
+    image differ from its mirrored latents. The next images are decoded in a thread while the present ones are encoded.
     """
 
     def __init__(self, images: Images, codec: Codec, source: str, mirrored: bool = False, dtype: str = "float32") -> None:
@@ -56,7 +56,7 @@ class EncodedImages:
                 "scale": codec.scale if isinstance(codec, Vae) else 1.0,
                 "views": 2 if mirrored else 1,
                 "class_names": (),
-                "source": f"{source} ({images.digest[:16]}{_how(codec)})",
+                "source": f"{source} ({images.digest[:16]}{_encoding_facts(codec)})",
             }
         )
         self._pool = ThreadPoolExecutor(1)
@@ -82,5 +82,5 @@ class EncodedImages:
         return pixels
 
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
-        """The images' own."""
+        """The class names of the images."""
         return self._images.class_names

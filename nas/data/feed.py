@@ -1,4 +1,4 @@
-"""Batches of latents on the training device, gathered from the store's map or from the device's memory."""
+"""Batches of latents on the training device, gathered from the store's memory map or from the device's memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,31 @@ from nas.data.vae import sample_moments
 from space.errors import DataError
 
 RESIDENT_SHARE = 0.4
-"""A split of at most this share of a GPU's free memory is kept there; the rest is for training."""
+"""A split is kept in a GPU's memory when it takes at most this share of the free memory; training needs the rest."""
 
 _CHUNK_SAMPLES = 4096
 
 
 class Feed:
-    """Latents and labels of a split's samples, by number, on a device.
+    """Latents and labels of a split's samples on a device, addressed by number.
 
-    On a GPU with room, the split lies in the GPU's memory unless `resident` is false; elsewhere a batch is gathered from the memory
-    map. Mirror images come from the store's second view, or from the codec where mirroring is exact.
+    On a GPU with enough free memory the split is copied there, unless `resident` is false; otherwise each batch is gathered from
+    the memory map. Mirror images come from the store's second view, or from the codec where mirroring is exact.
+
+    Args:
+        split: The samples.
+        device: The device of latents and labels.
+        mirrored: Whether mirror images will be asked for.
+        resident: Whether the split may be kept in a GPU's memory.
+
+    Raises:
+        DataError: Mirror images are wanted, and neither the store nor the codec has them.
     """
 
     def __init__(self, split: Split, device: torch.device, mirrored: bool = False, resident: bool = True) -> None:
         self.split, self.device, self.store, self.mirrored = split, device, split.store, mirrored
         header = self.store.header
-        # Where the store has no mirror images of its own, the codec says how channels trade places under mirroring.
+        # A store without mirror images leaves mirroring to the codec, which gives the channels' order after a flip.
         self._mirror = None if header.views == 2 else self.store.codec.mirror_channels(header.shape[0])
         if mirrored and header.views == 1 and self._mirror is None:
             raise DataError(
@@ -40,19 +49,22 @@ class Feed:
         return len(self.split)
 
     def latents(self, index: Tensor, mirrored: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Latents (N, C, H, W) float32 of the split's samples `index` (N,), those with `mirrored` (N,) bool as mirror images.
+        """Latents (N, C, H, W) float32 of samples of the split.
 
-        `noise` (N, C, H, W) draws from a VAE's moments, which are taken at their mean without it; other stores ignore it.
+        Args:
+            index: (N,) int64, the samples' positions in the split.
+            mirrored: (N,) bool, the samples to return as mirror images; None for none.
+            noise: (N, C, H, W), with which a VAE's moments are sampled; None takes their mean. Stores of other content ignore it.
         """
         views = self.store.header.views
-        row = index * views
+        resident_rows = index * views
         if views == 2 and mirrored is not None:
-            row = row + mirrored
+            resident_rows = resident_rows + mirrored
         if self._resident is not None:
-            raw = self._resident[row.to(self.device)]
+            raw = self._resident[resident_rows.to(self.device)]
         else:
-            own = torch.from_numpy(self.split.samples)[index] * views + (row - index * views)
-            raw = torch.from_numpy(np.take(self.store.rows, own.numpy(), axis=0)).to(self.device, non_blocking=True)
+            store_rows = torch.from_numpy(self.split.samples)[index] * views + (resident_rows - index * views)
+            raw = torch.from_numpy(np.take(self.store.rows, store_rows.numpy(), axis=0)).to(self.device, non_blocking=True)
         latents = self._as_latents(raw, noise)
         if self._mirror is not None and mirrored is not None:
             flipped = latents[:, torch.from_numpy(self._mirror).to(self.device)].flip(-1)
@@ -70,14 +82,15 @@ class Feed:
         return values.chunk(2, dim=1)[0] * header.scale
 
     def _copy(self) -> Tensor:
-        """The split's rows on the device, in chunks, so that they never lie in the main memory as a whole."""
-        views, rows = self.store.header.views, self.store.rows
-        own = (self.split.samples[:, None] * views + np.arange(views)).reshape(-1)
-        whole = torch.empty((len(own), *rows.shape[1:]), dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=self.device)
-        for first in range(0, len(own), _CHUNK_SAMPLES):
-            piece = np.take(rows, own[first : first + _CHUNK_SAMPLES], axis=0)
-            whole[first : first + len(piece)] = torch.from_numpy(piece).to(self.device)
-        return whole
+        """The split's rows on the device, copied in chunks so that the main memory never holds them all."""
+        views, array = self.store.header.views, self.store.rows
+        rows = (self.split.samples[:, None] * views + np.arange(views)).reshape(-1)
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        copy = torch.empty((len(rows), *array.shape[1:]), dtype=dtype, device=self.device)
+        for first in range(0, len(rows), _CHUNK_SAMPLES):
+            chunk = np.take(array, rows[first : first + _CHUNK_SAMPLES], axis=0)
+            copy[first : first + len(chunk)] = torch.from_numpy(chunk).to(self.device)
+        return copy
 
 
 def _fits(split: Split, device: torch.device) -> bool:

@@ -14,7 +14,11 @@ from space.errors import DataError
 
 
 def read_idx(path: Traversable) -> NDArray[np.uint8]:
-    """The array of bytes in an IDX file, gzipped or not; raises DataError when it is missing, damaged or holds another type."""
+    """The array of unsigned bytes in an IDX file, gzipped or not.
+
+    Raises:
+        DataError: The file is missing, damaged or holds another type.
+    """
     try:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":

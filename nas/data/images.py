@@ -1,4 +1,4 @@
-"""Folders of images, one subfolder a class, centre-cropped to squares as ADM and DiT prepare them."""
+"""Folders of images with one subfolder per class, centre-cropped to squares as ADM and DiT prepare them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from PIL import Image
 from space.errors import DataError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What counts as an image, in lower or upper case: the list of torchvision's ImageFolder."""
+"""File name endings of images, in lower or upper case: the list of torchvision's ImageFolder."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for files that are missing, truncated, damaged, too large or no images."""
+"""The errors that Pillow raises for files that are missing, truncated, damaged, too large or not images."""
 
 
 class ImageFolder:
-    """The images below `folder`, cropped to (3, size, size); labels count the subfolders in the order of their names.
+    """The images below `folder`, cropped to (3, size, size); labels number the subfolders in the order of their names.
 
-    Classes, labels and order are those of torchvision's ImageFolder: names are compared character by character, and a
-    folder's own images come before those of the folders in it. Links are followed; names that begin with a dot are
-    passed over. Only names are read at first. Raises DataError when the folder is missing or cannot be listed, when it
-    has no subfolders with images, and when one of its subfolders has none, which would shift the labels of the others.
+    Classes, labels and order are those of torchvision's ImageFolder: names are compared character by character, and the images
+    directly in a folder precede those of its subfolders. Links are followed; names that begin with a dot are ignored. The
+    constructor reads names only.
+
+    Raises:
+        DataError: The folder is missing, cannot be listed or has no subfolders with images, or one of its subfolders has no
+            images, which would shift the labels of the others.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -57,21 +60,22 @@ class ImageFolder:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256, in hexadecimal digits, over all relative names and file sizes; raises DataError when a file is gone."""
-        found = hashlib.sha256()
+        """SHA-256, in hexadecimal, of all relative names and file sizes; raises DataError when a file is missing."""
+        digest = hashlib.sha256()
         for index, file in enumerate(self.files):
             try:
                 size = (self.folder / file).stat().st_size
             except OSError as error:
                 self._refuse(index, error)
-            # No name holds a zero byte, so different lists never give the same bytes.
-            found.update(os.fsencode(file) + f"\0{size}\0".encode())
-        return found.hexdigest()
+            # No file name contains a zero byte, so different lists never give the same bytes.
+            digest.update(os.fsencode(file) + f"\0{size}\0".encode())
+        return digest.hexdigest()
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images start to stop, uint8 (n, 3, size, size), with the bounds of a slice; read by several threads.
+        """Images with the bounds of a slice, uint8 (n, 3, size, size), decoded by several threads.
 
-        Raises DataError that names the first image that cannot be read by its index and path.
+        Raises:
+            DataError: An image cannot be read; the message names the first such image by its index and path.
         """
         wanted = range(len(self))[start:stop]
         pixels = np.empty((len(wanted), 3, self.size, self.size), dtype=np.uint8)
@@ -95,20 +99,20 @@ class ImageFolder:
         ) from error
 
     def _listed(self, class_name: str) -> list[str]:
-        """A class's images at any depth, by folder and then by name."""
-        found: list[tuple[str, str]] = []
+        """The images of a class at any depth, sorted by folder and then by name."""
+        images: list[tuple[str, str]] = []
         for folder, subfolders, names in os.walk(self.folder / class_name, onerror=_refuse_listing, followlinks=True):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             relative = Path(folder).relative_to(self.folder).as_posix()
-            found += [(relative, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        return [f"{folder}/{name}" for folder, name in sorted(found)]
+            images += [(relative, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        return [f"{folder}/{name}" for folder, name in sorted(images)]
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square of size × size pixels, RGB, once the smaller side measures `size` (ADM, Dhariwal & Nichol 2021; DiT).
+    """The central square of size × size pixels, RGB, of the image resized so that its smaller side is `size`.
 
-    A large image is halved by averages over 2×2 pixels while its smaller side is at least 2·size, since a bicubic
-    filter alone would alias; then one bicubic step enlarges or shrinks it to the size.
+    As in ADM (Dhariwal & Nichol 2021) and DiT: while the smaller side is at least 2·size, the image is halved by averaging
+    blocks of 2×2 pixels, since a bicubic filter alone would alias; one bicubic step then resizes it to the final size.
     """
     image = image.convert("RGB")
     while min(image.size) >= 2 * size:
@@ -127,5 +131,5 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _refuse_listing(error: OSError) -> NoReturn:
-    """A folder that is passed over in silence would change the labels or the order of the images."""
+    """Raise DataError: to skip a folder silently would change the labels or the order of the images."""
     raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}); mend its permissions") from error

@@ -1,4 +1,4 @@
-"""Preparing a store: a reader's samples, batch after batch, the next one read while the last is encoded and written."""
+"""Preparation of a store: batches of a reader's samples are written while the next batch is read."""
 
 from __future__ import annotations
 
@@ -14,46 +14,57 @@ from nas.data.writer import StoreWriter
 from space.errors import DataError
 
 PROBE = 16
-"""So many samples at either end of what was written are read again when a preparation is gone on with."""
+"""When a preparation resumes, at most this many samples at either end of the written part are read again and compared."""
 
 
-def prepare(
+def prepare_store(
     reader: Reader,
     folder: Path,
     batch_size: int = 1024,
     class_names: tuple[str, ...] | None = None,
     progress: Callable[[int, int], None] = lambda done, samples: None,
 ) -> Store:
-    """Write a reader's samples to a store and return it; the same call goes on where an earlier one was interrupted.
+    """Write a reader's samples to a store; the same call resumes an interrupted preparation.
 
-    `class_names` replace the reader's; `progress` is told how many samples of how many are done. Raises DataError for data
-    that cannot be read and for a folder that cannot be written; what was written before stays and is gone on with.
+    Args:
+        reader: The data set.
+        folder: The store's folder.
+        batch_size: Samples read and written together.
+        class_names: Names in place of the reader's.
+        progress: Called with the number of samples done and the number of all samples.
+
+    Returns:
+        The whole store.
+
+    Raises:
+        DataError: The data cannot be read, or the folder cannot be written. Samples that were already written are kept, and
+            the next call continues after them.
     """
     writer = StoreWriter(folder, reader.plan)
     samples = reader.plan.samples
     bounds = [(first, min(first + batch_size, samples)) for first in range(writer.done, samples, batch_size)]
     progress(writer.done, samples)
     _check_same_source(reader, writer, min(batch_size, PROBE))
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(reader.read, *bounds[0]) if bounds else None
+    with ThreadPoolExecutor(1) as reading:
+        upcoming = reading.submit(reader.read, *bounds[0]) if bounds else None
         for number in range(len(bounds)):
-            assert coming is not None
-            rows, labels = coming.result()
-            coming = ahead.submit(reader.read, *bounds[number + 1]) if number + 1 < len(bounds) else None
+            assert upcoming is not None
+            rows, labels = upcoming.result()
+            upcoming = reading.submit(reader.read, *bounds[number + 1]) if number + 1 < len(bounds) else None
             writer.write(rows, labels)
             progress(writer.done, samples)
     return writer.finish(class_names or reader.class_names(np.load(folder / LABELS, allow_pickle=False)))
 
 
 def _check_same_source(reader: Reader, writer: StoreWriter, probe: int) -> None:
-    """Raises DataError when the source no longer gives what was written of it."""
+    """Raise DataError when the source no longer gives the samples that were written."""
     for first in {0, max(0, writer.done - probe)} if writer.done else ():
         end = min(first + probe, writer.done)
         rows, labels = reader.read(first, end)
-        kept, kept_labels = writer.written(first, end)
-        # A VAE's arithmetic may differ in the last digits with the size of its batches.
-        same = np.array_equal(rows, kept) if rows.dtype == np.uint8 else np.allclose(rows, kept, rtol=1e-2, atol=1e-2)
-        if not same or not np.array_equal(labels, kept_labels):
+        written, written_labels = writer.written(first, end)
+        # The last digits of a VAE's output may depend on the size of its batches.
+        same = np.array_equal(rows, written) if rows.dtype == np.uint8 else np.allclose(rows, written, rtol=1e-2, atol=1e-2)
+        if not same or not np.array_equal(labels, written_labels):
             raise DataError(
                 f"the source is not the one from which {writer.folder} was begun: the samples {first} to {end - 1} differ; "
                 "put it back, or remove the folder"

@@ -1,4 +1,4 @@
-"""What a store can be made from: arrays, IDX files, and the per-sample feature files of fast-DiT and U-DiT."""
+"""Readers of data sets that are ready to be stored: arrays, IDX files, and the per-sample feature files of fast-DiT and U-DiT."""
 
 from __future__ import annotations
 
@@ -18,38 +18,47 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codecs import Codec, PixelUnshuffle
+from nas.data.codec import Codec, PixelUnshuffle
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from space.errors import DataError
+from space.files import first_line
 
 READING_THREADS = 16
-"""Small files wait for the disk, not for the processor."""
+"""Reading small files waits for the disk rather than the processor, so more threads than cores help."""
 
 
 class Reader(Protocol):
-    """A data set to be stored: its header but for checksum, and its samples by number."""
+    """A data set to store: the planned header, and the samples by number."""
 
     @property
     def plan(self) -> Header:
-        """What the store will hold."""
+        """The header of the store, without class names and checksum."""
 
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Rows (n·views, C, H, W) and labels (n,) of the samples first … end - 1."""
 
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
-        """The names of the classes, once all labels are known."""
+        """The names of the classes, given all labels."""
 
 
 def numbered(labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """`0`, `1` … up to the highest label."""
+    """The names `0`, `1`, … up to the highest label."""
     return tuple(str(label) for label in range(int(labels.max()) + 1))
 
 
 class ArrayReader:
-    """Images uint8 (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), through a pixel codec; or float latents (N, C, H, W).
+    """A reader of arrays: images, which a pixel codec encodes, or float latents, which are stored as they are.
 
-    `pad_to` centres smaller images on black. Raises DataError when shapes do not fit.
+    Args:
+        arrays: Images uint8 (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), or float latents (N, C, H, W).
+        labels: (N,) integers, or None for label 0 everywhere.
+        codec: The codec that encodes the images or that the latents came from.
+        source: The name of the source, for the header and for messages.
+        pad_to: Height and width to which smaller images are centred on black.
+
+    Raises:
+        DataError: Shapes or types do not fit, or latents are not finite or beyond the codec's bound.
     """
 
     def __init__(
@@ -89,23 +98,29 @@ class ArrayReader:
         )
 
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """A slice."""
+        """Rows and labels of the samples first … end - 1."""
         return self._rows[first:end], self._labels[first:end]
 
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
-        """Numbers."""
+        """The labels as names."""
         return numbered(labels)
 
 
 def check_finite(rows: NDArray[Any], source: str, first: int = 0) -> None:
-    """Raises DataError, naming the sample, when a value is not finite."""
+    """Raise DataError, naming the sample, when a value is not finite.
+
+    Args:
+        rows: (N, …), one row per sample.
+        source: The name of the source, for the message.
+        first: The number of the first row's sample.
+    """
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
     if not finite.all():
         raise DataError(f"{source}: sample {first + int(np.argmin(finite))} holds values that are not finite")
 
 
 def _check_bound(latents: NDArray[Any], codec: Codec, source: str) -> None:
-    """Raises DataError for floats that cannot be the latents of a pixel codec."""
+    """Raise DataError for floats that cannot be the latents of a pixel codec."""
     if codec.bound is not None and np.abs(latents).max() > codec.bound:
         raise DataError(
             f"{source} holds floats beyond ±{codec.bound:g}, which no pixels give; name the VAE they came from with "
@@ -134,16 +149,24 @@ def _padded(images: NDArray[np.uint8], size: int | None, source: str) -> NDArray
 
 
 def read_arrays(path: Path, labels_path: Path | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Samples and labels of `.npz` (images, latents, x or arr_0; labels, y or arr_1) or `.npy` files; raises DataError."""
-    found = _load(path)
+    """Samples and labels from `.npz` or `.npy` files; labels are None when there are none.
+
+    Args:
+        path: A `.npz` with samples named images, latents, x or arr_0 and labels named labels, y or arr_1, or a `.npy` of samples.
+        labels_path: A `.npy` of labels, used in place of those in `path`.
+
+    Raises:
+        DataError: A file is missing or damaged, or lacks an array.
+    """
+    loaded = _load(path)
     labels: NDArray[Any] | None = None
-    if isinstance(found, np.ndarray):
-        arrays: NDArray[Any] | None = found
+    if isinstance(loaded, np.ndarray):
+        arrays: NDArray[Any] | None = loaded
     else:
-        arrays = _named(found, path, ("images", "latents", "x", "arr_0"))
+        arrays = _named(loaded, path, ("images", "latents", "x", "arr_0"))
         if arrays is None:
-            raise DataError(f"{path} holds {', '.join(found.files)}; name the samples images, latents, x or arr_0")
-        labels = _named(found, path, ("labels", "y", "arr_1"))
+            raise DataError(f"{path} holds {', '.join(loaded.files)}; name the samples images, latents, x or arr_0")
+        labels = _named(loaded, path, ("labels", "y", "arr_1"))
     if labels_path is not None:
         labels = _load(labels_path)
         if not isinstance(labels, np.ndarray):
@@ -152,13 +175,13 @@ def read_arrays(path: Path, labels_path: Path | None = None) -> tuple[NDArray[An
     return arrays, labels
 
 
-def _named(found: Any, path: Path, names: Sequence[str]) -> NDArray[Any] | None:
+def _named(archive: Any, path: Path, names: Sequence[str]) -> NDArray[Any] | None:
     for name in names:
-        if name in found.files:
+        if name in archive.files:
             try:
-                return np.asarray(found[name])
+                return np.asarray(archive[name])
             except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-                raise DataError(f"{path}: {name} cannot be read ({str(error).splitlines()[0]})") from None
+                raise DataError(f"{path}: {name} cannot be read ({first_line(error)})") from None
     return None
 
 
@@ -168,19 +191,22 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as NumPy arrays ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+        raise DataError(f"{path} cannot be read as NumPy arrays ({first_line(error)})") from None
 
 
 def idx_reader(images: Path, labels: Path, codec: Codec, pad_to: int | None) -> ArrayReader:
-    """Images and labels from IDX files, gzipped or not."""
+    """The reader of images and labels in IDX files, gzipped or not."""
     return ArrayReader(read_idx(images), read_idx(labels), codec, images.name, pad_to)
 
 
 class FeatureFiles:
-    """The files that fast-DiT's and U-DiT's extraction writes: `*_features/0.npy`, `1.npy` … and `*_labels/0.npy` …
+    """The reader of the files that fast-DiT's and U-DiT's extraction writes: `*_features/0.npy`, `1.npy` … and `*_labels/0.npy` …
 
-    A feature file holds (1, C, H, W) or (C, H, W) float, a label file one integer. Latents there are already scaled. The names
-    must count from 0 without a gap. Raises DataError, naming the index, for a file that is missing, truncated or misshapen.
+    A feature file holds (1, C, H, W) or (C, H, W) float latents, already scaled; a label file holds one integer. The files must
+    be numbered from 0 without a gap.
+
+    Raises:
+        DataError: A file is missing, truncated or of another shape; the message names its index.
     """
 
     def __init__(self, folder: Path, codec: str, scale: float = 1.0) -> None:
@@ -212,55 +238,55 @@ class FeatureFiles:
         self._pool = ThreadPoolExecutor(READING_THREADS)
 
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Files first … end - 1, read in parallel."""
+        """Rows and labels of the files first … end - 1, read in parallel."""
         rows = np.stack(list(self._pool.map(self._feature, range(first, end))))
         check_finite(rows, str(self._features), first)
         return rows, np.array(list(self._pool.map(self._label, range(first, end))), dtype=np.int64)
 
     def _feature(self, index: int) -> NDArray[Any]:
         path = self._features / f"{index}.npy"
-        found = _array(path, index)
-        if found.size != np.prod(self._shape) or found.shape[-3:] != self._shape or found.dtype != self._dtype:
+        array = _array(path, index)
+        if array.size != np.prod(self._shape) or array.shape[-3:] != self._shape or array.dtype != self._dtype:
             raise DataError(
-                f"{path} (index {index}) holds {found.dtype} {found.shape}, but index 0 holds {self._dtype} {self._shape}"
+                f"{path} (index {index}) holds {array.dtype} {array.shape}, but index 0 holds {self._dtype} {self._shape}"
             )
-        return found.reshape(self._shape)
+        return array.reshape(self._shape)
 
     def _label(self, index: int) -> int:
         path = self._labels / f"{index}.npy"
-        found = _array(path, index)
-        if found.size != 1 or found.dtype.kind not in "iu":
-            raise DataError(f"{path} (index {index}) holds {found.dtype} {found.shape}, not one whole number")
-        return int(found.reshape(()))
+        array = _array(path, index)
+        if array.size != 1 or array.dtype.kind not in "iu":
+            raise DataError(f"{path} (index {index}) holds {array.dtype} {array.shape}, not one whole number")
+        return int(array.reshape(()))
 
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
-        """Numbers."""
+        """The labels as names."""
         return numbered(labels)
 
 
 def _only(folder: Path, ending: str) -> Path:
-    found = sorted(path for path in folder.glob(f"*{ending}") if path.is_dir())
-    if len(found) != 1:
+    folders = sorted(path for path in folder.glob(f"*{ending}") if path.is_dir())
+    if len(folders) != 1:
         raise DataError(
-            f"{folder} has {len(found)} folders named …{ending}; there must be exactly one, such as imagenet256{ending}"
+            f"{folder} has {len(folders)} folders named …{ending}; there must be exactly one, such as imagenet256{ending}"
         )
-    return found[0]
+    return folders[0]
 
 
 def _count(folder: Path) -> int:
-    """How many files 0.npy, 1.npy … there are; raises DataError, naming the first missing index, when there is a gap."""
+    """The number of files 0.npy, 1.npy …; raises DataError, naming the first missing index, when there is a gap."""
     with os.scandir(folder) as entries:
-        found = {int(entry.name[:-4]) for entry in entries if re.fullmatch(r"\d+\.npy", entry.name)}
-    if not found:
+        numbers = {int(entry.name[:-4]) for entry in entries if re.fullmatch(r"\d+\.npy", entry.name)}
+    if not numbers:
         raise DataError(f"{folder} holds no files named 0.npy, 1.npy …")
-    if max(found) + 1 != len(found):
-        gap = next(index for index in range(len(found)) if index not in found)
+    if max(numbers) + 1 != len(numbers):
+        gap = next(index for index in range(len(numbers)) if index not in numbers)
         raise DataError(f"{folder / f'{gap}.npy'} (index {gap}) is missing; the files must count from 0 without a gap")
-    return len(found)
+    return len(numbers)
 
 
 def _array(path: Path, index: int) -> NDArray[Any]:
-    """The array of one .npy file of many with equal headers, whose header is therefore parsed once."""
+    """The array of one .npy file; files with equal headers share one parsing of the header."""
     try:
         raw = path.read_bytes()
         end = 10 + int.from_bytes(raw[8:10], "little")
@@ -270,16 +296,16 @@ def _array(path: Path, index: int) -> NDArray[Any]:
     except FileNotFoundError:
         raise DataError(f"{path} (index {index}) is missing") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} (index {index}) is truncated or no array ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path} (index {index}) is truncated or no array ({first_line(error)})") from None
 
 
 _PARSING = Lock()
-"""NumPy parses headers as Python literals, which Python 3.11 cannot do in several threads at once (cpython issue 106905)."""
+"""NumPy parses headers as Python literals, which several threads cannot do at once in Python 3.11 (cpython issue 106905)."""
 
 
 @lru_cache(maxsize=64)
 def _header(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape that the first bytes of a .npy file tell; raises ValueError when they do not, or tell of objects."""
+    """Type and shape in the first bytes of a .npy file; raises ValueError when there are none, or when they describe objects."""
     file = io.BytesIO(head)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("its format is not version 1.0")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codecs import Codec, Shape, codec_named
+from nas.data.codec import Codec, Shape
+from nas.data.codecs import codec_named
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from nas.data.settings import DataSettings

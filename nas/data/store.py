@@ -1,4 +1,4 @@
-"""The store: a data set as one flat memory-mapped array, its labels, and a JSON header that says what they are."""
+"""The store: a data set as one memory-mapped array of rows, an array of labels, and a JSON header that describes both."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from nas.data.codecs import VAE_PREFIX, Codec, Shape, codec_named
+from nas.data.codec import VAE_PREFIX, Codec, Shape
+from nas.data.codecs import codec_named
 from nas.data.header import Header
 from space.errors import DataError
+from space.files import first_line
 
 HEADER, LATENTS, LABELS, PROGRESS = "header.json", "latents.npy", "labels.npy", "progress.json"
 _CHUNK_BYTES = 2**24
@@ -24,7 +26,7 @@ _CHUNK_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Store:
-    """A data set: rows as the header describes them, and labels (samples,) int64; `name` is its folder or its embedded name."""
+    """A data set: rows as the header describes them, labels (samples,) int64, and its folder or embedded name as `name`."""
 
     name: str
     header: Header
@@ -36,13 +38,13 @@ class Store:
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec that makes images of latents."""
+        """The codec that maps between images and latents."""
         return codec_named(self.header.codec, self.header.scale)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some samples of a store; `samples` (N,) int64 are their numbers."""
+    """Some samples of a store, given by their numbers `samples` (N,) int64."""
 
     store: Store
     samples: NDArray[np.int64]
@@ -57,7 +59,7 @@ class Split:
 
 
 def read_header(folder: Path) -> Header:
-    """The header of a store; raises DataError when the folder holds none, or a half-written store."""
+    """The header of a store; raises DataError when the folder holds none or a half-written store."""
     try:
         text = (folder / HEADER).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -73,15 +75,16 @@ def read_header(folder: Path) -> Header:
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{folder / HEADER}: {where}: {first['msg']}; prepare the store again") from None
     if not header.codec.startswith(VAE_PREFIX):
-        # A VAE is looked for when images are wanted.
+        # A VAE is loaded only when images are needed, so its name is not checked here.
         codec_named(header.codec)
     return header
 
 
 def open_store(folder: Path) -> Store:
-    """The store in a folder: its header is read, its arrays are mapped.
+    """The store in a folder, with its arrays memory-mapped.
 
-    Raises DataError when it is half written, or an array is missing, truncated or of another shape than the header says.
+    Raises:
+        DataError: The store is half written, or an array is missing, truncated or of another shape than the header says.
     """
     header = read_header(folder)
     rows = _mapped(folder / LATENTS, header.rows_shape, header.dtype)
@@ -90,27 +93,27 @@ def open_store(folder: Path) -> Store:
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; prepare the store again") from None
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is truncated or damaged ({str(error).splitlines()[0]}); prepare the store again") from None
-    if found.shape != shape or found.dtype != np.dtype(dtype):
-        raise DataError(f"{path} holds {found.dtype} {found.shape} where the header says {dtype} {shape}; prepare the store again")
-    return found
+        raise DataError(f"{path} is truncated or damaged ({first_line(error)}); prepare the store again") from None
+    if array.shape != shape or array.dtype != np.dtype(dtype):
+        raise DataError(f"{path} holds {array.dtype} {array.shape} where the header says {dtype} {shape}; prepare the store again")
+    return array
 
 
 def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
-    """SHA-256 of what the header says and of the rows' and labels' bytes, read in one pass."""
+    """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass."""
     facts = header.model_dump(mode="json", exclude={"checksum"})
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
-        for piece in _pieces(array):
-            digest.update(np.ascontiguousarray(piece).data)
+        for chunk in _chunks(array):
+            digest.update(np.ascontiguousarray(chunk).data)
     return digest.hexdigest()
 
 
-def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     for first in range(0, len(array), step):
         yield array[first : first + step]

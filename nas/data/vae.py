@@ -1,4 +1,4 @@
-"""The latents of a variational autoencoder, as latent diffusion and DiT train on them (Rombach et al. 2022; Peebles & Xie 2023).
+"""The codec of a variational autoencoder, as in latent diffusion (Rombach et al. 2022) and DiT (Peebles & Xie 2023).
 
 Images are uint8 in 0..255 or floating point in [-1, 1].
 """
@@ -19,17 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.data.codecs import VAE_PREFIX, Array, Shape
+from nas.data.codec import VAE_PREFIX, Array, Shape
 from space.errors import DataError
+from space.files import first_line
 
 DEFAULT_SOURCE = "stabilityai/sd-vae-ft-ema"
 DEFAULT_SCALE = 0.18215
-"""Gives the latents of Stable Diffusion's first autoencoders about unit variance (Rombach et al. 2022, appendix D.1)."""
+"""Scales the latents of Stable Diffusion's first autoencoders to about unit variance (Rombach et al. 2022, appendix D.1)."""
 
 LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0
 HUB_TIMEOUT_S = 10
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""Owner and repository; what looks otherwise can only be a folder."""
+"""Owner and repository; a source that does not match can only be a folder."""
 MEND = "give a local folder that holds an AutoencoderKL's config.json and diffusion_pytorch_model.safetensors"
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,9 +38,12 @@ Loaded = TypeVar("Loaded")
 
 
 def sample_moments(moments: Tensor, noise: Tensor, scale: float) -> Tensor:
-    """Latents (N, C, H, W) = (mean + exp(log-variance / 2)·noise)·scale, on the device and in the type of `noise`.
+    """Latents (N, C, H, W) sampled from a VAE's posterior: (mean + exp(log-variance / 2)·noise)·scale.
 
-    `moments` (N, 2C, H, W) is the mean and then the log-variance, before scaling; noise (N, C, H, W).
+    Args:
+        moments: (N, 2C, H, W), the means and then the log-variances, before scaling.
+        noise: (N, C, H, W), standard normal; the result has its device and type.
+        scale: The factor that latents are multiplied by.
     """
     mean, log_variance = moments.to(noise).chunk(2, dim=1)
     return (mean + torch.exp(log_variance / 2) * noise) * scale
@@ -47,21 +51,20 @@ def sample_moments(moments: Tensor, noise: Tensor, scale: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Vae:
-    """The codec of an `AutoencoderKL` of the package diffusers, by its name on the Hugging Face hub or its local folder.
+    """The codec of an `AutoencoderKL` of the package diffusers, given by its name on the Hugging Face hub or by its local folder.
 
-    Nothing is loaded before it is needed: the configuration for `latent_shape`, the weights for everything else. Both
-    then raise DataError when diffusers is missing or the autoencoder cannot be loaded. Weights are read from
-    safetensors files alone, never unpickled.
+    Loading is lazy: `latent_shape` loads the configuration only, everything else the weights as well. Both then raise DataError
+    when diffusers is missing or the autoencoder cannot be loaded. Weights are read from safetensors files only, never unpickled.
     """
 
     source: str = DEFAULT_SOURCE
     scale: float = DEFAULT_SCALE
     precision: str = "float32"
-    """Of the arithmetic: float32, bf16 or fp16 by autocast. Weights, moments and images are float32 in any case."""
+    """Precision of the arithmetic: float32, or bf16 or fp16 by autocast. Weights, moments and images are always float32."""
     device: str | torch.device | None = None
-    """None: a GPU when there is one."""
+    """None selects a GPU when there is one."""
     batch_size: int = 32
-    """Images that go through the autoencoder at once."""
+    """Images per pass through the autoencoder."""
     # DiT guides the first three channels (Peebles & Xie 2023, appendix A).
     guided_channels: int | None = 3
     bound: float | None = None
@@ -72,21 +75,21 @@ class Vae:
 
     @property
     def name(self) -> str:
-        """As in a study."""
+        """The name that a study uses."""
         return VAE_PREFIX + self.source
 
     def on(self, device: str | torch.device | None, precision: str) -> Vae:
-        """The same codec on another device and in another precision; it loads the autoencoder anew."""
+        """The same codec on another device and in another precision; it loads the autoencoder again."""
         return replace(self, device=device, precision=precision)
 
     @property
     def factor(self) -> int:
-        """Pixels per latent along each side: every resolution of the autoencoder but the last halves them."""
+        """Pixels per latent along each side: each resolution of the autoencoder except the last halves the sides."""
         resolutions = len(self._setting("block_out_channels"))
         return int(2 ** (resolutions - 1))
 
     def latent_shape(self, image: Shape) -> Shape:
-        """(3, H, W) → (latent channels, H/factor, W/factor); raises DataError for other channels or sides."""
+        """(3, H, W) → (latent channels, H/factor, W/factor); raises DataError for another number of channels or other sides."""
         channels, height, width = image
         expected = self._setting("in_channels")
         if channels != expected:
@@ -96,14 +99,19 @@ class Vae:
         return self._setting("latent_channels"), height // self.factor, width // self.factor
 
     def mirror_channels(self, channels: int) -> None:
-        """None: the latents of a mirrored image are not its latents mirrored."""
+        """None: mirroring the latents does not give the latents of the mirrored image."""
         return None
 
     def moments(self, images: NDArray[Any]) -> Array:
-        """The posterior of images (N, 3, H, W): means and then log-variances before scaling, float32 (N, 2C, H/factor, W/factor).
+        """The posterior of images: means and then log-variances before scaling, float32 (N, 2C, H/factor, W/factor).
 
-        Equal images give equal moments: nothing is sampled. Log-variances are clamped to [-30, 20] as diffusers does.
-        Raises DataError for images of another shape or type, and when finite images give moments that are not.
+        Nothing is sampled, so equal images have equal moments. Log-variances are clamped to [-30, 20] as in diffusers.
+
+        Args:
+            images: (N, 3, H, W) uint8 or floating point.
+
+        Raises:
+            DataError: The images have another shape or type, or finite images have moments that are not finite.
         """
         if images.ndim != 4 or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
             raise DataError(
@@ -119,15 +127,19 @@ class Vae:
         return self._in_batches(images, (2 * channels, height, width), encoded)
 
     def encode(self, images: NDArray[Any]) -> Array:
-        """Images (N, 3, H, W) to their mean latents, scaled, float32 (N, C, H/factor, W/factor); raises as `moments` does."""
+        """The scaled mean latents, float32 (N, C, H/factor, W/factor), of images (N, 3, H, W); raises as `moments` does."""
         moments = self.moments(images)
         mean: Array = moments[:, : moments.shape[1] // 2] * np.float32(self.scale)
         return mean
 
     def decode(self, latents: Array) -> Array:
-        """Scaled latents (N, C, H, W) to images float32 (N, 3, H·factor, W·factor), clipped to [-1, 1].
+        """The images of scaled latents, float32 (N, 3, H·factor, W·factor), clipped to [-1, 1].
 
-        Raises DataError for latents of another shape, and when finite latents give images that are not.
+        Args:
+            latents: (N, C, H, W).
+
+        Raises:
+            DataError: The latents have another shape, or finite latents have images that are not finite.
         """
         channels = self._setting("latent_channels")
         if latents.ndim != 4 or latents.shape[1] != channels:
@@ -141,11 +153,11 @@ class Vae:
         return self._in_batches(latents, image, decoded)
 
     def _in_batches(self, inputs: NDArray[Any], shape: Shape, step: Callable[[Tensor], Tensor]) -> Array:
-        """`step` over inputs (N, …), `batch_size` at a time; gives (N, *shape)."""
+        """The outputs (N, *shape) of `step` over inputs (N, …), computed in batches of `batch_size`."""
         outputs = np.empty((len(inputs), *shape), dtype=np.float32)
         with torch.inference_mode(), self._arithmetic():
             for start in range(0, len(inputs), self.batch_size):
-                # A copy, since the inputs may be mapped from a file that cannot be written.
+                # A copy, because torch warns of arrays that are mapped from a read-only file.
                 batch = torch.from_numpy(np.array(inputs[start : start + self.batch_size], order="C"))
                 outputs[start : start + self.batch_size] = step(batch.to(self._device)).cpu().numpy()
         if not np.isfinite(outputs).all() and np.isfinite(inputs).all():
@@ -161,7 +173,7 @@ class Vae:
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        """Autocast where asked for; otherwise true float32, which cuDNN would round to TF32, and the same kernels every time."""
+        """Autocast where the precision asks for it; otherwise float32 without TF32, and deterministic kernels."""
         dtype = PRECISIONS[self.precision]
         cudnn = torch.backends.cudnn
         with (
@@ -178,7 +190,7 @@ class Vae:
     @cached_property
     def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = self._load(lambda kind, folder, **where: kind.load_config(folder, **where))
-        # A diffusion model's folder, say, would otherwise be read as an autoencoder of default sizes.
+        # diffusers would read another model's folder, such as a diffusion model's, as an autoencoder of default sizes.
         if config.get("_class_name") != "AutoencoderKL":
             raise DataError(f"codec {self.name}: its config.json describes a {config.get('_class_name')}, no AutoencoderKL; {MEND}")
         return config
@@ -200,45 +212,45 @@ class Vae:
                 folder,
                 use_safetensors=True,
                 torch_dtype=torch.float32,
-                # Needs another package, and what it saves is the memory of one copy of a small model.
+                # It needs another package and saves only the memory of one copy of a small model.
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
                 **where,
             )
         )
-        # diffusers only warns of them and leaves random weights in their place.
+        # diffusers only warns of missing weights and leaves random ones in their place.
         if report["missing_keys"]:
             count, first = len(report["missing_keys"]), min(report["missing_keys"])
             raise DataError(f"codec {self.name}: its weights lack {count} tensors, '{first}' among them; {MEND}")
         return model.to(self._device).eval().requires_grad_(False)
 
     def _load(self, loader: Callable[..., Loaded]) -> Loaded:
-        """What `loader(AutoencoderKL, folder or hub name, …)` gives, from a folder, else the hub's cache, else the hub itself."""
+        """The result of `loader(AutoencoderKL, source, …)`.
+
+        The source is the local folder if there is one, else the copy in the hub's cache, else the hub itself.
+        """
         try:
             from diffusers import AutoencoderKL
             from huggingface_hub import HfApi
         except (ImportError, RuntimeError) as error:
-            raise DataError(f"codec {self.name} needs diffusers ({_reason(error)}); pip install 'udit-nas[vae]'") from error
+            raise DataError(
+                f"codec {self.name} needs diffusers ({first_line(error).rstrip('.')}); pip install 'udit-nas[vae]'"
+            ) from error
         folder = Path(self.source).expanduser()
         if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(self.source)):
             raise DataError(f"codec {self.name}: no folder {folder}; {MEND}")
-        # The loaders and the hub's client raise many kinds of errors for damaged files and failed connections.
+        # The loaders and the hub's client raise many classes of errors for damaged files and failed connections.
         try:
             if folder.is_dir():
                 return loader(AutoencoderKL, folder)
             try:
                 return loader(AutoencoderKL, self.source, local_files_only=True)
             except OSError:
-                # One question with a time limit: the loaders themselves would try a dead connection for minutes.
+                # One request with a time limit, because the loaders themselves retry a dead connection for minutes.
                 HfApi().model_info(self.source, timeout=HUB_TIMEOUT_S)
                 return loader(AutoencoderKL, self.source)
         except Exception as error:
-            raise DataError(f"codec {self.name} cannot be loaded ({_reason(error)}); {MEND}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a message that may be a page long."""
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            raise DataError(f"codec {self.name} cannot be loaded ({first_line(error).rstrip('.')}); {MEND}") from error
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Writing a store: batch by batch, continued where an interruption left it, whole only when its header stands."""
+"""The writer of a store: batch by batch, resumed after an interruption; the header is written last and completes the store."""
 
 from __future__ import annotations
 
@@ -14,27 +14,34 @@ from numpy.typing import NDArray
 from nas.data.header import Header
 from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, open_store
 from space.errors import DataError
+from space.files import replace_file
 
 
 class StoreWriter:
-    """The arrays of a store being written; `done` samples are safely there.
+    """The writer of a store's arrays; `done` samples are safely on the disk.
 
-    `plan` is the header but for class names and checksum. A folder that holds a half-written store of the same plan is gone
-    on with. Raises DataError when the folder holds something else, or cannot be written.
+    A half-written store with the same plan is resumed.
+
+    Args:
+        folder: The store's folder.
+        plan: The header, without class names and checksum.
+
+    Raises:
+        DataError: The folder holds something else or cannot be written.
     """
 
     def __init__(self, folder: Path, plan: Header) -> None:
         self.folder, self.plan = folder, plan
-        self._told = plan.model_dump(mode="json", exclude={"checksum", "class_names"})
+        self._plan_facts = plan.model_dump(mode="json", exclude={"checksum", "class_names"})
         if (folder / HEADER).exists():
             raise DataError(f"{folder} already holds a whole store; remove it, or name another folder with --out")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            found = self._progress()
-            self.done: int = 0 if found is None else found["done"]
-            if found is None:
-                # First of all, so that the folder is known for what it is.
-                self._note()
+            progress = self._progress()
+            self.done: int = 0 if progress is None else progress["done"]
+            if progress is None:
+                # The progress file comes first: it marks the folder as a half-written store.
+                self._write_progress()
             self._rows = _Array(folder / LATENTS, plan.dtype, plan.rows_shape, self.done * plan.views)
             self._labels = _Array(folder / LABELS, "int64", (plan.samples,), self.done)
         except (OSError, ValueError) as error:
@@ -47,58 +54,62 @@ class StoreWriter:
                 raise DataError(f"{self.folder} is not empty and no half-written store; name another folder with --out")
             return None
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            progress: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise DataError(f"{path} is damaged; remove {self.folder} and prepare it anew") from None
-        if found["plan"] != self._told:
-            other = next(key for key, value in self._told.items() if found["plan"].get(key) != value)
+        if progress["plan"] != self._plan_facts:
+            key = next(key for key, value in self._plan_facts.items() if progress["plan"].get(key) != value)
             raise DataError(
-                f"{self.folder} is half written with {other} {found['plan'].get(other)!r}, not {self._told[other]!r}; "
+                f"{self.folder} is half written with {key} {progress['plan'].get(key)!r}, not {self._plan_facts[key]!r}; "
                 "repeat the command that began it, or remove the folder"
             )
-        return found
+        return progress
 
     def write(self, rows: NDArray[Any], labels: NDArray[np.int64]) -> None:
-        """The next samples: rows (n·views, C, H, W) and labels (n,); afterwards they survive a crash."""
+        """Append the next samples, rows (n·views, C, H, W) and labels (n,); when it returns, they survive a crash."""
         try:
             self._rows.append(rows)
             self._labels.append(labels)
             self.done += len(labels)
-            self._note()
+            self._write_progress()
         except OSError as error:
             raise DataError(f"{self.folder} cannot be written: {error.strerror}; free some space and repeat the command") from None
 
     def written(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Rows and labels of the samples first … end - 1, which must be done."""
+        """Rows and labels of the samples first … end - 1, which must have been written."""
         views = self.plan.views
         return self._rows.read(first * views, end * views), self._labels.read(first, end)
 
-    def _note(self) -> None:
-        _replace(self.folder / PROGRESS, {"plan": self._told, "done": self.done})
+    def _write_progress(self) -> None:
+        _write_json(self.folder / PROGRESS, {"plan": self._plan_facts, "done": self.done})
 
     def finish(self, class_names: tuple[str, ...]) -> Store:
-        """Write the header, which makes the store whole; raises DataError when samples are missing or a label has no name."""
+        """Write the header, which completes the store.
+
+        Raises:
+            DataError: Samples are missing, or a label has no name.
+        """
         if self.done < self.plan.samples:
             raise DataError(f"{self.folder} has {self.done} of {self.plan.samples} samples; repeat the command to go on")
         rows, labels = (np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in (LATENTS, LABELS))
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
-        if len(wrong):
+        unnamed = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+        if len(unnamed):
             raise DataError(
-                f"sample {wrong[0]} has label {labels[wrong[0]]}, but there are {len(class_names)} classes; name more classes"
+                f"sample {unnamed[0]} has label {labels[unnamed[0]]}, but there are {len(class_names)} classes; name more classes"
             )
         header = self.plan.model_copy(update={"class_names": class_names, "checksum": ""})
         header = header.model_copy(update={"checksum": checksum(header, rows, labels)})
-        _replace(self.folder / HEADER, header.model_dump(mode="json"))
+        _write_json(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()
         return open_store(self.folder)
 
 
 class _Array:
-    """A .npy file that grows, written with plain file operations: a full disk is an OSError there, and a crash in a memory map."""
+    """A growing .npy file, written with file operations: a full disk is then an OSError, where a memory map would crash."""
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...], done: int) -> None:
         self._dtype, self._shape = np.dtype(dtype), shape
-        # Rewritten at every start: it says what the whole file will hold.
+        # The .npy header describes the whole array, so it is the same at every start.
         self._file = path.open("r+b" if path.exists() else "w+b")
         facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, facts)
@@ -107,7 +118,7 @@ class _Array:
         self._file.seek(done * self._dtype.itemsize * math.prod(shape[1:]), os.SEEK_CUR)
 
     def read(self, first: int, end: int) -> NDArray[Any]:
-        """Rows that are there already."""
+        """Rows first … end - 1, which must have been written."""
         row = self._dtype.itemsize * math.prod(self._shape[1:])
         raw = os.pread(self._file.fileno(), (end - first) * row, self._start + first * row)
         return np.frombuffer(raw, self._dtype).reshape(-1, *self._shape[1:])
@@ -121,11 +132,6 @@ class _Array:
         os.fsync(self._file.fileno())
 
 
-def _replace(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that a crash leaves the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    with replace_file(path) as file:
+        file.write(json.dumps(facts, indent=1).encode())

@@ -11,11 +11,11 @@ from torch import Tensor
 BETA_FIRST, BETA_LAST = 1e-4, 2e-2
 LEAST_PROBABILITY = 1e-12
 EDGE = 0.999
-"""Beyond ±EDGE the likelihood's outermost bins reach to infinity."""
+"""Beyond ±EDGE, the outermost bins of the likelihood extend to infinity."""
 
 
 class LossTerms(NamedTuple):
-    """Per-sample losses (N,): `loss` = `mse` + `vb`; `vb` is in bits per dimension, 0 without learned variance."""
+    """Losses per sample (N,): `loss` = `mse` + `vb`; `vb` is in bits per dimension, and 0 without learned variance."""
 
     mse: Tensor
     vb: Tensor
@@ -31,13 +31,13 @@ class Posterior(NamedTuple):
 
 
 class GaussianDiffusion:
-    """The forward process over `steps` linear betas, or over the kept ones of a respaced process; tables in float64.
+    """The forward process over `steps` linear betas, or over the kept timesteps of a longer process; tables are float64.
 
-    `timestep_map` (steps,) int64 holds the original timestep of every step: what the model is given.
+    `timestep_map` (steps,) int64 holds the original timestep of each step, which is the model's input.
     """
 
     def __init__(self, steps: int = 1000) -> None:
-        # The end points are those of 1000 steps, scaled so that fewer steps add as much noise.
+        # The end points of 1000 steps, scaled so that fewer steps add the same noise in all.
         scale = 1000 / steps
         betas = torch.linspace(scale * BETA_FIRST, scale * BETA_LAST, steps, dtype=torch.float64)
         self._set(betas, torch.arange(steps))
@@ -48,45 +48,37 @@ class GaussianDiffusion:
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
         self.alphas_cumprod_before = before
         variance = betas * (1 - before) / (1 - self.alphas_cumprod)
-        # The posterior variance of the first step is 0; its logarithm is taken as that of the second.
+        # The posterior variance of the first step is 0, so the second step's logarithm is used there.
         self.posterior_log_variance = torch.log(torch.cat([variance[1:2], variance[1:]]) if self.steps > 1 else betas)
         self.mean_from_x0 = betas * before.sqrt() / (1 - self.alphas_cumprod)
         self.mean_from_x_t = (1 - before) * (1 - betas).sqrt() / (1 - self.alphas_cumprod)
 
-    def respaced(self, steps: int | str) -> GaussianDiffusion:
-        """A shorter process over some of this one's timesteps.
-
-        A number N keeps round(i·(T-1)/(N-1)) of T steps; "ddimN" keeps every (T/N)-th from 0 (Song et al. 2021).
-        Betas follow from the kept ᾱ, β'_i = 1 - ᾱ_i/ᾱ_{i-1}. Raises ValueError when N is out of range or "ddimN" does
-        not divide T.
-        """
-        count = int(str(steps).removeprefix("ddim"))
-        if not 1 <= count <= self.steps:
+    def respaced(self, steps: int) -> GaussianDiffusion:
+        """A process over N of the T timesteps, round(i·(T-1)/(N-1)); raises ValueError when N is out of range."""
+        if not 1 <= steps <= self.steps:
             raise ValueError(f"{steps} sampling steps are not between 1 and {self.steps}")
-        if str(steps).startswith("ddim"):
-            if self.steps % count:
-                raise ValueError(f"{count} DDIM steps do not divide {self.steps}")
-            kept = torch.arange(0, self.steps, self.steps // count)
-        else:
-            kept = torch.tensor([round(i * (self.steps - 1) / max(count - 1, 1)) for i in range(count)])
-        return self._shortened(kept)
+        return self.shortened(torch.tensor([round(i * (self.steps - 1) / max(steps - 1, 1)) for i in range(steps)]))
 
     def respaced_in_snr(self, steps: int) -> GaussianDiffusion:
-        """A shorter process over the steps nearest to equal distances in λ = log(α/σ) (Lu et al. 2022, section 5), both ends kept.
+        """A process over the timesteps nearest to equal distances in λ = log(α/σ), both ends included (Lu et al. 2022, section 5).
 
-        Where two distances have one nearest step, as happens near the data beyond some 40 steps, it is kept once. Raises
+        Near the data, beyond some 40 steps, two distances may have the same nearest timestep, which is then kept once. Raises
         ValueError when `steps` is out of range.
         """
         if not 2 <= steps <= self.steps:
             raise ValueError(f"{steps} sampling steps are not between 2 and {self.steps}")
         snr = 0.5 * torch.log(self.alphas_cumprod / (1 - self.alphas_cumprod))
         wanted = torch.linspace(float(snr[0]), float(snr[-1]), steps, dtype=torch.float64)
-        return self._shortened(torch.unique((snr[None] - wanted[:, None]).abs().argmin(dim=1)))
+        return self.shortened(torch.unique((snr[None] - wanted[:, None]).abs().argmin(dim=1)))
 
-    def _shortened(self, kept: Tensor) -> GaussianDiffusion:
-        products = self.alphas_cumprod[kept]
+    def shortened(self, kept: Tensor) -> GaussianDiffusion:
+        """The process over rising timesteps `kept` (N,) int64 only.
+
+        Its betas follow from the kept ᾱ: β'_i = 1 - ᾱ_i/ᾱ_{i-1}.
+        """
+        kept_products = self.alphas_cumprod[kept]
         short = GaussianDiffusion.__new__(GaussianDiffusion)
-        short._set(1 - products / torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]]), self.timestep_map[kept])
+        short._set(1 - kept_products / torch.cat([torch.ones(1, dtype=torch.float64), kept_products[:-1]]), self.timestep_map[kept])
         return short
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -95,10 +87,16 @@ class GaussianDiffusion:
         return at(product.sqrt(), t, x0) * x0 + at((1 - product).sqrt(), t, x0) * noise
 
     def loss_terms(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> LossTerms:
-        """Mean squared error of the noise, and the variational bound that trains the variance with the mean detached.
+        """The mean squared error of the noise, and the variational bound, which trains the variance with the mean detached.
 
-        `model_output` is (N, C, H, W), or (N, 2C, H, W) with learned variance. (Nichol & Dhariwal, section 3.1,
-        without its weight λ.)
+        As in Nichol & Dhariwal, section 3.1, without their weight λ.
+
+        Args:
+            model_output: (N, C, H, W), or (N, 2C, H, W) with learned variance.
+            x0: Data (N, C, H, W).
+            x_t: Noised data (N, C, H, W).
+            t: Timesteps (N,).
+            noise: The noise in x_t, (N, C, H, W).
         """
         noise_hat, _ = _split(model_output, x_t)
         mse = (noise_hat - noise).square().mean(dim=(1, 2, 3))
@@ -122,9 +120,15 @@ class GaussianDiffusion:
         return nats.mean(dim=(1, 2, 3)) / math.log(2)
 
     def posterior(self, model_output: Tensor, x_t: Tensor, i: Tensor, bound: float | None = None) -> Posterior:
-        """The model's Gaussian over x_{i-1}; i (N,) counts this process's own steps. `bound` clips the predicted x0.
+        """The model's Gaussian over x_{i-1}.
 
-        The variance's output v interpolates log β_i and log β̃_i by (v+1)/2; without it the log-variance is log β̃_i.
+        The variance output v interpolates between log β̃_i and log β_i by (v+1)/2; without it the log-variance is log β̃_i.
+
+        Args:
+            model_output: (N, C, H, W), or (N, 2C, H, W) with learned variance.
+            x_t: (N, C, H, W).
+            i: Steps (N,) of this process.
+            bound: Clips the predicted x0 to ±bound; None does not clip.
         """
         noise_hat, v = _split(model_output, x_t)
         x0 = self._x0(noise_hat, x_t, i, bound)
@@ -140,7 +144,7 @@ class GaussianDiffusion:
         noise_hat, _ = _split(model_output, x_t)
         x0 = self._x0(noise_hat, x_t, i, bound)
         if bound is not None:
-            # The noise that belongs to the clipped x0.
+            # The noise that leads from the clipped x0 to x_t.
             noise_hat = (x_t - at(self.alphas_cumprod.sqrt(), i, x_t) * x0) / at((1 - self.alphas_cumprod).sqrt(), i, x_t)
         before = self.alphas_cumprod_before
         return at(before.sqrt(), i, x_t) * x0 + at((1 - before).sqrt(), i, x_t) * noise_hat
@@ -152,7 +156,7 @@ class GaussianDiffusion:
 
 
 def _split(model_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The predicted noise, and the variance's output when there is one."""
+    """The predicted noise, and the variance output if there is one."""
     channels = x.shape[1]
     return model_output[:, :channels], model_output[:, channels:] if model_output.shape[1] > channels else None
 
@@ -163,7 +167,7 @@ def at(table: Tensor, i: Tensor, like: Tensor) -> Tensor:
 
 
 def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-probability of 8-bit values x in [-1, 1] under a Gaussian cut into bins of ±1/255 (Ho et al., equation 13)."""
+    """Log-probability of 8-bit values x in [-1, 1] under a Gaussian integrated over bins of ±1/255 (Ho et al., equation 13)."""
     centred, inverse = x - mean, (-log_scale).exp()
     above, below = _normal_cdf(inverse * (centred + 1 / 255)), _normal_cdf(inverse * (centred - 1 / 255))
     probability = torch.where(x < -EDGE, above, torch.where(x > EDGE, 1 - below, above - below))

@@ -1,4 +1,4 @@
-"""Samplers: from noise to data with a model's predictions. All have one signature."""
+"""Samplers, which turn noise into data with a model's predictions; all have one signature."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 from torch import Tensor
 
 from nas.diffusion.gaussian import GaussianDiffusion, at
-from nas.diffusion.prediction import Flow, Prediction, Steps, V
-from nas.study.settings import DEFAULT_SAMPLERS
+from nas.diffusion.prediction import Prediction, Steps, V
+from nas.study.settings import DEFAULT_SAMPLERS, SAMPLERS
 from space.errors import ToolkitError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""The model's output (N, C or 2C, H, W) for x (N, C, H, W) and its times t (N,), with guidance where wanted."""
+"""The model's output (N, C or 2C, H, W) for x (N, C, H, W) and its times t (N,), guided when guidance is on."""
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A trained model as samplers see it; `bound` clips predicted data, for data whose range is known."""
+    """A trained model as samplers use it; `bound` clips the predicted data, for data of known range."""
 
     prediction: Prediction
     predict: Predict
     noise: Callable[[], Tensor]
-    """Fresh standard normal noise of x's shape."""
+    """Draws standard normal noise of x's shape."""
     bound: float | None = None
 
 
-Sampler = Callable[[Denoiser, Tensor, int], Tensor]
-"""x (N, C, H, W), standard normal, to data, in a number of steps."""
+SamplerFunction = Callable[[Denoiser, Tensor, int], Tensor]
+"""Turns x (N, C, H, W), standard normal, into data in a number of steps."""
 
 
 def ddpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """Ancestral sampling of the respaced process, with the learned variance where there is one (Ho et al. 2020; both papers)."""
+    """Ancestral sampling of the respaced process, with the learned variance if there is one (Ho et al. 2020; both papers)."""
     process = _process(denoiser, steps)
     for step in reversed(range(steps)):
         i, out = _evaluated(denoiser, process, x, step)
@@ -53,7 +53,7 @@ def ddim(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
 
 
 def dpm(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """DPM-Solver++(2M): second order, one evaluation a step (Lu et al. 2022, algorithm 2), at equal distances in λ.
+    """DPM-Solver++(2M) at equal distances in λ; second order, one evaluation per step (Lu et al. 2022, algorithm 2).
 
     With λ = log(α/σ), h = λ' - λ and r = (last h)/h: x' = σ'/σ·x - α'·(e^{-h} - 1)·D, D = (1 + 1/2r)·x0 - 1/2r·(last x0).
     """
@@ -81,11 +81,11 @@ def euler(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
 
 
 def heun(denoiser: Denoiser, x: Tensor, steps: int) -> Tensor:
-    """The same with the mean of the velocities at both ends of a step; second order, two evaluations a step."""
+    """A flow's equation with the mean of the velocities at both ends of each step; second order, two evaluations per step."""
     for step in range(steps):
-        here = _velocity(denoiser, x, step / steps)
-        there = _velocity(denoiser, x + here / steps, (step + 1) / steps)
-        x = x + (here + there) / (2 * steps)
+        start = _velocity(denoiser, x, step / steps)
+        end = _velocity(denoiser, x + start / steps, (step + 1) / steps)
+        x = x + (start + end) / (2 * steps)
     return x
 
 
@@ -97,7 +97,7 @@ def _velocity(denoiser: Denoiser, x: Tensor, time: float) -> Tensor:
 
 
 def _diffusion(denoiser: Denoiser) -> GaussianDiffusion:
-    assert isinstance(denoiser.prediction, Steps), "sampler_named keeps flows away"
+    assert isinstance(denoiser.prediction, Steps), "sampler_named refuses flows"
     return denoiser.prediction.diffusion
 
 
@@ -108,7 +108,7 @@ def _process(denoiser: Denoiser, steps: int) -> GaussianDiffusion:
 
 
 def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The step as (N,), and the model's output at it in terms of the noise."""
+    """The step as (N,), and the model's output there, converted to a prediction of the noise."""
     i = torch.full((len(x),), step, device=x.device)
     out = denoiser.predict(x, torch.full_like(i, int(process.timestep_map[step])))
     if isinstance(denoiser.prediction, V):
@@ -118,14 +118,25 @@ def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: 
     return i, out
 
 
-OF_STEPS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm}
-OF_FLOWS: dict[str, Sampler] = {"euler": euler, "heun": heun}
+SAMPLER_FUNCTIONS: dict[str, SamplerFunction] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm, "euler": euler, "heun": heun}
+"""The function of each name in `nas.study.settings.SAMPLERS`."""
+
+if SAMPLER_FUNCTIONS.keys() != {name for names in SAMPLERS.values() for name in names}:
+    raise ImportError("nas.diffusion.samplers and SAMPLERS of nas.study.settings name different samplers; add what one lacks")
 
 
-def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, Sampler]:
-    """The sampler of a name, or the prediction's default (ddim, heun); raises ToolkitError when none of that name fits."""
-    known = OF_FLOWS if isinstance(prediction, Flow) else OF_STEPS
-    name = name or DEFAULT_SAMPLERS["flow" if known is OF_FLOWS else "epsilon"]
-    if name not in known:
-        raise ToolkitError(f"sampler {name} does not fit the model, whose prediction takes {', '.join(known)}")
-    return name, known[name]
+def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, SamplerFunction]:
+    """The name and the function of a sampler.
+
+    Args:
+        name: The sampler's name, or None for the default of the prediction: ddim, or heun for a flow.
+        prediction: The prediction that the model was trained for.
+
+    Raises:
+        ToolkitError: The prediction cannot be sampled with a sampler of that name.
+    """
+    name = name or DEFAULT_SAMPLERS[prediction.kind]
+    if name not in SAMPLERS[prediction.kind]:
+        fitting = ", ".join(SAMPLERS[prediction.kind])
+        raise ToolkitError(f"sampler {name} does not fit the model, whose prediction takes {fitting}")
+    return name, SAMPLER_FUNCTIONS[name]

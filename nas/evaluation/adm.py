@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import tempfile
 import zipfile
@@ -12,13 +11,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.evaluation.statistics import Matrix, Moments
 from space.errors import DataError, RunError
+from space.files import first_line, replace_file
 
 Images = NDArray[np.uint8]
 """(N, H, W, C), 0 to 255."""
@@ -27,12 +27,12 @@ IMAGES, POOLED, SPATIAL = "arr_0", ("mu", "sigma"), ("mu_s", "sigma_s")
 """The suite's keys: images, and mean and covariance of pooled and of spatial features."""
 
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What numpy and zipfile raise for entries that are cut short, altered, encrypted, pickled or larger than memory."""
+"""The errors that numpy and zipfile raise for entries that are cut short, altered, encrypted, pickled or larger than memory."""
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """What an evaluation file holds; None for what it does not."""
+class AdmFile:
+    """The content of a file of the suite; a field is None when the file does not have it."""
 
     mu: Matrix | None = None
     """(D,): mean of the pooled features."""
@@ -47,7 +47,7 @@ class Reference:
 
     @property
     def pooled(self) -> Moments | None:
-        """The statistics for FID; the files do not say over how many images they were taken."""
+        """The statistics for FID; the files do not record the number of images."""
         return None if self.mu is None or self.sigma is None else Moments(self.mu, self.sigma)
 
     @property
@@ -57,38 +57,51 @@ class Reference:
 
 
 def write_samples_npz(images: Iterable[Images], path: Path) -> int:
-    """Write batches of images, uint8 (n, H, W, 3) or grey (n, H, W, 1), as the suite's `arr_0`; returns how many there were.
+    """Write images as the suite's `arr_0`.
 
-    Grey images are repeated to three channels. One batch is in memory at a time; since the file begins with the number of
-    images, they pass through a nameless file in the same folder, which needs their size on the disk a second time until the
-    end. The file appears under its name when it is whole, and a failure leaves an older file of that name as it was.
+    Grey images are repeated to three channels. One batch is in memory at a time. The file begins with the number of images, so
+    they first go to a nameless file in the same folder, and the disk needs twice their size until the end. A failure leaves an
+    older file of that name as it was.
 
-    Raises DataError for a batch of another type or shape and for no images, RunError when the file cannot be written.
+    Args:
+        images: Batches uint8 (n, H, W, 3), or grey (n, H, W, 1).
+        path: The file to write.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        DataError: A batch has another type or shape, or there are no images.
+        RunError: The file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     spool = _spool(path)
     try:
         shape = _collect(images, spool, path)
         try:
-            _pack(spool, shape, partial)
-            partial.replace(path)
+            with replace_file(path) as file:
+                _pack(spool, shape, file)
         except OSError as error:
             raise _unwritable(path, error) from None
     finally:
-        # Closing flushes once more, which fails again on a full disk; what the spool holds is of no use any longer.
+        # Closing flushes again, which fails again on a full disk; the spool is no longer needed.
         with contextlib.suppress(OSError):
             spool.close()
-        partial.unlink(missing_ok=True)
     return shape[0]
 
 
-def read_reference_npz(path: Path, images: bool = True) -> Reference:
-    """Read the suite's statistics (`mu`, `sigma`, `mu_s`, `sigma_s`) and images (`arr_0`), any of which may be absent.
+def read_reference_npz(path: Path, images: bool = True) -> AdmFile:
+    """Read a file of the suite: statistics (`mu`, `sigma`, `mu_s`, `sigma_s`) and images (`arr_0`), each of which is optional.
 
-    `images` false leaves `arr_0` unread, which spares its memory. Other keys are not looked at, and nothing is unpickled.
-    Raises DataError when the file is missing, damaged, holds none of the keys or a mean without its covariance, or when an
-    array has another shape or type than the suite's.
+    Other keys are ignored, and nothing is unpickled.
+
+    Args:
+        path: The .npz file.
+        images: Whether to read `arr_0`, which may need much memory.
+
+    Raises:
+        DataError: The file is missing, damaged, has none of the keys or a mean without its covariance, or an array has another
+            shape or type than the suite's.
     """
     path = Path(path)
     if not path.is_file():
@@ -100,27 +113,28 @@ def read_reference_npz(path: Path, images: bool = True) -> Reference:
     except _DAMAGE:
         raise DataError(f"{path} is a damaged .npz file; fetch or write it again") from None
     with archive:
-        found: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for mean, covariance in (POOLED, SPATIAL):
-            found |= _read_statistics(archive, mean, covariance, path)
+            arrays |= _read_statistics(archive, mean, covariance, path)
         if images and IMAGES in archive.files:
-            found[IMAGES] = _read_images(archive, path)
-        if not found and IMAGES not in archive.files:
+            arrays[IMAGES] = _read_images(archive, path)
+        if not arrays and IMAGES not in archive.files:
             raise DataError(f"{path} holds neither {IMAGES} nor mu and sigma; give a file in the ADM suite's format")
-    return Reference(**found)
+    return AdmFile(**arrays)
 
 
 def count_images(path: Path) -> int:
-    """How many images a file in the suite's format holds; raises DataError when it is missing or damaged."""
+    """The number of images in a file of the suite; raises DataError when the file is missing or damaged."""
     read_reference_npz(path, images=False)
     with _images_entry(path) as (_, shape):
         return shape[0]
 
 
 def stream_images(path: Path, batch: int) -> Iterator[Images]:
-    """The images (n, H, W, 3) of a file in the suite's format, some at a time, so that they never lie in memory as a whole.
+    """The images (n, H, W, 3) of a file of the suite, in batches, so that the memory never holds all of them.
 
-    Raises DataError when the file is missing, damaged, or holds no images.
+    Raises:
+        DataError: The file is missing or damaged, or holds no images.
     """
     read_reference_npz(path, images=False)
     with _images_entry(path) as (entry, shape):
@@ -134,7 +148,7 @@ def stream_images(path: Path, batch: int) -> Iterator[Images]:
 
 @contextlib.contextmanager
 def _images_entry(path: Path) -> Iterator[tuple[IO[bytes] | None, tuple[int, ...]]]:
-    """The images' part of a file, positioned at the first, and its shape (N, H, W, 3); None and (0,) where there is none."""
+    """The entry of the images, positioned at the first one, and its shape (N, H, W, 3); None and (0,) without images."""
     try:
         with zipfile.ZipFile(path) as archive:
             if f"{IMAGES}.npy" not in archive.namelist():
@@ -152,7 +166,7 @@ def _images_entry(path: Path) -> Iterator[tuple[IO[bytes] | None, tuple[int, ...
 
 
 def _spool(path: Path) -> IO[bytes]:
-    """A file without a name beside `path`; it is gone once closed, also after a crash."""
+    """A nameless file in the folder of `path`; it disappears when closed, and after a crash."""
     if not path.parent.is_dir():
         raise RunError(f"{path.parent} is no folder; create it, or write the samples elsewhere")
     try:
@@ -162,7 +176,7 @@ def _spool(path: Path) -> IO[bytes]:
 
 
 def _collect(batches: Iterable[Images], spool: IO[bytes], path: Path) -> tuple[int, int, int, int]:
-    """Append the bytes of all images to the spool; returns their common shape (N, H, W, 3)."""
+    """Append the bytes of all images to the spool, and return their common shape (N, H, W, 3)."""
     count, size = 0, None
     for number, batch in enumerate(batches):
         batch = np.asarray(batch)
@@ -188,16 +202,13 @@ def _collect(batches: Iterable[Images], spool: IO[bytes], path: Path) -> tuple[i
     return count, size[0], size[1], 3
 
 
-def _pack(spool: IO[bytes], shape: tuple[int, int, int, int], partial: Path) -> None:
-    """One uncompressed entry, as np.savez writes it: the suite reads it as a stream."""
+def _pack(spool: IO[bytes], shape: tuple[int, int, int, int], file: BinaryIO) -> None:
+    """Write one uncompressed entry, as np.savez does, because the suite reads it as a stream."""
     spool.seek(0)
-    with partial.open("wb") as file:
-        entry_name = f"{IMAGES}.npy"
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, archive.open(entry_name, "w", force_zip64=True) as entry:
-            np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            shutil.copyfileobj(spool, entry, length=1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
+    entry_name = f"{IMAGES}.npy"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, archive.open(entry_name, "w", force_zip64=True) as entry:
+        np.lib.format.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        shutil.copyfileobj(spool, entry, length=1 << 20)
 
 
 def _read_statistics(archive: Any, mean: str, covariance: str, path: Path) -> dict[str, Matrix]:
@@ -235,7 +246,7 @@ def _read(archive: Any, key: str, shape: str, path: Path) -> NDArray[Any]:
     try:
         array = archive[key]
     except _DAMAGE as error:
-        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        reason = f" ({first_line(error)})" if str(error) else ""
         raise DataError(f"{key} of {path} cannot be read as an array {shape}{reason}; fetch or write the file again") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{key} of {path} is no NumPy array; it must be {shape}, so fetch or write the file again")

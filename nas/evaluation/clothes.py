@@ -1,7 +1,7 @@
-"""A small classifier of Fashion-MNIST, whose features judge generated clothes where ImageNet's would say little.
+"""A small classifier of Fashion-MNIST, whose features judge generated clothes better than ImageNet's would.
 
-Its 64 pooled features need only a few hundred images for a covariance. The shipped weights name 92.21 % of the 10,000 test
-images correctly; `nas.evaluation.train_clothes` made them.
+Its 64 pooled features need only a few hundred images for a covariance. The shipped weights, trained by
+`nas.evaluation.train_clothes`, classify 92.21 % of the 10,000 test images correctly.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nas.evaluation.extractors import Dimensions, Features, Pixels, checked_pixels, digest_of, in_batches
+from nas.evaluation.extractor import Dimensions, Features, PixelInput, checked_pixels, digest_of, in_batches
 from space.errors import DataError
 
 SIZE = 32
-"""28×28 pixels, padded by 2 with black on each side, as the project's source has them."""
+"""28×28 pixels, padded by 2 black pixels on each side, as in the embedded data."""
 
 CLASSES = 10
 SPATIAL_CHANNELS = 8
-"""The first few channels, as in ADM's sFID: 8 on 4×4 positions stay far below the number of samples."""
+"""The first few channels, as in ADM's sFID: 8 channels on 4×4 positions, far fewer numbers than samples."""
 
 PREPROCESSING = 1
-"""Counts up when pixels are treated in another way, so that kept statistics are not compared with new ones."""
+"""Increases when the treatment of pixels changes, so that cached statistics are not compared with new ones."""
 
 BATCH = 500
 DIMENSIONS = Dimensions(pool=64, spatial=SPATIAL_CHANNELS * 4 * 4, logits=CLASSES)
@@ -38,7 +38,7 @@ _SPATIAL_BLOCK = 3
 class ClothesNetwork(nn.Module):
     """Five convolutions with SiLU, which leaves no feature dead, and a linear classifier.
 
-    `batch_norm` stands behind each convolution while it is trained; the shipped weights have it folded in.
+    With `batch_norm`, batch normalisation follows each convolution, for training; the shipped weights have it folded in.
     """
 
     def __init__(self, batch_norm: bool = False) -> None:
@@ -60,9 +60,14 @@ class ClothesNetwork(nn.Module):
 
 
 class Clothes:
-    """The extractor `clothes`: grey images of 32×32, or colour images that are grey; `weights` is another safetensors file.
+    """The extractor `clothes`, for grey images of 32×32, also when stored as colour images.
 
-    Raises DataError when that file is missing, damaged or of other shapes.
+    Args:
+        weights: A safetensors file in place of the shipped weights.
+        device: The device to run on; the CPU by default.
+
+    Raises:
+        DataError: The file of weights is missing, damaged or of other shapes.
     """
 
     name = "clothes"
@@ -79,7 +84,7 @@ class Clothes:
         self._device = device or torch.device("cpu")
         self.network.to(self._device)
 
-    def __call__(self, images: Pixels) -> Features:
+    def __call__(self, images: PixelInput) -> Features:
         """Features of images uint8 (N, 1, 32, 32), or (N, 3, 32, 32) with equal channels; raises DataError for others."""
         pixels = checked_pixels(images)
         height, width = pixels.shape[2:]
@@ -94,16 +99,17 @@ class Clothes:
 
 
 def _load(network: ClothesNetwork, path: Path) -> None:
-    mend = "give a file that `python -m nas.evaluation.train_clothes` wrote"
+    remedy = "give a file that `python -m nas.evaluation.train_clothes` wrote"
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise DataError(f"{path} is not there; {mend}") from None
+        raise DataError(f"{path} is not there; {remedy}") from None
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read as safetensors ({error}); {mend}") from None
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if found != wanted:
-        name = next(name for name in sorted(wanted.keys() | found.keys()) if found.get(name) != wanted.get(name))
-        raise DataError(f"{path} does not fit: {name} is {found.get(name, 'missing')}, not {wanted.get(name, 'expected')}; {mend}")
+        raise DataError(f"{path} cannot be read as safetensors ({error}); {remedy}") from None
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if given != expected:
+        name = next(name for name in sorted(expected.keys() | given.keys()) if given.get(name) != expected.get(name))
+        shape, wanted = given.get(name, "missing"), expected.get(name, "expected")
+        raise DataError(f"{path} does not fit: {name} is {shape}, not {wanted}; {remedy}")
     network.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""Judging generated images: every metric over several sets of samples, with all that is needed to repeat it."""
+"""Evaluation of generated images: all metrics over several sets of samples, with all facts that are needed to repeat it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.data.codecs import codec_named
 from nas.diffusion.generate import sample
 from nas.diffusion.prediction import Prediction
 from nas.diffusion.samplers import sampler_named
 from nas.evaluation.adm import write_samples_npz
-from nas.evaluation.extractors import Dimensions, Extractor
-from nas.evaluation.images import to_pixels
+from nas.evaluation.extractor import Dimensions, Extractor
+from nas.evaluation.images import Pixels, to_pixels
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, ImageFeatures, Reference
 from nas.study.settings import FidSettings
@@ -26,23 +25,26 @@ from space.model.network import Network
 
 BATCH = 128
 
-Pixels = NDArray[np.uint8]
 
+def judge(generated: ImageFeatures, reference: ImageFeatures) -> dict[str, float]:
+    """All metrics that two sets of features allow: bare statistics have no precision, recall and KID.
 
-def judge(found: ImageFeatures, reference: ImageFeatures) -> dict[str, float]:
-    """Every metric that two sets of features allow: a file of bare statistics has no precision, recall and KID."""
+    Args:
+        generated: The generated images' features.
+        reference: The real images' features.
+    """
     values: dict[str, float] = {}
-    assert found.pool is not None
-    assert found.logits is not None
-    assert found.rows is not None
+    assert generated.pool is not None
+    assert generated.logits is not None
+    assert generated.rows is not None
     if reference.pool is not None:
-        values["fid"] = fid(found.pool, reference.pool)
-    if reference.spatial is not None and found.spatial is not None:
-        values["sfid"] = fid(found.spatial, reference.spatial)
-    values["inception_score"] = inception_score(found.logits)
+        values["fid"] = fid(generated.pool, reference.pool)
+    if reference.spatial is not None and generated.spatial is not None:
+        values["sfid"] = fid(generated.spatial, reference.spatial)
+    values["inception_score"] = inception_score(generated.logits)
     if reference.rows is not None:
-        values["precision"], values["recall"] = precision_recall(reference.rows, found.rows)
-        values["kid"] = kid(reference.rows, found.rows)
+        values["precision"], values["recall"] = precision_recall(reference.rows, generated.rows)
+        values["kid"] = kid(reference.rows, generated.rows)
     return values
 
 
@@ -54,7 +56,16 @@ def drawn(
     seed: int,
     bar: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Pixels]:
-    """Images (n, C, H, W) uint8 of a model in eval mode, batch after batch; sample i is of class i modulo their number."""
+    """Images (n, C, H, W) uint8 of a model in eval mode, batch by batch; sample i is of class i modulo the number of classes.
+
+    Args:
+        model: The model.
+        codec: The name of the codec of the model's latents.
+        prediction: The prediction that the model was trained for.
+        settings: The number of samples, and the sampler, its steps and its guidance.
+        seed: The seed of the samples.
+        bar: Called after each batch with the number of its images.
+    """
     coder = codec_named(codec)
     for first in range(0, settings.samples, BATCH):
         count = min(BATCH, settings.samples - first)
@@ -76,38 +87,38 @@ def drawn(
 
 
 def noise(shape: tuple[int, int, int], count: int, seed: int) -> Iterator[Pixels]:
-    """Images of uniform noise: what a metric gives when nothing was learned."""
+    """Images of uniform noise, for the value that a metric has when nothing was learned."""
     rng = np.random.default_rng(seed)
     for first in range(0, count, BATCH):
         yield rng.integers(0, 256, (min(BATCH, count - first), *shape)).astype(np.uint8)
 
 
 def check_count(samples: int, dimensions: Dimensions) -> None:
-    """Raises DataError when so few samples would leave a covariance singular; told before anything is drawn."""
+    """Raise DataError, before anything is drawn, when the samples are too few for a covariance that is not singular."""
     need = max(dimensions.pool, dimensions.spatial) + 1
     if samples < need:
         raise DataError(f"{samples} samples are too few for a covariance of {need - 1} features; draw at least {need}")
 
 
 def check(settings: FidSettings, prediction: Prediction, dimensions: Dimensions) -> None:
-    """Raises ToolkitError for what would only be told after hours otherwise: too few samples, a sampler that does not fit."""
+    """Raise ToolkitError for mistakes that would otherwise show after hours: too few samples, or a sampler that does not fit."""
     check_count(settings.samples, dimensions)
     sampler_named(settings.sampler, prediction)
 
 
 def collected(batches: Iterable[Pixels], extractor: Extractor, path: Path | None) -> ImageFeatures:
-    """Features of the batches, which are written to a file in the ADM suite's format on their way when one is named."""
+    """Features of the batches, which are also written to a file in the ADM suite's format when `path` is given."""
     collector = Collector(extractor)
 
-    def passing() -> Iterator[Pixels]:
+    def passed_on() -> Iterator[Pixels]:
         for batch in batches:
             collector.add(batch)
             yield batch.transpose(0, 2, 3, 1)
 
     if path is None:
-        deque(passing(), maxlen=0)
+        deque(passed_on(), maxlen=0)
     else:
-        write_samples_npz(passing(), path)
+        write_samples_npz(passed_on(), path)
     return collector.features()
 
 
@@ -121,10 +132,24 @@ def evaluate_model(
     samples_folder: Path | None = None,
     bar: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Draw samples with every seed and judge them; a report as `summary` gives it, with how they were drawn.
+    """Draw samples with each seed and compute their metrics.
 
-    `samples_folder` takes the samples as `seed-N.npz` in the ADM suite's format. Raises ToolkitError for settings that do not
-    fit the model, and DataError for too few samples.
+    Args:
+        model: The model, in eval mode.
+        codec: The name of the codec of the model's latents.
+        prediction: The prediction that the model was trained for.
+        extractor: The feature extractor.
+        reference: The real images' features.
+        settings: The number of samples, the seeds, and the sampler with its steps and guidance.
+        samples_folder: Receives the samples as `seed-N.npz` in the ADM suite's format; None keeps no samples.
+        bar: Called after each batch with the number of its images.
+
+    Returns:
+        The report of `metrics_report`, with `sampling` for how the samples were drawn.
+
+    Raises:
+        DataError: There are too few samples.
+        ToolkitError: The settings do not fit the model.
     """
     check(settings, prediction, extractor.dimensions)
     name, _ = sampler_named(settings.sampler, prediction)
@@ -136,22 +161,32 @@ def evaluate_model(
         batches = drawn(model, codec, prediction, settings, seed, bar)
         values.append(judge(collected(batches, extractor, path), reference.features))
     sampling = {"sampler": name, "steps": settings.steps, "guidance": settings.guidance, "seeds": list(settings.seeds)}
-    return {"sampling": sampling, **summary(values, settings.samples, extractor, reference)}
+    return {"sampling": sampling, **metrics_report(values, settings.samples, extractor, reference)}
 
 
-def summary(values: list[dict[str, float]], samples: int, extractor: Extractor, reference: Reference) -> dict[str, Any]:
-    """Metrics with their mean, standard deviation (n - 1; null for one set) and single values, and what they were measured with."""
-    metrics = {
+def metrics_report(values: list[dict[str, float]], samples: int, extractor: Extractor, reference: Reference) -> dict[str, Any]:
+    """The report of an evaluation.
+
+    Args:
+        values: The metrics of each set of samples.
+        samples: Images per set.
+        extractor: The feature extractor.
+        reference: The real images' features.
+
+    Returns:
+        Each metric's mean, standard deviation (n - 1; None for one set) and values, with the extractor and the reference.
+    """
+    summaries = {
         name: {
-            "mean": statistics.fmean(one[name] for one in values),
-            "sd": statistics.stdev(one[name] for one in values) if len(values) > 1 else None,
-            "values": [one[name] for one in values],
+            "mean": statistics.fmean(metrics[name] for metrics in values),
+            "sd": statistics.stdev(metrics[name] for metrics in values) if len(values) > 1 else None,
+            "values": [metrics[name] for metrics in values],
         }
         for name in values[0]
     }
     return {
         "samples": samples,
-        "metrics": metrics,
+        "metrics": summaries,
         "extractor": {"name": extractor.name, "digest": extractor.digest},
         "reference": {"source": reference.source, "images": reference.features.images, "digest": reference.digest},
     }

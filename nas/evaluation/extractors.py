@@ -1,72 +1,31 @@
-"""Feature extractors for the metrics of generated images: what they give, and the one that a name means."""
+"""The feature extractors by name."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from nas.evaluation.extractor import Extractor, usable
 from space.document import nearest
 from space.errors import DataError
-
-Pixels = NDArray[np.uint8] | Tensor
-"""Images uint8 (N, C, H, W), 0 to 255, with C = 3, or 1 for grey."""
 
 NAMES = ("clothes", "inception")
 
 
-class Features(NamedTuple):
-    """What the metrics need of N images, float32."""
-
-    pool: NDArray[np.float32]
-    """(N, D): averaged over positions, for FID, KID, precision and recall."""
-    spatial: NDArray[np.float32]
-    """(N, S): an earlier layer with its positions kept, channels last, for sFID."""
-    logits: NDArray[np.float32]
-    """(N, K): of the classes, before the softmax, for the inception score."""
-
-
-class Dimensions(NamedTuple):
-    """The numbers D, S and K of `Features`."""
-
-    pool: int
-    spatial: int
-    logits: int
-
-
-class Extractor(Protocol):
-    """A frozen network that turns images into features."""
-
-    @property
-    def name(self) -> str:
-        """As in a study."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of name, preprocessing and weights: features of equal digests can be compared, all others not."""
-
-    @property
-    def dimensions(self) -> Dimensions:
-        """How many numbers an image gives."""
-
-    def __call__(self, images: Pixels) -> Features:
-        """The features of images uint8 (N, C, H, W), any N; raises DataError for images that it cannot take."""
-
-
 def extractor_named(name: str, weights: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
-    """The extractor of a name; `weights` is a file in place of its own weights, which for `inception` are downloaded.
+    """The feature extractor of a name.
 
-    Raises DataError when the name is unknown, the device cannot be used, an optional package is missing, or the weights
-    are missing, damaged or of other shapes.
+    Args:
+        name: `clothes` or `inception`.
+        weights: A file in place of the extractor's own weights, which for `inception` are downloaded.
+        device: The device to run on.
+
+    Raises:
+        DataError: The name is unknown, the device cannot be used, an optional package is missing, or the weights are missing,
+            damaged or of other shapes.
     """
-    # The networks import this module, and one of them a large optional package.
+    # Imported on demand: `inception` needs a large optional package.
     if name == "clothes":
         from nas.evaluation.clothes import Clothes
 
@@ -76,60 +35,3 @@ def extractor_named(name: str, weights: Path | None = None, device: str | torch.
 
         return Inception(weights, usable(device))
     raise DataError(f"no feature extractor '{name}'{nearest(name, NAMES)}")
-
-
-def usable(device: str | torch.device) -> torch.device:
-    """The device of a name; raises DataError when this machine or build of torch has none."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"device '{device}' cannot be used ({reason}); take cpu, or cuda where there is a GPU") from None
-
-
-def checked_pixels(images: Pixels) -> Tensor:
-    """The images as a tensor; raises DataError when they are not uint8 (N, 1 or 3, H, W)."""
-    found = str(images.dtype).removeprefix("torch.")
-    if found != "uint8" or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise DataError(f"images to take features of must be uint8 (N, 1 or 3, H, W), 0 to 255, not {found} {tuple(images.shape)}")
-    # torch shares no array that is mirrored or may not be written to; those are copied.
-    return torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
-
-
-@torch.inference_mode()
-def in_batches(
-    network: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
-    pixels: Tensor,
-    batch_size: int,
-    device: torch.device,
-    dimensions: Dimensions,
-) -> Features:
-    """Pool, spatial and logits of a network in eval mode, over uint8 pixels (N, C, H, W) in batches; float32 throughout."""
-    rows = [np.empty((len(pixels), count), dtype=np.float32) for count in dimensions]
-    # The caller may work in reduced precision; a metric must not depend on it.
-    with _exact_convolutions(), torch.autocast(device.type, enabled=False):
-        for start in range(0, len(pixels), batch_size):
-            part = slice(start, start + batch_size)
-            for row, found in zip(rows, network(pixels[part].to(device)), strict=True):
-                row[part] = found.float().cpu().numpy()
-    return Features(*rows)
-
-
-@contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """Without TF32, torch's default for convolutions on a GPU, which keeps 10 bits of a fraction."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def digest_of(name: str, preprocessing: int, weights: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hexadecimal, of an extractor's name, version of its preprocessing, and named weights in any order."""
-    digest = hashlib.sha256(f"{name}/{preprocessing}".encode())
-    for key, value in sorted(weights.items()):
-        digest.update(f"/{key}/{value.dtype}/{tuple(value.shape)}/".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

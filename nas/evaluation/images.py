@@ -1,4 +1,4 @@
-"""Grids of images as PNG files."""
+"""Pixels of images in [-1, 1], and grids of images as PNG files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from PIL import Image
 
 from space.errors import DataError
 
+Pixels = NDArray[np.uint8]
+"""Images (N, C, H, W), 0 to 255."""
+
 ENLARGED = 3
-"""Small images are shown this many times larger."""
+"""The factor by which a grid is enlarged, since the images are small."""
 
 
-def to_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Images in [-1, 1] as the nearest of 0 … 255."""
+def to_pixels(images: NDArray[np.float32]) -> Pixels:
+    """Images in [-1, 1] rounded to 0 … 255."""
     return ((images.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
 
 
 def write_grid(images: NDArray[np.float32], columns: int, path: Path) -> None:
-    """Write images (N, 1 or 3, H, W) in [-1, 1] as a grid, row by row; N must be divisible by `columns`.
+    """Write images as a grid, row by row.
 
-    Raises DataError for other numbers of channels, as latents have that no codec makes images of.
+    Args:
+        images: (N, 1 or 3, H, W) in [-1, 1]; N must be divisible by `columns`.
+        columns: Images per row.
+        path: The PNG file.
+
+    Raises:
+        DataError: The number of channels is another, as it is for latents without a codec to images.
     """
     if images.shape[1] not in (1, 3):
         raise DataError(f"the codec gives {images.shape[1]} channels, which is no picture; prepare the data with their codec")

@@ -1,7 +1,7 @@
 """The metrics of generated images, as pure functions of features and logits: FID, inception score, precision and recall, KID.
 
-Everything is computed in float64, whatever comes in. sFID is `fid` of spatial features, those of an early layer with their
-positions kept (Nash et al. 2021), instead of pooled ones.
+All arithmetic is in float64. sFID is `fid` of spatial features, which come from an early layer and keep their positions
+(Nash et al. 2021).
 """
 
 from __future__ import annotations
@@ -13,39 +13,57 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.evaluation.statistics import Features, FeatureStatistics, Matrix, Moments, Statistics, checked, frechet_distance
+from nas.evaluation.statistics import (
+    FeatureRows,
+    FeatureStatistics,
+    Matrix,
+    Moments,
+    Statistics,
+    checked_features,
+    frechet_distance,
+)
 from space.errors import DataError
 
 _BLOCK = 2048
-"""Rows and columns of the pairwise matrices that are held at a time: 32 MiB each in float64."""
+"""Rows and columns of the pairwise matrices that are in memory at a time: 32 MiB each in float64."""
 
 _LARGEST = 1e300
-"""Squared norms beyond this could overflow once added or multiplied."""
+"""Larger squared norms could overflow when added or multiplied."""
 
 
 class PrecisionRecall(NamedTuple):
-    """The share of generated images that look real, and the share of real images that could have been generated."""
+    """The share of generated images that look real, and the share of real images that the model could generate."""
 
     precision: float
     recall: float
 
 
-def fid(a: Features | Statistics, b: Features | Statistics) -> float:
-    """The Fréchet inception distance (Heusel et al. 2017) of features (N, D) and (M, D), or of their statistics; symmetric.
+def fid(a: FeatureRows | Statistics, b: FeatureRows | Statistics) -> float:
+    """The Fréchet inception distance (Heusel et al. 2017); symmetric. It is FID of pooled features and sFID of spatial ones.
 
-    Of pooled features it is FID, of spatial features sFID. Raises DataError for features that are not finite, for other
-    dimensions on one side, and for sets of D images or fewer.
+    Args:
+        a: Features (N, D), or their statistics.
+        b: Features (M, D), or their statistics.
+
+    Raises:
+        DataError: Features are not finite, the dimensions differ, or a set has D images or fewer.
     """
     return frechet_distance(_statistics(a), _statistics(b))
 
 
-def inception_score(logits: Features, split_size: int = 5000) -> float:
-    """exp E KL(p(y|x) ‖ p(y)) of classifier logits (N, K), averaged over consecutive splits (Salimans et al. 2016).
+def inception_score(logits: FeatureRows, split_size: int = 5000) -> float:
+    """exp E KL(p(y|x) ‖ p(y)), averaged over consecutive splits; between 1 and K (Salimans et al. 2016).
 
-    A last, smaller split counts as much as the others, as in the ADM suite, so let `split_size` divide N. Between 1 and K.
-    Raises DataError for no logits, for logits that are not finite, and for a split size below 1.
+    A smaller last split counts as much as the others, as in the ADM suite, so `split_size` should divide N.
+
+    Args:
+        logits: Classifier logits (N, K).
+        split_size: Images per split.
+
+    Raises:
+        DataError: There are no logits, they are not finite, or the split size is below 1.
     """
-    logits = checked(logits, "logits", columns="K")
+    logits = checked_features(logits, "logits", columns="K")
     if split_size < 1:
         raise DataError(f"split_size is {split_size}; give 1 or more, 5000 being usual")
     if not len(logits):
@@ -57,15 +75,20 @@ def inception_score(logits: Features, split_size: int = 5000) -> float:
     return score
 
 
-def precision_recall(reference: Features, generated: Features, k: int = 3) -> PrecisionRecall:
-    """Precision and recall of generated features (M, D) against reference features (N, D) (Kynkäänniemi et al. 2019).
+def precision_recall(reference: FeatureRows, generated: FeatureRows, k: int = 3) -> PrecisionRecall:
+    """Precision and recall of generated images against reference images (Kynkäänniemi et al. 2019).
 
-    An image is in a set's manifold when, for some member of the set, it is no farther away than that member's k-th nearest
-    fellow (equation 1). Precision is the share of generated images in the reference manifold, recall the share of reference
-    images in the generated one. Takes time N² + M² + NM and memory in proportion to N + M.
+    A set's manifold is the union of balls around its members, each reaching to its member's k-th nearest fellow (equation 1).
+    Precision is the share of generated images in the reference manifold; recall is the share of reference images in the generated
+    manifold. Time grows with N² + M² + NM, memory with N + M.
 
-    Raises DataError for features that are not finite or too large to square, for other dimensions on one side, and for
-    fewer than k + 1 images.
+    Args:
+        reference: Features (N, D).
+        generated: Features (M, D).
+        k: The number of the nearest neighbour that sets a ball's radius.
+
+    Raises:
+        DataError: Features are not finite or too large to square, the dimensions differ, or a set has fewer than k + 1 images.
     """
     reference, generated = _pair(reference, generated, "reference", "generated")
     if k < 1:
@@ -75,7 +98,7 @@ def precision_recall(reference: Features, generated: Features, k: int = 3) -> Pr
             raise DataError(
                 f"precision and recall with k = {k} need at least {k + 1} images in each set, but {len(features)} are {what}"
             )
-    # Distances do not change when both sets are moved, but a large common mean would cost them digits.
+    # A common shift does not change distances, but a large common mean would cost precision.
     with np.errstate(over="ignore"):
         centre = reference.mean(axis=0, dtype=np.float64)
     real, made = _Points(reference, centre, "reference"), _Points(generated, centre, "generated")
@@ -89,14 +112,18 @@ def precision_recall(reference: Features, generated: Features, k: int = 3) -> Pr
     return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
 
 
-def kid(a: Features, b: Features) -> float:
-    """The kernel inception distance of features (N, D) and (M, D): unbiased MMD² with kernel (x·y/D + 1)³; symmetric.
+def kid(a: FeatureRows, b: FeatureRows) -> float:
+    """The kernel inception distance: unbiased MMD² with kernel (x·y/D + 1)³; symmetric (Bińkowski et al. 2018, equation 4).
 
-    (Bińkowski et al. 2018, equation 4 and section 4.) Taken over all pairs, not over random subsets, so that it is one number
-    without a seed; being unbiased, it may be below 0 for sets of one distribution. Usually printed times 1000.
+    It is taken over all pairs instead of random subsets, so it needs no seed. Being unbiased, it may be negative for two sets of
+    one distribution. It is usually printed times 1000. (Kernel: section 4 of the paper.)
 
-    Raises DataError for features that are not finite or too large for the kernel, for other dimensions on one side, and for
-    fewer than 2 images.
+    Args:
+        a: Features (N, D).
+        b: Features (M, D).
+
+    Raises:
+        DataError: Features are not finite or too large for the kernel, the dimensions differ, or a set has fewer than 2 images.
     """
     a, b = _pair(a, b, "first", "second")
     for features, what in ((a, "first"), (b, "second")):
@@ -109,7 +136,7 @@ def kid(a: Features, b: Features) -> float:
     return distance
 
 
-def _statistics(a: Features | Statistics) -> Statistics:
+def _statistics(a: FeatureRows | Statistics) -> Statistics:
     if isinstance(a, FeatureStatistics | Moments):
         return a
     statistics = FeatureStatistics()
@@ -119,9 +146,9 @@ def _statistics(a: Features | Statistics) -> Statistics:
     return statistics
 
 
-def _pair(a: Features, b: Features, name_a: str, name_b: str) -> tuple[Features, Features]:
-    """Both sets, once they are finite and of one dimension."""
-    a, b = checked(a, f"{name_a} features"), checked(b, f"{name_b} features")
+def _pair(a: FeatureRows, b: FeatureRows, name_a: str, name_b: str) -> tuple[FeatureRows, FeatureRows]:
+    """Both sets; raises DataError unless they are finite and of one dimension."""
+    a, b = checked_features(a, f"{name_a} features"), checked_features(b, f"{name_b} features")
     if a.shape[1] != b.shape[1]:
         raise DataError(
             f"the {name_a} features have {a.shape[1]} dimensions and the {name_b} ones {b.shape[1]}; "
@@ -130,8 +157,8 @@ def _pair(a: Features, b: Features, name_a: str, name_b: str) -> tuple[Features,
     return a, b
 
 
-def _split_score(logits: Features) -> float:
-    """The inception score of one split. Logarithms throughout, so that probabilities too small for a float do no harm."""
+def _split_score(logits: FeatureRows) -> float:
+    """The inception score of one split, in logarithms throughout, since a probability may be too small for a float."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     log_marginal = np.logaddexp.reduce(log_p, axis=0) - math.log(len(log_p))
@@ -149,9 +176,9 @@ def _pairs_within(count: int) -> Iterator[tuple[slice, slice]]:
 
 
 class _Points:
-    """Features about a centre, turned to float64 block by block, and their squared norms (N,)."""
+    """Features relative to a centre, converted to float64 block by block, and their squared norms (N,)."""
 
-    def __init__(self, features: Features, centre: Matrix, what: str) -> None:
+    def __init__(self, features: FeatureRows, centre: Matrix, what: str) -> None:
         self.features, self.centre = features, centre
         with np.errstate(over="ignore", invalid="ignore"):
             self.norms = np.concatenate([np.square(self.block(rows)).sum(axis=1) for rows in _blocks(len(features))])
@@ -168,8 +195,8 @@ class _Points:
 def _squared_distances(a: _Points, rows: slice, b: _Points, columns: slice) -> Matrix:
     """|x - y|² = |x|² + |y|² - 2x·y for a block of pairs, as one matrix product.
 
-    The product's rounding error is at most about D·ε·(|x|² + |y|²). Distances below it are taken for 0: otherwise a copy of
-    an image could lie outside a radius of 0, which copies of that image have.
+    The product's rounding error is at most about D·ε·(|x|² + |y|²), and smaller distances are set to 0. Otherwise a copy of an
+    image could lie outside the radius of 0 that an image with copies has.
     """
     x, y = a.block(rows), b.block(columns)
     norms = a.norms[rows, None] + b.norms[columns]
@@ -179,7 +206,7 @@ def _squared_distances(a: _Points, rows: slice, b: _Points, columns: slice) -> M
 
 
 def _squared_radii(points: _Points, k: int) -> Matrix:
-    """(N,): the squared distance of every point to its k-th nearest fellow."""
+    """(N,): the squared distance of each point to its k-th nearest fellow."""
     nearest = np.full((len(points), k), np.inf)
     for rows, columns in _pairs_within(len(points)):
         squared = _squared_distances(points, rows, points, columns)
@@ -192,18 +219,18 @@ def _squared_radii(points: _Points, k: int) -> Matrix:
 
 
 def _smallest(nearest: Matrix, candidates: Matrix) -> Matrix:
-    """Of each row of both, the k smallest, where `nearest` has k columns."""
+    """The k smallest numbers in each row of both matrices together, where `nearest` has k columns."""
     k = nearest.shape[1]
     return np.partition(np.concatenate([nearest, candidates], axis=1), k - 1, axis=1)[:, :k]
 
 
-def _kernel(a: Features, b: Features) -> NDArray[np.float64]:
+def _kernel(a: FeatureRows, b: FeatureRows) -> NDArray[np.float64]:
     base = a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1
     return np.asarray(base * base * base)
 
 
-def _mean_kernel_within(a: Features) -> float:
-    """The mean over the n(n - 1) ordered pairs of different rows; the kernel is symmetric, so each block counts for two."""
+def _mean_kernel_within(a: FeatureRows) -> float:
+    """The mean over the n(n - 1) ordered pairs of different rows; by symmetry, a block off the diagonal counts twice."""
     sums = []
     for rows, columns in _pairs_within(len(a)):
         kernel = _kernel(a[rows], a[columns])
@@ -213,11 +240,11 @@ def _mean_kernel_within(a: Features) -> float:
     return _total(sums) / (len(a) * (len(a) - 1))
 
 
-def _mean_kernel_between(a: Features, b: Features) -> float:
+def _mean_kernel_between(a: FeatureRows, b: FeatureRows) -> float:
     sums = [float(_kernel(a[rows], b[columns]).sum()) for rows in _blocks(len(a)) for columns in _blocks(len(b))]
     return _total(sums) / (len(a) * len(b))
 
 
 def _total(sums: list[float]) -> float:
-    """Their sum without rounding on the way, or infinity."""
+    """The sum without intermediate rounding, or infinity."""
     return math.fsum(sums) if all(map(math.isfinite, sums)) else math.inf

@@ -1,9 +1,8 @@
-"""What generated images are compared with: features of real images, kept between runs by what they were made from."""
+"""The features of real images, with which generated images are compared, and the cache that keeps them between runs."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,29 +13,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from nas.data.feed import Feed
 from nas.data.store import Split
 from nas.evaluation.adm import count_images, read_reference_npz, stream_images
-from nas.evaluation.extractors import Extractor
-from nas.evaluation.images import to_pixels
+from nas.evaluation.extractor import Extractor
+from nas.evaluation.images import Pixels, to_pixels
 from nas.evaluation.statistics import FeatureStatistics, Moments
 from space.errors import DataError
+from space.files import cache_folder, replace_file
 
 MANIFOLD_IMAGES = 10_000
-"""Precision and recall compare with at most so many real images, as many as the ADM suite's reference batches hold."""
+"""Precision and recall use at most this many real images, the number in the ADM suite's reference batches."""
 
 BATCH = 256
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """Features of a set of images: statistics of pooled and spatial features, pooled features and logits one row an image.
+    """Features of a set of images: statistics of pooled and spatial features, and per image the pooled features and the logits.
 
-    What a file of bare statistics does not hold is None.
+    A field is None when its source, such as a file of bare statistics, does not have it.
     """
 
     pool: Moments | None
@@ -48,19 +46,21 @@ class ImageFeatures:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images' features, and what they are of; equal digests mean equal numbers."""
+    """The features of real images and their source; equal digests mean equal numbers."""
 
     features: ImageFeatures
     source: str
     digest: str
     kept: bool
-    """Whether they were found in the cache."""
+    """Whether the features were found in the cache."""
 
 
 class Collector:
-    """Takes features of images batch by batch and lets the images go.
+    """Computes features of images batch by batch, without keeping the images.
 
-    For a reference, `every` keeps the pooled features of each so-manieth image alone, and no logits.
+    Args:
+        extractor: The feature extractor.
+        every: With `every=k`, as for a reference, keep the pooled features of every k-th image only, and no logits.
     """
 
     def __init__(self, extractor: Extractor, every: int | None = None) -> None:
@@ -70,18 +70,18 @@ class Collector:
         self._logits: list[NDArray[np.float32]] = []
 
     def add(self, batch: Pixels) -> None:
-        """Images (n, C, H, W) uint8."""
-        found, seen = self.extractor(batch), self._pool.count
-        self._pool.update(found.pool)
-        self._spatial.update(found.spatial)
+        """Add images (n, C, H, W) uint8."""
+        features, seen = self.extractor(batch), self._pool.count
+        self._pool.update(features.pool)
+        self._spatial.update(features.spatial)
         if self.every is None:
-            self._rows.append(found.pool)
-            self._logits.append(found.logits)
+            self._rows.append(features.pool)
+            self._logits.append(features.logits)
         else:
-            self._rows.append(found.pool[-seen % self.every :: self.every])
+            self._rows.append(features.pool[-seen % self.every :: self.every])
 
     def features(self) -> ImageFeatures:
-        """Of all images; raises DataError when there are none."""
+        """The features of all images so far; raises DataError when there are none."""
         if not self._pool.count:
             raise DataError("there are no images to take features of")
         pool, spatial = (Moments(s.mean, s.covariance, s.count) for s in (self._pool, self._spatial))
@@ -98,12 +98,12 @@ def features_of(batches: Iterable[Pixels], extractor: Extractor, every: int | No
 
 
 def _thinned(images: int) -> int:
-    """Each so-manieth of the images makes at most `MANIFOLD_IMAGES`."""
+    """The k for which every k-th of the images makes at most `MANIFOLD_IMAGES`."""
     return -(-images // MANIFOLD_IMAGES)
 
 
 def images_of(split: Split, device: torch.device) -> Iterator[Pixels]:
-    """The images of a split, in its order: of pixel codecs exactly, of a VAE's latents as it decodes their mean."""
+    """The images of a split, in its order; a pixel codec gives them exactly, a VAE as it decodes the mean of their latents."""
     feed, codec = Feed(split, device, resident=False), split.store.codec
     for first in range(0, len(feed), BATCH):
         latents = feed.latents(torch.arange(first, min(first + BATCH, len(feed))))
@@ -113,7 +113,15 @@ def images_of(split: Split, device: torch.device) -> Iterator[Pixels]:
 def reference_of_split(
     split: Split, which: str, extractor: Extractor, device: torch.device, cache: Path | None = None
 ) -> Reference:
-    """The features of a split's images, from the cache when they were computed before."""
+    """The features of a split's images, from the cache if they are there.
+
+    Args:
+        split: The real images.
+        which: The name of the split, for the report.
+        extractor: The feature extractor.
+        device: The device on which latents are gathered.
+        cache: The folder of the cache; by default `reference` in the user's cache folder.
+    """
     samples = hashlib.sha256(split.samples.tobytes()).hexdigest()
     digest = _digest(extractor, split.store.header.checksum, samples)
     source = f"{split.store.name}, {which}"
@@ -121,26 +129,34 @@ def reference_of_split(
 
 
 def reference_of_file(path: Path, extractor: Extractor, cache: Path | None = None) -> Reference:
-    """The statistics, or the features of the images, of a reference batch of the ADM suite.
+    """The statistics in a reference batch of the ADM suite, or the features of its images.
 
-    Statistics in the file are those of its Inception network, so they serve no other extractor; raises DataError then.
+    Statistics in the file are of the suite's Inception network, so no other extractor can use them.
+
+    Args:
+        path: The .npz file.
+        extractor: The feature extractor.
+        cache: The folder of the cache; by default `reference` in the user's cache folder.
+
+    Raises:
+        DataError: The file is missing or damaged, or its statistics are another extractor's.
     """
-    bare = read_reference_npz(path, images=False)
+    statistics = read_reference_npz(path, images=False)
     with path.open("rb") as file:
         digest = _digest(extractor, hashlib.file_digest(file, "sha256").hexdigest())
 
     def compute() -> ImageFeatures:
         return features_of(images_in(path), extractor, _thinned(count_images(path)))
 
-    if bare.pooled is None:
+    if statistics.pooled is None:
         return _kept(digest, str(path), cache, compute)
     if extractor.name != "inception":
         raise DataError(f"{path} holds statistics of Inception's features, which {extractor.name}'s cannot be compared with")
     rows = images = None
     if count_images(path):
-        kept = _kept(digest, str(path), cache, compute).features
-        rows, images = kept.rows, kept.images
-    return Reference(ImageFeatures(bare.pooled, bare.spatial, rows, None, images), str(path), digest, kept=False)
+        features = _kept(digest, str(path), cache, compute).features
+        rows, images = features.rows, features.images
+    return Reference(ImageFeatures(statistics.pooled, statistics.spatial, rows, None, images), str(path), digest, kept=False)
 
 
 def images_in(path: Path) -> Iterator[Pixels]:
@@ -153,24 +169,18 @@ def _digest(extractor: Extractor, *parts: str) -> str:
     return hashlib.sha256("/".join(("2", extractor.digest, *parts)).encode()).hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where features of real images are kept: `udit-nas/reference` below XDG_CACHE_HOME, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udit-nas" / "reference"
-
-
 def _kept(digest: str, source: str, cache: Path | None, compute: Callable[[], ImageFeatures]) -> Reference:
-    """From the cache, or computed and put there; a cache that cannot be used costs time and nothing else."""
-    path = (cache or cache_folder()) / f"{digest}.safetensors"
+    """The reference from the cache, or computed and put there; without a usable cache it is computed every time."""
+    path = (cache or cache_folder("reference")) / f"{digest}.safetensors"
     try:
-        found = load_file(path)
-        return Reference(_unpacked(found), source, digest, kept=True)
+        tensors = load_file(path)
+        return Reference(_unpacked(tensors), source, digest, kept=True)
     except (OSError, SafetensorError, KeyError):
         features = compute()
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        save_file(_packed(features), partial)
-        partial.replace(path)
+        with replace_file(path) as file:
+            file.write(save(_packed(features)))
     return Reference(features, source, digest, kept=False)
 
 
@@ -188,7 +198,9 @@ def _packed(features: ImageFeatures) -> dict[str, NDArray[Any]]:
     }
 
 
-def _unpacked(found: dict[str, NDArray[Any]]) -> ImageFeatures:
-    images = int(found["images"])
-    pool, spatial = (Moments(found[mean], found[covariance], images) for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")))
-    return ImageFeatures(pool, spatial, found["rows"], None, images)
+def _unpacked(tensors: dict[str, NDArray[Any]]) -> ImageFeatures:
+    images = int(tensors["images"])
+    pool, spatial = (
+        Moments(tensors[mean], tensors[covariance], images) for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s"))
+    )
+    return ImageFeatures(pool, spatial, tensors["rows"], None, images)

@@ -1,4 +1,4 @@
-"""Mean and covariance of image features, streamed in float64, and the Fréchet distance between two of them."""
+"""Mean and covariance of image features, accumulated in float64, and the Fréchet distance between two sets."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from numpy.typing import NDArray
 
 from space.errors import DataError
 
-Features = NDArray[Any]
-"""Real numbers (N, D), one row an image."""
+FeatureRows = NDArray[Any]
+"""Real numbers (N, D), one row per image."""
 
 Matrix = NDArray[np.float64]
 
 _ROWS = 4096
-"""Rows turned to float64 at a time, so that a large set in half precision is never held a second time."""
+"""Rows converted to float64 at a time, so that a large set in half precision is never held twice."""
 
 _TOLERANCE = 1e-6
-"""Asymmetry and negative eigenvalues beside the largest entry or eigenvalue: what rounding a covariance to float32 leaves."""
+"""The relative asymmetry and negative eigenvalues that rounding a covariance to float32 may leave."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """A mean (D,) and a covariance (D, D) that are known already, such as those of a reference file; kept in float64.
+    """A given mean (D,) and covariance (D, D), such as a reference file's; kept in float64.
 
-    Raises DataError when the shapes do not belong together, a number is not finite, or the covariance is not symmetric.
+    Raises:
+        DataError: The shapes do not match, a number is not finite, or the covariance is not symmetric.
     """
 
     mean: Matrix
@@ -49,10 +50,10 @@ class Moments:
 
 
 class FeatureStatistics:
-    """Mean (D,) and covariance (D, D) of features that arrive in batches; D is set by the first batch.
+    """Mean (D,) and covariance (D, D) of features that arrive in batches; the first batch sets D.
 
-    Holds D² + D numbers in float64 however many samples come. Batches are centred before they are squared and merged by
-    the pairwise formula (Chan, Golub & LeVeque 1983, equation 2.1), so a mean far from 0 costs no digits.
+    The memory is D² + D numbers in float64, however many samples arrive. Batches are centred before they are squared and combined
+    by the pairwise formula (Chan, Golub & LeVeque 1983, equation 2.1), so a mean far from 0 does not cost precision.
     """
 
     def __init__(self) -> None:
@@ -60,24 +61,23 @@ class FeatureStatistics:
         self._mean: Matrix | None = None
         self._scatter: Matrix | None = None  # Σ (x - mean)(x - mean)ᵀ
 
-    def update(self, features: Features) -> None:
-        """Take in a batch (n, D) of any real type.
+    def update(self, features: FeatureRows) -> None:
+        """Add a batch of features.
 
-        Raises DataError, and takes in nothing, when the batch is not such an array, has another D than those before,
-        or holds NaN or infinity; the row that it names counts from the first batch on.
+        Args:
+            features: (n, D) of any real type.
+
+        Raises:
+            DataError: The batch is not such an array, has another D than earlier batches, or holds NaN or infinity. None of it is
+                added then. The row number in the message counts from the first batch on.
         """
-        features = checked(features, "features", first_row=self.count)
+        features = checked_features(features, "features", first_row=self.count)
         for start in range(0, len(features), _ROWS):
             rows = features[start : start + _ROWS].astype(np.float64)
-            with np.errstate(over="ignore", invalid="ignore"):  # frechet_distance refuses what has overflowed
+            with np.errstate(over="ignore", invalid="ignore"):  # frechet_distance refuses overflowed numbers
                 mean = rows.mean(axis=0)
                 rows -= mean
                 self._add(len(rows), mean, rows.T @ rows)
-
-    def merge(self, other: FeatureStatistics) -> None:
-        """Take in all samples of another set, which stays as it is; raises DataError when its D differs."""
-        if other._mean is not None and other._scatter is not None:
-            self._add(other.count, other._mean.copy(), other._scatter.copy())
 
     def _add(self, count: int, mean: Matrix, scatter: Matrix) -> None:
         if self._mean is None or self._scatter is None:
@@ -110,17 +110,18 @@ class FeatureStatistics:
 
 
 Statistics = FeatureStatistics | Moments
-"""What a Fréchet distance needs of a set of features: `mean`, `covariance` and `count`."""
+"""The parts of a set of features that a Fréchet distance needs: `mean`, `covariance` and `count`."""
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) between two Gaussians (Dowson & Landau 1982; Heusel et al. 2017, equation 6).
 
-    tr (Σ₁Σ₂)^½ is the trace of the root of Σ₁^½ Σ₂ Σ₁^½, which is the sum of the singular values of Σ₂^½ Σ₁^½. Taken
-    so, each rounding error stays as small as it is: singular covariances need no case of their own.
+    tr (Σ₁Σ₂)^½ is the trace of the root of Σ₁^½ Σ₂ Σ₁^½, which is the sum of the singular values of Σ₂^½ Σ₁^½. This form does not
+    amplify rounding errors, so singular covariances are not a special case.
 
-    Raises DataError when the dimensions differ, a set of known count has no more samples than dimensions (its covariance is
-    singular for want of samples, and the distance biased), or a covariance is not finite or has a clearly negative eigenvalue.
+    Raises:
+        DataError: The dimensions differ, a covariance is not finite or has a clearly negative eigenvalue, or a set of known count
+            has no more samples than dimensions, which makes its covariance singular and the distance biased.
     """
     mean_a, mean_b = a.mean, b.mean
     if len(mean_a) != len(mean_b):
@@ -145,11 +146,11 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     distance = float(difference @ difference + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
     if not np.isfinite(distance):
         raise DataError("the Fréchet distance overflows; scale the features to about 1")
-    return max(distance, 0.0)  # between equal sets, rounding may leave less than nothing
+    return max(distance, 0.0)  # rounding may make it negative for equal sets
 
 
 def _root_factor(mean: Matrix, covariance: Matrix, which: str) -> Matrix:
-    """F (D, D) with FᵀF = Σ: the root Λ^½Uᵀ of the covariance up to a rotation, which singular values do not see."""
+    """F (D, D) with FᵀF = Σ: the root Λ^½Uᵀ of the covariance, up to a rotation that does not change singular values."""
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError(f"the statistics of the {which} set are not finite; scale its features to about 1")
     try:
@@ -164,10 +165,17 @@ def _root_factor(mean: Matrix, covariance: Matrix, which: str) -> Matrix:
     return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))).T)
 
 
-def checked(array: Features, what: str, columns: str = "D", first_row: int = 0) -> Features:
-    """The array, once it is known to be (N, D) finite real numbers; else raises DataError.
+def checked_features(array: FeatureRows, what: str, columns: str = "D", first_row: int = 0) -> FeatureRows:
+    """The array, when it holds finite real numbers (N, D).
 
-    `what` and `columns` name the array and its second axis in the message, and `first_row` is the number of its first row.
+    Args:
+        array: The features.
+        what: The array's name in a message.
+        columns: The name of the second axis in a message.
+        first_row: The number of the first row in a message.
+
+    Raises:
+        DataError: The array has another shape or type, or a number is not finite.
     """
     array = np.asarray(array)
     if array.ndim != 2 or not array.shape[1]:

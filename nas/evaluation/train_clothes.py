@@ -1,8 +1,8 @@
 """Trains the weights of the extractor `clothes`: `python -m nas.evaluation.train_clothes IDX_FOLDER [--out FILE]`.
 
-IDX_FOLDER holds train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, the 60,000 training images of Fashion-MNIST.
-The 10,000 test images, which the package carries, are looked at once, at the end. With one thread (OMP_NUM_THREADS=1)
-on an AMD EPYC core it takes about 6 minutes, and one seed gives one result on one machine.
+IDX_FOLDER holds train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, the 60,000 training images of Fashion-MNIST. The
+10,000 test images, which the package carries, are used once, at the end. With one thread (OMP_NUM_THREADS=1) on an AMD EPYC
+core the training takes about 6 minutes, and on one machine a seed always gives the same result.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ BATCH_SIZE = 128
 PEAK_RATE = 4e-3
 WEIGHT_DECAY = 0.01
 SHIFT = 2
-"""Pixels by which an image is moved at most in each direction: no more than its black border."""
+"""The largest shift of an image in each direction, in pixels: the width of its black border."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, print the test accuracy, and write the weights with the facts about them."""
+def train_clothes(arguments: Sequence[str] | None = None) -> None:
+    """Train, print the test accuracy, and write the weights with the facts about the training."""
     parser = argparse.ArgumentParser(prog="python -m nas.evaluation.train_clothes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="IDX_FOLDER", help="holds the IDX files of the training images and labels")
     parser.add_argument("--out", type=Path, default=Path("clothes.safetensors"), metavar="FILE", help="default: %(default)s")
@@ -59,7 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_pair(folder: Traversable, part: str) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 (N, 1, 32, 32) and labels int64 (N,) of a part, `train` or `t10k`; raises DataError as `read_idx` does."""
+    """Pixels uint8 (N, 1, 32, 32) and labels int64 (N,) of one part of Fashion-MNIST.
+
+    Args:
+        folder: The folder of the IDX files.
+        part: `train` or `t10k`.
+
+    Raises:
+        DataError: A file is missing, damaged or of another shape.
+    """
     pixels: NDArray[np.uint8] = read_idx(folder / f"{part}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
     if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1] or labels.max(initial=0) > 9:
@@ -93,7 +101,7 @@ def trained(images: Tensor, labels: Tensor, epochs: int, seed: int) -> ClothesNe
 
 
 def batches(images: Tensor, labels: Tensor, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, half of them mirrored, each moved by up to `SHIFT` pixels."""
+    """Each image once per epoch, half of them mirrored, each shifted by at most `SHIFT` pixels."""
     draw = stream(seed, "clothes", epoch)
     for rows in torch.randperm(len(images), generator=draw).split(BATCH_SIZE):  # type: ignore[no-untyped-call]
         pixels = images[rows]
@@ -103,7 +111,7 @@ def batches(images: Tensor, labels: Tensor, epoch: int, seed: int) -> Iterator[t
 
 
 def shifted(pixels: Tensor, offsets: Tensor) -> Tensor:
-    """Images (N, 1, H, W), each moved down and right by its offsets (N, 2); what leaves, here black, enters opposite."""
+    """Images (N, 1, H, W), each moved down and right by its offsets (N, 2); pixels that leave, here black, enter opposite."""
     height, width = pixels.shape[2:]
     rows = (torch.arange(height) - offsets[:, :1]) % height
     columns = (torch.arange(width) - offsets[:, 1:]) % width
@@ -111,7 +119,7 @@ def shifted(pixels: Tensor, offsets: Tensor) -> Tensor:
 
 
 def folded(network: ClothesNetwork) -> ClothesNetwork:
-    """The same function without batch norm, in eval mode."""
+    """The same function without batch normalisation, in eval mode."""
     plain = ClothesNetwork()
     for number, (conv, norm) in enumerate(zip(network.convs, network.norms, strict=True)):
         assert isinstance(conv, nn.Conv2d)
@@ -124,10 +132,10 @@ def folded(network: ClothesNetwork) -> ClothesNetwork:
 
 @torch.inference_mode()
 def accuracy(network: ClothesNetwork, images: Tensor, labels: Tensor) -> float:
-    """The share of images whose largest logit is that of their label."""
-    found = torch.cat([network(pixels)[2].argmax(1) for pixels in images.split(BATCH)])  # type: ignore[no-untyped-call]
-    return (found == labels).float().mean().item()
+    """The share of images whose largest logit is their label's."""
+    predicted = torch.cat([network(pixels)[2].argmax(1) for pixels in images.split(BATCH)])  # type: ignore[no-untyped-call]
+    return (predicted == labels).float().mean().item()
 
 
 if __name__ == "__main__":
-    main()
+    train_clothes()

@@ -1,4 +1,4 @@
-"""Validation loss with little variance: a fixed grid of images, stratified timesteps and antithetic noise."""
+"""A validation loss of small variance: a fixed grid of images, stratified timesteps and antithetic noise."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from nas.rng import stream
 from space.errors import DataError
 
 _GRID_SEED = 0
-"""The grid is the same for every trial of every study, so its noise cancels in differences."""
+"""The grid is the same for all trials of all studies, so its noise cancels in differences."""
 
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """Mean squared error of what the model predicts: overall, and in each of its `BINS` ranges of time, from t = 0 up."""
+    """The mean squared error of the model's prediction: overall, and in each of the `BINS` ranges of time from t = 0 up."""
 
     mean: float
     bins: tuple[float, ...]
 
 
 class ValidationGrid:
-    """The fixed grid: held-out image i stands at a timestep of stratum i, once with a noise and once with its negative.
+    """The fixed grid: held-out image i at a timestep of stratum i, once with a noise and once with its negative.
 
-    Raises DataError when fewer images are held out.
+    Raises:
+        DataError: Fewer images are held out than the grid needs.
     """
 
     def __init__(self, feed: Feed, images: int, prediction: Prediction) -> None:
@@ -37,7 +38,7 @@ class ValidationGrid:
         shape, device = (images, *feed.store.header.shape), feed.device
         x0 = feed.latents(order, noise=torch.randn(shape, generator=stream(_GRID_SEED, "validation posterior")))
         noise = torch.randn(shape, generator=stream(_GRID_SEED, "validation noise")).to(device)
-        # The images' random order makes the strata of time independent of the class.
+        # The order of the images is random, so the strata of time do not depend on the class.
         t = prediction.grid(images)
         self.x0, self.noise = torch.cat([x0, x0]), torch.cat([noise, -noise])
         self.t, self.y = torch.cat([t, t]).to(device), feed.labels[order.to(device)].repeat(2)
@@ -46,8 +47,8 @@ class ValidationGrid:
     @torch.inference_mode()
     def loss(self, model: nn.Module, batch_size: int) -> ValidationLoss:
         """The loss of a model in eval mode."""
-        pieces = [self._errors(model, slice(i, i + batch_size)) for i in range(0, len(self.t), batch_size)]
-        errors = torch.cat(pieces)
+        batch_errors = [self._errors(model, slice(i, i + batch_size)) for i in range(0, len(self.t), batch_size)]
+        errors = torch.cat(batch_errors)
         bins = self.prediction.bins(self.t)
         means = [errors[bins == b].mean().item() for b in range(BINS)]
         return ValidationLoss(errors.mean().item(), tuple(means))

@@ -1,4 +1,4 @@
-"""Differences between two variants, taken seed by seed: intervals, p-values, and what so many seeds can show at all."""
+"""Differences between two variants paired by seed: intervals, p-values, and the effects that a number of seeds can show."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LOWER_IS_BETTER = ("val_loss", "fid", "sfid", "kid", "step_seconds")
 HIGHER_IS_BETTER = ("precision", "recall", "inception_score", "is", "images_per_s")
 
 EXACT = 20
-"""Up to so many pairs all sign flips are counted, 2^20 at most."""
+"""Up to this many pairs all sign flips are counted, at most 2^20."""
 
 RESAMPLES = 100_000
-"""Random sign flips beyond that."""
+"""The number of random sign flips beyond `EXACT` pairs."""
 
 ROUNDING = 1e-9
-"""What is relatively smaller counts as zero: differences of losses carry the rounding of the losses."""
+"""Relatively smaller differences count as zero, since differences of losses carry the rounding of the losses."""
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better; raises ToolkitError for a metric whose direction is not known.
+    """Whether a lower value of a metric is better; raises ToolkitError for a metric whose direction is unknown.
 
     >>> lower_is_better("val_loss"), lower_is_better("precision")
     (True, False)
@@ -38,10 +38,10 @@ def lower_is_better(metric: str) -> bool:
     return metric in LOWER_IS_BETTER
 
 
-def checked(differences: Sequence[float] | Array, least: int) -> Array:
-    """Paired differences (n,) as float64; raises ToolkitError when they are fewer than `least`, or one is not finite.
+def checked_differences(differences: Sequence[float] | Array, least: int) -> Array:
+    """Paired differences (n,) as float64; raises ToolkitError when there are fewer than `least`, or one is not finite.
 
-    >>> checked([1, 2], least=2).tolist()
+    >>> checked_differences([1, 2], least=2).tolist()
     [1.0, 2.0]
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -53,16 +53,16 @@ def checked(differences: Sequence[float] | Array, least: int) -> Array:
 
 
 def mean_and_spread(differences: Sequence[float] | Array) -> tuple[float, float]:
-    """Mean and standard deviation (n-1) of two paired differences or more; a spread of mere rounding counts as 0.
+    """Mean and standard deviation (n - 1) of at least two paired differences; a spread of mere rounding counts as 0.
 
-    Raises ToolkitError for fewer than two, or one that is not finite.
+    Raises ToolkitError for fewer than two differences, or one that is not finite.
 
     >>> mean_and_spread([-1.0, -2.0, -3.0])
     (-2.0, 1.0)
     """
-    values = checked(differences, 2)
+    values = checked_differences(differences, 2)
     mean = float(values.mean())
-    # What np.std computes, at a third of its overhead.
+    # Equal to np.std(values, ddof=1), at a third of its overhead.
     spread = math.sqrt(float(np.square(values - mean).sum()) / (len(values) - 1))
     return mean, spread if spread > ROUNDING * abs(mean) else 0.0
 
@@ -70,8 +70,8 @@ def mean_and_spread(differences: Sequence[float] | Array) -> tuple[float, float]
 def paired_interval(differences: Sequence[float] | Array, level: float = 0.95) -> tuple[float, float]:
     """The paired t interval of the mean difference, in the unit of the metric (Student 1908).
 
-    It covers exactly at its level when the differences are normal, from two pairs on. Bootstrap intervals of so few pairs
-    do not: of 2,000 repetitions with 6 pairs each, 95 % intervals held the true mean in
+    Its coverage is exact for normal differences, from two pairs on. Bootstrap intervals of so few pairs cover too little: in 2,000
+    repetitions with 6 pairs each, 95 % intervals contained the true mean in
 
     =========================  ====  =============  =====
     differences                t     percentile     BCa
@@ -81,14 +81,18 @@ def paired_interval(differences: Sequence[float] | Array, level: float = 0.95) -
     lognormal (skewness 6)     81.7  74.9           76.3
     =========================  ====  =============  =====
 
-    per cent (bootstrap: scipy.stats.bootstrap, 1,999 resamples), which is why the t interval is the one in use. It is not
-    proof against skewness, but better than both. Its coverage with 3, 4, 5, 6 and 12 pairs: normal 95.0, 95.1, 94.4, 94.9,
-    95.2; exponential 88.2, 88.5, 88.4, 89.4, 90.9; lognormal 83.3, 81.7, 82.1, 81.7, 83.4 (Monte-Carlo error 0.5 to 0.9).
-    So fewer than 6 pairs cost width, not coverage: the factor before sd/√n is 4.30 at 3 pairs, 2.57 at 6, 2.20 at 12. The
-    exact sign-flip test, which assumes no normality, cannot come below 0.05 with fewer than 6.
+    per cent (bootstrap: scipy.stats.bootstrap, 1,999 resamples), which is why the t interval is used. Skewness lowers its coverage
+    too, but less. With 3, 4, 5, 6 and 12 pairs it covers: normal 95.0, 95.1, 94.4, 94.9, 95.2; exponential 88.2, 88.5, 88.4, 89.4,
+    90.9; lognormal 83.3, 81.7, 82.1, 81.7, 83.4 (Monte-Carlo error 0.5 to 0.9). So fewer than 6 pairs cost width, not coverage: the
+    factor before sd/√n is 4.30 at 3 pairs, 2.57 at 6, 2.20 at 12. The exact sign-flip test, which does not assume normality, cannot
+    give less than 0.05 with fewer than 6 pairs.
 
-    Where all differences are equal the interval has no width, for nothing in them tells of a spread. Raises ToolkitError for
-    fewer than two differences, one that is not finite, or a level outside (0, 1).
+    Args:
+        differences: At least two paired differences. When all are equal, the interval has no width, since they show no spread.
+        level: The coverage, between 0 and 1.
+
+    Raises:
+        ToolkitError: There are fewer than two differences, one is not finite, or the level is outside (0, 1).
 
     >>> low, high = paired_interval([-0.012, -0.009, -0.015, -0.011, -0.008, -0.013])
     >>> print(f"{low:.4f} {high:.4f}")
@@ -101,10 +105,13 @@ def paired_interval(differences: Sequence[float] | Array, level: float = 0.95) -
 
 
 def paired_t_p(differences: Sequence[float] | Array) -> float:
-    """The two-sided p-value of the paired t test of no difference; it assumes normal differences (Student 1908).
+    """The two-sided p-value of the paired t test of no difference, which assumes normal differences (Student 1908).
 
-    Where all differences are equal but not zero the t statistic is infinite and says nothing: the answer is then that of
-    `sign_flip_p`. Where all are zero it is 1. Raises ToolkitError for fewer than two differences, or one that is not finite.
+    When all differences are equal but not zero, the t statistic is infinite and carries no information, so the p-value is that of
+    `sign_flip_p`. When all are zero it is 1.
+
+    Raises:
+        ToolkitError: There are fewer than two differences, or one is not finite.
 
     >>> round(paired_t_p([-0.012, -0.009, -0.015, -0.011, -0.008, -0.013]), 5)
     0.00012
@@ -116,7 +123,7 @@ def paired_t_p(differences: Sequence[float] | Array) -> float:
 
 
 def nominal_p(mean: float, spread: float, pairs: int) -> float:
-    """The two-sided p-value of t = mean·√n / spread with n - 1 degrees of freedom, of one look alone; spread is not zero.
+    """The two-sided p-value of t = mean·√n / spread with n - 1 degrees of freedom, for a single look; spread is not zero.
 
     >>> round(nominal_p(-2.0, 1.0, 3), 4)
     0.0742
@@ -125,23 +132,25 @@ def nominal_p(mean: float, spread: float, pairs: int) -> float:
 
 
 def sign_flip_p(differences: Sequence[float] | Array) -> float:
-    """The exact two-sided p-value of the sign-flip test: the share of all 2^n sign patterns with a mean at least as far from 0.
+    """The exact two-sided p-value of the sign-flip test: the share of the 2^n sign patterns with a mean at least as far from 0.
 
-    It assumes only that a difference is as likely as its opposite when there is no effect (Fisher 1935, The Design of
-    Experiments, section 21), and cannot come below 2/2^n: 0.25 with 3 pairs, 0.0625 with 5, 0.031 with 6. Beyond `EXACT` pairs it
-    is estimated from `RESAMPLES` random flips, the same every time, the given one counted among them. Raises ToolkitError for
-    no differences, or one that is not finite.
+    It assumes only that without an effect a difference is as likely as its opposite (Fisher 1935, The Design of Experiments,
+    section 21). It is at least 2/2^n: 0.25 with 3 pairs, 0.0625 with 5, 0.031 with 6. Beyond `EXACT` pairs it is estimated from
+    `RESAMPLES` random flips, the same every time, with the given pattern counted among them.
+
+    Raises:
+        ToolkitError: There are no differences, or one is not finite.
 
     >>> sign_flip_p([-0.012, -0.009, -0.015, -0.011, -0.008, -0.013])
     0.03125
     """
-    # Sorted, so that the order of seeds does not matter, not even in rounding.
-    values = np.sort(checked(differences, 1))
+    # Sorted, so that the order of the seeds does not change the rounding.
+    values = np.sort(checked_differences(differences, 1))
     far = abs(float(values.sum())) - ROUNDING * float(np.abs(values).sum())
     if len(values) > EXACT:
         flips = np.random.default_rng(0).integers(0, 2, size=(RESAMPLES, len(values)), dtype=np.int8) * 2 - 1
         return (1 + int((np.abs(flips @ values) >= far).sum())) / (1 + RESAMPLES)
-    # The other half of the patterns has the same means with the other sign.
+    # The first sign is fixed: the other half of the patterns has the same means with opposite signs.
     sums = values[:1]
     for value in values[1:]:
         sums = np.concatenate([sums + value, sums - value])
@@ -151,8 +160,11 @@ def sign_flip_p(differences: Sequence[float] | Array) -> float:
 def holm(p_values: Sequence[float] | Array) -> Array:
     """p-values (m,) adjusted for m comparisons by Holm's step-down method (Holm 1979), in the given order.
 
-    Claims where the adjusted value is at most α hold the chance of any false claim at α, however the tests depend on each
-    other. No p-values give none. Raises ToolkitError for a value that is not in [0, 1].
+    Claiming a difference where the adjusted value is at most α keeps the probability of any false claim at α, however the tests
+    depend on each other. An empty list gives an empty array.
+
+    Raises:
+        ToolkitError: A value is not in [0, 1].
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
@@ -169,9 +181,10 @@ def holm(p_values: Sequence[float] | Array) -> Array:
 
 
 def attainable_p(pairs: int, comparisons: int) -> float:
-    """The least p-value that the exact sign-flip test with Holm's correction can give: 2/2^pairs times the comparisons.
+    """The least p-value of the exact sign-flip test with Holm's correction: 2/2^pairs times the comparisons.
 
-    Raises ToolkitError for no pairs or no comparisons.
+    Raises:
+        ToolkitError: There are no pairs or no comparisons.
 
     >>> attainable_p(6, 6)
     0.1875
@@ -184,7 +197,8 @@ def attainable_p(pairs: int, comparisons: int) -> float:
 def pairs_needed(comparisons: int, alpha: float = 0.05) -> int:
     """The least number of paired seeds with which the exact sign-flip test with Holm's correction can reach alpha.
 
-    Raises ToolkitError for no comparisons, or an alpha outside (0, 1).
+    Raises:
+        ToolkitError: There are no comparisons, or alpha is outside (0, 1).
 
     >>> pairs_needed(1), pairs_needed(6)
     (6, 8)
@@ -197,12 +211,18 @@ def pairs_needed(comparisons: int, alpha: float = 0.05) -> int:
 
 
 def minimum_detectable_effect(sd: float, pairs: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The true mean difference that the two-sided paired t test finds with chance `power`, in the unit of `sd`.
+    """The true mean difference that the two-sided paired t test detects with probability `power`, in the unit of `sd`.
 
-    `sd` is the standard deviation of the paired differences (not of a variant's values), from earlier runs. By the noncentral
-    t distribution (Cohen 1988, chapter 2). For m comparisons pass alpha / m, which is what Holm asks of the first of them.
-    Raises ToolkitError for fewer than two pairs, an sd that is negative or not finite, an alpha outside (0, 1), or a power that
-    does not lie between alpha and 1.
+    It follows from the noncentral t distribution (Cohen 1988, chapter 2).
+
+    Args:
+        sd: The standard deviation of the paired differences (not of a variant's values), from earlier runs.
+        pairs: The number of pairs, at least 2.
+        alpha: The level of the test; for m comparisons pass alpha / m, the level of the first step of Holm's method.
+        power: The probability of detection, between alpha and 1.
+
+    Raises:
+        ToolkitError: An argument is out of its range.
 
     >>> print(f"{minimum_detectable_effect(1.0, 6):.2f} {minimum_detectable_effect(1.0, 12):.2f}")
     1.43 0.89
@@ -214,39 +234,47 @@ def minimum_detectable_effect(sd: float, pairs: int, alpha: float = 0.05, power:
         raise ToolkitError(f"a standard deviation of {sd} is not a finite number from 0 on; take that of the paired differences")
     if not alpha < power < 1:
         raise ToolkitError(f"a power of {power} does not lie between alpha ({alpha}) and 1; take 0.8")
-    # Half a second that the other functions need not wait for.
+    # This import takes half a second, which the other functions need not wait for.
     from scipy.optimize import brentq
 
     degrees = pairs - 1
     bound = float(stdtrit(degrees, 1 - alpha / 2))
 
-    def missing(shift: float) -> float:
-        found = 1 - float(nctdtr(degrees, shift, bound))
-        # The chance to err on the other side, which SciPy cannot tell where it is next to nothing.
-        other = float(nctdtr(degrees, shift, -bound))
-        return found + (0.0 if math.isnan(other) else other) - power
+    def missing_power(shift: float) -> float:
+        same_side = 1 - float(nctdtr(degrees, shift, bound))
+        # The probability of a significant difference of the wrong sign; SciPy gives NaN when it is close to 0.
+        opposite_side = float(nctdtr(degrees, shift, -bound))
+        return same_side + (0.0 if math.isnan(opposite_side) else opposite_side) - power
 
     highest = bound + 1
-    while missing(highest) < 0:
+    while missing_power(highest) < 0:
         highest *= 2
-    return float(brentq(missing, 0, highest)) * sd / math.sqrt(pairs)
+    return float(brentq(missing_power, 0, highest)) * sd / math.sqrt(pairs)
 
 
 def ratio_interval(
     numerators: Sequence[float] | Array, denominators: Sequence[float] | Array, level: float = 0.95
 ) -> tuple[float, float]:
-    """The interval of the ratio of two means, of values paired seed by seed, by Fieller's theorem (Fieller 1954).
+    """The interval of the ratio of two means of values paired by seed, by Fieller's theorem (Fieller 1954).
 
-    It holds every ratio r for which the mean of numerator - r·denominator does not differ from zero by the paired t test, so it
-    covers exactly for jointly normal values. Where the mean of the denominators does not differ from zero itself, no bounded
-    set of ratios can be left and the answer is (-inf, inf). Raises ToolkitError for fewer than two pairs, numbers of values
-    that differ, a value that is not finite, or a level outside (0, 1).
+    It contains each ratio r for which the mean of numerator - r·denominator does not differ from zero by the paired t test, so its
+    coverage is exact for jointly normal values. When the mean of the denominators itself does not differ from zero, the set of
+    such ratios may be unbounded, and the interval is (-inf, inf).
+
+    Args:
+        numerators: At least two values.
+        denominators: The value of the same seed for each numerator.
+        level: The coverage, between 0 and 1.
+
+    Raises:
+        ToolkitError: There are fewer than two pairs, the numbers of values differ, a value is not finite, or the level is outside
+            (0, 1).
 
     >>> low, high = ratio_interval([1.0, 1.2, 0.9, 1.1], [2.0, 2.1, 1.9, 2.2])
     >>> print(f"{low:.2f} {high:.2f}")
     0.44 0.58
     """
-    above, below = checked(numerators, 2), checked(denominators, 2)
+    above, below = checked_differences(numerators, 2), checked_differences(denominators, 2)
     if len(above) != len(below):
         raise ToolkitError(
             f"{len(above)} numerators and {len(below)} denominators are not pairs; leave out the seeds that one has alone"
@@ -255,11 +283,11 @@ def ratio_interval(
     if lowest <= 0 <= highest:
         return -math.inf, math.inf
     factor = float(stdtrit(len(above) - 1, 1 - (1 - level) / 2)) ** 2 / len(above)
-    spread = np.cov(above, below)
-    a = float(below.mean()) ** 2 - factor * float(spread[1, 1])
-    b = float(above.mean()) * float(below.mean()) - factor * float(spread[0, 1])
-    c = float(above.mean()) ** 2 - factor * float(spread[0, 0])
-    # Not negative but for rounding, where the ratio is the same in every pair.
+    covariance = np.cov(above, below)
+    a = float(below.mean()) ** 2 - factor * float(covariance[1, 1])
+    b = float(above.mean()) * float(below.mean()) - factor * float(covariance[0, 1])
+    c = float(above.mean()) ** 2 - factor * float(covariance[0, 0])
+    # Negative only by rounding, when the ratio is the same in all pairs.
     root = math.sqrt(max(b * b - a * c, 0.0))
     return (b - root) / a, (b + root) / a
 

@@ -1,4 +1,4 @@
-"""Rank statistics: how far one order of architectures agrees with another."""
+"""Rank statistics: the agreement between two orders of architectures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scipy.stats import kendalltau
 from space.array import Array
 
 LEAST = 8
-"""Fewer curves than these say nothing about a ranking."""
+"""Fewer curves do not show anything about a ranking."""
 
 RESAMPLES = 1000
-"""Of the architectures with replacement, for the intervals."""
+"""Resamples of the architectures, drawn with replacement, for the intervals."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a rung's order of the recorded architectures agrees with the last rung's: Kendall's τ-b of their val_losses.
+    """The agreement of a rung's order of the recorded architectures with the last rung's: Kendall's τ-b of their val_losses.
 
-    `low` and `high` are the interval over resampled architectures, by default the 2.5 % and 97.5 % quantiles. All are None where
-    losses are all equal.
+    `low` and `high` bound the interval over resampled architectures, by default the 2.5 % and 97.5 % quantiles. All three are None
+    when the losses are all equal.
     """
 
     tau: float | None
@@ -31,12 +31,19 @@ class Agreement:
 
 
 def resampled(count: int) -> Array:
-    """The rows of so many architectures, drawn `RESAMPLES` times with replacement; the same every time."""
+    """The rows of `count` architectures drawn with replacement, (`RESAMPLES`, count); the same every time."""
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
 
 
 def agreement(losses: Array, last: Array, drawn: Array, level: float = 0.95) -> Agreement:
-    """How the order of some architectures' losses agrees with that of their last ones; every row of `drawn` is one resampling."""
+    """The agreement of the order of losses with the order of last losses.
+
+    Args:
+        losses: One loss per architecture, at some rung.
+        last: The architectures' losses at the last rung.
+        drawn: Resamples, as `resampled` gives them, one per row.
+        level: The coverage of the interval.
+    """
     taus = [float(kendalltau(losses[rows], last[rows], method="asymptotic").statistic) for rows in [np.arange(len(last)), *drawn]]
     if math.isnan(taus[0]):
         return Agreement(None, None, None)

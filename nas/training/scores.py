@@ -12,7 +12,8 @@ from nas.data.settings import DataSettings
 from nas.data.sources import open_data
 from nas.diffusion.prediction import Prediction
 from nas.evaluation.evaluate import evaluate_model
-from nas.evaluation.extractors import Extractor, extractor_named
+from nas.evaluation.extractor import Extractor
+from nas.evaluation.extractors import extractor_named
 from nas.evaluation.reference import Reference, reference_of_split
 from nas.study.study import Study
 from space.model.network import Network

@@ -2,13 +2,14 @@
 
 import math
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 
 from nas.diffusion.prediction import BINS, Epsilon, Flow, V, prediction
-from nas.diffusion.samplers import OF_FLOWS, OF_STEPS, Denoiser, sampler_named
-from nas.study.settings import PredictionSettings
+from nas.diffusion.samplers import SAMPLER_FUNCTIONS, Denoiser, sampler_named
+from nas.study.settings import DEFAULT_SAMPLERS, SAMPLERS, PredictionSettings, Sampler
 from space import ToolkitError
 
 MEAN = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64)
@@ -67,12 +68,12 @@ def deviation(kind, sampler, steps):
 @pytest.mark.parametrize("kind", [Epsilon(), V()], ids=["epsilon", "v"])
 @pytest.mark.parametrize(("name", "steps", "tolerance"), [("ddpm", 1000, 0.06), ("ddim", 1000, 0.02), ("dpm++", 100, 0.01)])
 def test_every_sampler_of_steps_recovers_the_gaussian(kind, name, steps, tolerance):
-    assert deviation(kind, OF_STEPS[name], steps) < tolerance
+    assert deviation(kind, SAMPLER_FUNCTIONS[name], steps) < tolerance
 
 
 @pytest.mark.parametrize(("name", "steps", "tolerance"), [("euler", 500, 0.01), ("heun", 50, 0.002)])
 def test_every_sampler_of_flows_recovers_the_gaussian(name, steps, tolerance):
-    assert deviation(Flow(), OF_FLOWS[name], steps) < tolerance
+    assert deviation(Flow(), SAMPLER_FUNCTIONS[name], steps) < tolerance
 
 
 ORDERS = [(Flow(), "euler", 1), (Flow(), "heun", 2), (Epsilon(), "ddim", 1)]
@@ -80,7 +81,7 @@ ORDERS = [(Flow(), "euler", 1), (Flow(), "heun", 2), (Epsilon(), "ddim", 1)]
 
 @pytest.mark.parametrize(("kind", "name", "order"), ORDERS, ids=[name for _, name, _ in ORDERS])
 def test_twice_the_steps_lower_the_error_by_the_order(kind, name, order):
-    errors = [deviation(kind, {**OF_STEPS, **OF_FLOWS}[name], steps) for steps in (40, 80, 160)]
+    errors = [deviation(kind, SAMPLER_FUNCTIONS[name], steps) for steps in (40, 80, 160)]
     for more, fewer in pairwise(errors):
         assert 0.85 * 2**order < more / fewer < 1.2 * 2**order
 
@@ -88,29 +89,40 @@ def test_twice_the_steps_lower_the_error_by_the_order(kind, name, order):
 @pytest.mark.parametrize(("steps", "most"), [(10, 0.08), (20, 0.03), (50, 0.008)])
 def test_few_steps_of_the_second_order_do_for_diffusion(steps, most):
     # Equal distances in λ leave no order to be seen, since the first and the last step of training are ends of their own.
-    found = deviation(Epsilon(), OF_STEPS["dpm++"], steps)
+    found = deviation(Epsilon(), SAMPLER_FUNCTIONS["dpm++"], steps)
     assert found < most
-    assert found < 0.25 * deviation(Epsilon(), OF_STEPS["ddim"], steps)
+    assert found < 0.25 * deviation(Epsilon(), SAMPLER_FUNCTIONS["ddim"], steps)
 
 
 def test_one_step_would_be_noise():
-    for name in OF_STEPS:
+    for name in SAMPLERS["epsilon"]:
         with pytest.raises(ValueError, match="step"):
-            sampled(Epsilon(), OF_STEPS[name], 1)
+            sampled(Epsilon(), SAMPLER_FUNCTIONS[name], 1)
 
 
 def test_epsilon_and_v_are_the_same_denoiser():
-    for sampler in OF_STEPS.values():
+    for name in SAMPLERS["v"]:
+        sampler = SAMPLER_FUNCTIONS[name]
         torch.testing.assert_close(sampled(Epsilon(), sampler, 10), sampled(V(), sampler, 10), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(Epsilon(), n) for n in OF_STEPS if n != "ddpm"] + [(Flow(), n) for n in OF_FLOWS], ids=str
+    ("kind", "name"),
+    [(Epsilon(), n) for n in SAMPLERS["epsilon"] if n != "ddpm"] + [(Flow(), n) for n in SAMPLERS["flow"]],
+    ids=str,
 )
 def test_the_bound_holds(kind, name):
-    x = sampled(kind, {**OF_STEPS, **OF_FLOWS}[name], 30, bound=0.4)
+    x = sampled(kind, SAMPLER_FUNCTIONS[name], 30, bound=0.4)
     assert x.abs().max() <= (0.4 + 1e-9 if name != "heun" else 0.7)
-    assert sampled(kind, {**OF_STEPS, **OF_FLOWS}[name], 30).abs().max() > 2
+    assert sampled(kind, SAMPLER_FUNCTIONS[name], 30).abs().max() > 2
+
+
+def test_every_sampler_has_a_name_for_the_study_and_a_function():
+    named = {name for names in SAMPLERS.values() for name in names}
+    assert named == set(get_args(Sampler)) == set(SAMPLER_FUNCTIONS)
+    assert SAMPLERS.keys() == DEFAULT_SAMPLERS.keys() == {kind.kind for kind in (Epsilon(), V(), Flow())}
+    for kind in (Epsilon(), V(), Flow()):
+        assert sampler_named(None, kind) == (DEFAULT_SAMPLERS[kind.kind], SAMPLER_FUNCTIONS[DEFAULT_SAMPLERS[kind.kind]])
 
 
 def test_names_fit_the_objective():

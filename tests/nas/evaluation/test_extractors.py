@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from nas.evaluation import clothes, train_clothes
-from nas.evaluation.extractors import Dimensions, digest_of, extractor_named, in_batches
+from nas.evaluation.extractor import Dimensions, digest_of, in_batches
+from nas.evaluation.extractors import extractor_named
 from nas.evaluation.inception import PREPROCESSING
 from space.errors import DataError
 
@@ -197,13 +198,13 @@ def test_training_writes_weights_that_the_extractor_takes(tmp_path, capsys):
         (tmp_path / f"train-{name}-ubyte.gz").write_bytes(header + array.tobytes())
     path = tmp_path / "weights.safetensors"
     with mock.patch.object(train_clothes, "accuracy", return_value=0.25):
-        train_clothes.main([str(tmp_path), "--out", str(path), "--epochs", "1", "--seed", "7"])
+        train_clothes.train_clothes([str(tmp_path), "--out", str(path), "--epochs", "1", "--seed", "7"])
     assert "test accuracy 0.2500" in capsys.readouterr().out
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"accuracy": "0.2500", "epochs": "1", "seed": "7", "training_images": "128"}
     assert extractor_named("clothes", path)(noise(2, 1, 32)).pool.shape == (2, 64)
     with pytest.raises(SystemExit):
-        train_clothes.main([str(tmp_path / "nowhere"), "--out", str(path)])
+        train_clothes.train_clothes([str(tmp_path / "nowhere"), "--out", str(path)])
     assert "cannot be read" in capsys.readouterr().err
 
 

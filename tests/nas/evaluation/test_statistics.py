@@ -41,17 +41,6 @@ def test_streaming_equals_one_pass(monkeypatch, cuts, rows):
     np.testing.assert_allclose(found.covariance, np.cov(REAL.T), rtol=0, atol=1e-13)
 
 
-def test_merging_equals_one_pass_and_leaves_the_other_alone():
-    left, right = streamed(REAL[:250]), streamed(REAL[250:])
-    empty = FeatureStatistics()
-    empty.merge(left)
-    empty.merge(right)
-    empty.merge(FeatureStatistics())
-    np.testing.assert_allclose(empty.covariance, np.cov(REAL.T), rtol=0, atol=1e-13)
-    np.testing.assert_array_equal(left.covariance, streamed(REAL[:250]).covariance)
-    np.testing.assert_array_equal(right.mean, streamed(REAL[250:]).mean)
-
-
 @pytest.mark.parametrize("cuts", [(), (1, 5, 333), tuple(range(1, 600))])
 def test_a_large_mean_costs_no_digits(cuts):
     """With the sum of squares instead, a mean of 1e6 would leave four digits of the covariance."""
@@ -89,8 +78,6 @@ def test_statistics_without_samples():
 def test_statistics_of_other_dimensions():
     with pytest.raises(DataError, match="23 dimensions.*features of 24;"):
         streamed(REAL).update(REAL[:, 1:])
-    with pytest.raises(DataError, match="23 dimensions.*features of 24;"):
-        streamed(REAL).merge(streamed(REAL[:, 1:]))
 
 
 # The Fréchet distance.

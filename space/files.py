@@ -1,0 +1,49 @@
+"""Files: replaced as a whole or not at all, the folder for caches, and the line of an error that a message quotes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file so that a crash at any moment leaves the old content or the new, never a part.
+
+    The bytes go to a file beside `path` whose name ends in `.partial`. It is flushed to the disk and takes the name `path`
+    when the block ends; when the block fails it is removed. Its name contains the host and the process, so that two
+    processes that write the same `path` do not mix. A new file has the permissions of any other new file.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Yields:
+        The open file, for bytes.
+
+    Raises:
+        OSError: The file cannot be written, for example because the disk is full.
+    """
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its class when the text is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip()
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `udit-nas/NAME` below XDG_CACHE_HOME, or below ~/.cache when that is not set; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "udit-nas" / name
