@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from nas.cli.command import Command
-from nas.study.settings import Sampler
+from nas.study.samplers import Sampler
 from space.errors import DataError, ToolkitError
 
 _path = click.Path(path_type=Path)

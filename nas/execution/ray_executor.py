@@ -34,6 +34,7 @@ from nas.search.controller import Search
 from nas.study.settings import ResourceSettings
 from nas.study.study import Study
 from space.errors import RunError, ToolkitError
+from space.files import first_line
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange a few numbers; Ray's default share of memory is left to training."""
@@ -86,7 +87,7 @@ class RayExecutor:
         try:
             ray.init(address=self.address or "local", **({} if self.address else own), **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             # As with Ray itself, only the address `auto` finds the token of a cluster that wants one.
             hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
             raise ToolkitError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None

@@ -27,6 +27,7 @@ from nas.study.study import Study
 from space.costs.cost import cost
 from space.document import nearest
 from space.errors import StudyError
+from space.files import first_line
 
 METRICS = ("val_loss", "train_loss", "rung", "step", "images", "train_tflops", "seconds", "images_per_s", "peak_memory_mib")
 """What a tracker is told at a rung, as `PlanTrainable` reports it."""
@@ -120,7 +121,7 @@ class Tracker(tune.Callback):
         except Exception as error:
             # Whatever a tracker raises, such as a server that went away, must not end a search.
             self._inner = None
-            _LOG.warning("the run goes on without %s: %s", self.kind, _first_line(error))
+            _LOG.warning("the run goes on without %s: %s", self.kind, first_line(error))
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles callbacks into its experiment state, which is never read again.
@@ -198,7 +199,7 @@ def _ready(one: TrackingSettings, study: Study, place: Path) -> Any:
         callback.setup()
     except Exception as error:
         # Whatever the tracker's package or server says.
-        raise StudyError(f"tracking: {one.kind} cannot be used: {_first_line(error)}{_HINTS.get(one.kind, '')}") from None
+        raise StudyError(f"tracking: {one.kind} cannot be used: {first_line(error)}{_HINTS.get(one.kind, '')}") from None
     return callback
 
 
@@ -238,7 +239,3 @@ def _defaults(one: TrackingSettings, study: Study, place: Path) -> dict[str, Any
             place.mkdir(parents=True, exist_ok=True)
             defaults["tracking_uri"] = f"sqlite:///{place / 'mlflow.db'}"
     return {key: value for key, value in defaults.items() if key not in one.options}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

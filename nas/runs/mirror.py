@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -17,6 +16,7 @@ from nas.runs.ledger import read_events
 from nas.runs.remote import Remote, RunLocation, fetch_checkpoint, locate, remote_at, run_identity, upload_checkpoint
 from nas.runs.remote_lock import RemoteLock
 from space.errors import RunError
+from space.files import replace_file
 
 if TYPE_CHECKING:
     from nas.runs.run import Run
@@ -205,9 +205,5 @@ def _replace(folder: Path, content: bytes) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder} is in use by another process; wait for it, or stop it") from None
-        partial = folder / f"{LEDGER}.partial"
-        with partial.open("wb") as file:
+        with replace_file(folder / LEDGER) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / LEDGER)

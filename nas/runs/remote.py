@@ -7,7 +7,6 @@ between a mirror and such a place; `nas.runs.mirror` keeps a whole run directory
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pyarrow import fs  # type: ignore[import-untyped]
 from nas.runs.checkpoints import facts_in, step_of
 from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER, ORIGIN, TRIALS
 from space.errors import RunError
+from space.files import cache_folder
 
 _OPTIONS = {
     # A small file is one request then, not three.
@@ -75,13 +75,7 @@ def locate(out: str) -> RunLocation:
         raise RunError(f"{shown(out)} names no folder for the run; write one, such as {parts.scheme}://bucket/runs/NAME")
     digest = hashlib.sha256(f"{parts.scheme}://{root}?{parts.query}".encode()).hexdigest()[:12]
     label = quote(root.rpartition("/")[2] or parts.scheme, safe="")
-    return RunLocation(_cache() / f"{label}-{digest}" / quote(name, safe=""), out)
-
-
-def _cache() -> Path:
-    """Where mirrors are: `udit-nas/runs` below XDG_CACHE_HOME, or below ~/.cache."""
-    # Absolute, as workers run in directories of their own.
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "udit-nas" / "runs"
+    return RunLocation(cache_folder("runs") / f"{label}-{digest}" / quote(name, safe=""), out)
 
 
 def shown(uri: str) -> str:

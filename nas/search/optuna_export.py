@@ -25,6 +25,7 @@ from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_value
 from nas.search.distributions import distribution, encoded
 from space.errors import RunError, ToolkitError
+from space.files import first_line
 
 MARK = "exported from run"
 """The user attribute of a study that tells which run it shows."""
@@ -101,7 +102,7 @@ def _journal(path: Path) -> BaseStorage:
 def _first_line(error: BaseException) -> str:
     """What happened, in the words of the database where Optuna passes them on."""
     error = error.__cause__ or error
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: str) -> optuna.Study:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from nas.study.samplers import Sampler
 from space.domains.domain import Domain, Range
 from space.errors import StudyError
 from space.frozen import Frozen
@@ -274,13 +275,6 @@ class ValLossSettings(Frozen):
     """The fixed grid of the validation loss: this many images, each at one stratified timestep with a noise and its negative."""
 
     images: Annotated[int, Field(ge=8)] = 512
-
-
-Sampler = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
-SAMPLERS = {"epsilon": ("ddpm", "ddim", "dpm++"), "v": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
-"""Which samplers fit which prediction."""
-
-DEFAULT_SAMPLERS = {"epsilon": "ddim", "v": "ddim", "flow": "heun"}
 
 
 class SampleSettings(Frozen):

@@ -14,8 +14,8 @@ from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
 from nas.study.rows import Row, rows_of
+from nas.study.samplers import SAMPLERS
 from nas.study.settings import (
-    SAMPLERS,
     BudgetSettings,
     EvaluationSettings,
     FinishSettings,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from space.errors import RunError
+from space.files import replace_file
 
 _FACTS = "facts"
 
@@ -22,15 +21,10 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, An
 
     Raises RunError when the disk is full or the folder is gone.
     """
-    # A worker on a node that was cut off may still write the same trial's.
-    partial = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replace_file(path) as file:
             file.write(save(tensors, metadata={_FACTS: json.dumps(facts)}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}; free some space and run the same command again") from None
 

@@ -25,6 +25,7 @@ from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.scores import due, scores
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
+from space.files import first_line
 
 
 @lru_cache(maxsize=1)
@@ -158,8 +159,8 @@ def run_trial(plan: TrialPlan, study: Study, report: Callable[[Report], bool], f
 def as_failure(number: int, error: BaseException) -> Failure:
     """An exception as data: one line of reason, and the traceback."""
     out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-    first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
-    reason = f"out of memory: {first_line}" if out_of_memory else first_line
+    line = first_line(error)
+    reason = f"out of memory: {line}" if out_of_memory else line
     trace = "".join(traceback.format_exception(error))
     return Failure(trial=number, reason=reason, trace=trace, out_of_memory=out_of_memory)
 

@@ -9,7 +9,8 @@ import torch
 
 from nas.diffusion.prediction import BINS, Epsilon, Flow, V, prediction
 from nas.diffusion.samplers import SAMPLER_FUNCTIONS, Denoiser, sampler_named
-from nas.study.settings import DEFAULT_SAMPLERS, SAMPLERS, PredictionSettings, Sampler
+from nas.study.samplers import DEFAULT_SAMPLERS, SAMPLERS, Sampler
+from nas.study.settings import PredictionSettings
 from space import ToolkitError
 
 MEAN = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64)
