@@ -9,6 +9,7 @@ from math import comb, prod
 import numpy as np
 import pandas as pd
 
+from analysis.columns import numeric_column, require_columns
 from nas.stats.paired import holm, paired_interval, paired_t_p, sign_flip_p
 from space.array import Array
 from space.errors import ToolkitError
@@ -125,7 +126,7 @@ def _cells(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> tuple[li
     components: dict[Hashable, Coalition] = {}
     variants: dict[Coalition, Hashable] = {}
     cells: dict[tuple[Hashable, Coalition], float] = {}
-    for variant, seed, held, value in zip(frame["variant"], frame["seed"], rows, frame[metric].astype(float), strict=True):
+    for variant, seed, held, value in zip(frame["variant"], frame["seed"], rows, numeric_column(frame, metric), strict=True):
         if components.setdefault(variant, held) != held:
             raise ToolkitError(f"variant {variant} holds other components in some rows than in others; give each set its own name")
         if variants.setdefault(held, variant) != variant:
@@ -146,18 +147,12 @@ def _cells(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> tuple[li
 def _check(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> None:
     if isinstance(factors, str) or not factors or len(set(factors)) < len(factors):
         raise ToolkitError(f"factors are {factors!r}; give a list of column names, each once")
-    missing = [name for name in ("variant", "seed", metric, *factors) if name not in frame.columns]
-    if missing:
-        raise ToolkitError(
-            f"the frame has no column {', '.join(missing)}; it needs variant, seed, {metric} and one for each factor"
-        )
+    require_columns(frame, ("variant", "seed", metric, *factors))
     for factor in factors:
         if not frame[factor].isin([True, False]).all():
             raise ToolkitError(
                 f"column {factor} must be true where the variant holds the component and false elsewhere, without gaps"
             )
-    if not pd.api.types.is_numeric_dtype(frame[metric]):
-        raise ToolkitError(f"column {metric} does not hold numbers; let it be numeric, with NaN for a run that failed")
 
 
 def _whole(values: Array, metric: str) -> Array:

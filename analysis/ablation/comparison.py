@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.columns import numeric_column, require_columns
 from nas.stats.paired import holm, lower_is_better, paired_interval, paired_t_p, ratio_interval, sign_flip_p
 from nas.stats.sequential import repeated_interval, sequential_p
 from space.array import Array
@@ -179,18 +180,9 @@ def _share(raw: Array, matched: Array, level: float, lower: bool) -> tuple[float
 
 def _samples(frame: pd.DataFrame, metric: str, keys: tuple[str, ...] = ("variant",)) -> Samples:
     """The values by what `keys` name (a tuple where they are two) and by seed; every key is there, even without a finite value."""
-    missing = [name for name in (*keys, "seed", metric) if name not in frame.columns]
-    if missing:
-        raise ToolkitError(
-            f"the frame has no column {' nor '.join(missing)}; it has {', '.join(map(str, frame.columns)) or 'none'}"
-        )
+    require_columns(frame, (*keys, "seed", metric))
     lower_is_better(metric)
-    try:
-        numbers = frame[metric].to_numpy(dtype=np.float64, na_value=np.nan).tolist()
-    except (TypeError, ValueError):
-        raise ToolkitError(
-            f"column {metric} holds something else than numbers; leave a value that is missing empty (NaN)"
-        ) from None
+    numbers = numeric_column(frame, metric).tolist()
     names: list[Hashable] = frame[keys[0]].tolist() if len(keys) == 1 else list(zip(*(frame[key] for key in keys), strict=True))
     samples: dict[Any, dict[Any, float]] = {}
     if any(frame[key].isna().any() for key in (*keys, "seed")):

@@ -6,20 +6,21 @@ The tables are those of `comparison` and `attribution` in this package. They car
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import floor, isfinite, log10, nan
 from textwrap import fill
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.ablation.attribution import SHAPLEY
 from analysis.ablation.comparison import BASELINE, BETTER, NO_EVIDENCE, ONE_SEED, WORSE
+from analysis.columns import require_table
+from analysis.figures import new_axes, with_minus
 from nas.stats.paired import lower_is_better
 from space.array import Array
 from space.errors import ToolkitError
@@ -42,7 +43,7 @@ _OTHER = ("0.3", "D", False)
 
 
 @dataclass(frozen=True)
-class Row:
+class ForestRow:
     """One line of a figure; its numbers are in the unit of the metric."""
 
     label: str
@@ -58,19 +59,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class RowsInfo:
+class ForestInfo:
     """What a figure shows from top to bottom, and how its horizontal axis is called."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ForestRow, ...]
     axis: str
 
 
-def compare_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+def compare_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     """The forest plot of a table of `compare`: each variant's difference to the baseline, in the table's order.
 
     The baseline itself has no line: it is the zero. Raises ToolkitError when columns or the baseline's row are missing.
     """
-    _need(table, ("variant", "difference", "ci_low", "ci_high", "pairs", "verdict"), "compare")
+    require_table(table, ("variant", "difference", "ci_low", "ci_high", "pairs", "verdict"), "compare")
     is_baseline = table["verdict"] == BASELINE
     if is_baseline.sum() != 1:
         raise ToolkitError(f"the table has {is_baseline.sum()} rows with the verdict {BASELINE}; give what compare returned")
@@ -78,15 +79,15 @@ def compare_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
     rows = _rows(shown["variant"], shown[["difference", "ci_low", "ci_high"]], shown["verdict"], shown["pairs"])
     baseline = table.loc[is_baseline, "variant"].iloc[0]
     metric, direction = _metric(table, metric)
-    return RowsInfo(rows, f"{metric} minus that of {baseline}, paired by seed{direction}")
+    return ForestInfo(rows, f"{metric} minus that of {baseline}, paired by seed{direction}")
 
 
-def effects_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+def effects_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     """The forest plot of a table of `factorial_effects`, with verdicts by the rule of `compare`: p_t_holm below 0.05 is evidence.
 
     Raises ToolkitError when columns are missing.
     """
-    _need(table, ("effect", "value", "ci_low", "ci_high", "p_t_holm", "seeds"), "factorial_effects")
+    require_table(table, ("effect", "value", "ci_low", "ci_high", "p_t_holm", "seeds"), "factorial_effects")
     metric, direction = _metric(table, metric)
     verdicts = []
     for value, p_t_holm, seeds in zip(table["value"], table["p_t_holm"], table["seeds"], strict=True):
@@ -99,26 +100,26 @@ def effects_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
         else:
             verdicts.append(BETTER if (value < 0) == lower_is_better(metric) else WORSE)
     rows = _rows(table["effect"], table[["value", "ci_low", "ci_high"]], verdicts, table["seeds"])
-    return RowsInfo(rows, f"effect on {metric}, paired by seed{direction}")
+    return ForestInfo(rows, f"effect on {metric}, paired by seed{direction}")
 
 
-def shapley_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+def shapley_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     """The bars of a table of `shapley`: largest first, or in the ladder's order where the values hold in this order alone.
 
     The verdict of a row is its `kind`. Raises ToolkitError when columns are missing.
     """
-    _need(table, ("component", "share", "value", "ci_low", "ci_high", "kind"), "shapley")
+    require_table(table, ("component", "share", "value", "ci_low", "ci_high", "kind"), "shapley")
     if (table["kind"] == SHAPLEY).all():
         table = table.loc[table["value"].abs().sort_values(ascending=False, kind="stable").index]
     metric, direction = _metric(table, metric)
-    shares = [_minus(f"   {share:.0%}") if isfinite(share) else "" for share in table["share"]]
+    shares = [with_minus(f"   {share:.0%}") if isfinite(share) else "" for share in table["share"]]
     rows = _rows(table["component"], table[["value", "ci_low", "ci_high"]], table["kind"])
     rows = tuple(replace(row, note=row.note + share) for row, share in zip(rows, shares, strict=True))
-    total = _minus(f"{table['value'].sum():+.3g}")
-    return RowsInfo(rows, f"change of {metric}; all together {total}{direction}")
+    total = with_minus(f"{table['value'].sum():+.3g}")
+    return ForestInfo(rows, f"change of {metric}; all together {total}{direction}")
 
 
-def ladder_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
+def ladder_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     """The steps of a table of `ladder`: the first rung's mean, and from there each step, the mean of its paired differences.
 
     Where all seeds are there, a rung stands at its own mean. Where one is missing it does not, as a mean over fewer seeds
@@ -127,8 +128,8 @@ def ladder_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
 
     Raises ToolkitError when columns are missing.
     """
-    _need(table, ("variant", "mean", "difference", "step", "step_low", "step_high", "step_pairs", "step_verdict"), "ladder")
-    rows: list[Row] = []
+    require_table(table, ("variant", "mean", "difference", "step", "step_low", "step_high", "step_pairs", "step_verdict"), "ladder")
+    rows: list[ForestRow] = []
     verdicts = table["step_verdict"].replace(BASELINE, "")
     steps = _rows(table["variant"], table[["step", "step_low", "step_high"]], verdicts, table["step_pairs"])
     for row, mean, difference in zip(steps, table["mean"], table["difference"], strict=True):
@@ -137,7 +138,7 @@ def ladder_info(table: pd.DataFrame, metric: str | None = None) -> RowsInfo:
         moved = value - row.value
         rows.append(replace(row, value=value, low=row.low + moved, high=row.high + moved, note=row.note if rows else ""))
     metric, direction = _metric(table, metric)
-    return RowsInfo(tuple(rows), f"{metric} along the paired steps, with their intervals{direction}")
+    return ForestInfo(tuple(rows), f"{metric} along the paired steps, with their intervals{direction}")
 
 
 def plot_compare(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
@@ -217,14 +218,14 @@ def plot_ladder(table: pd.DataFrame, ax: Axes | None = None, metric: str | None 
     return _finish(ax, info)
 
 
-def _forest(info: RowsInfo, ax: Axes | None) -> Axes:
+def _forest(info: ForestInfo, ax: Axes | None) -> Axes:
     ax = ax or _axes(info)
     ax.axvline(0, color="0.2", linewidth=0.8, zorder=1)
     _marks(ax, info)
     return _finish(ax, info)
 
 
-def _marks(ax: Axes, info: RowsInfo) -> None:
+def _marks(ax: Axes, info: ForestInfo) -> None:
     """A mark with its interval a row, and a legend of the verdicts above the axes."""
     for place, row in enumerate(info.rows):
         _interval(ax, place, row, _STYLES.get(row.verdict, _OTHER)[0])
@@ -241,13 +242,13 @@ def _mark(verdict: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "markersize": 7, "markerfacecolor": colour if filled else "white"}
 
 
-def _interval(ax: Axes, place: float, row: Row, colour: str) -> None:
+def _interval(ax: Axes, place: float, row: ForestRow, colour: str) -> None:
     if isfinite(row.low) and isfinite(row.high):
         ends = [[row.value - row.low], [row.high - row.value]]
         ax.errorbar(row.value, place, xerr=ends, color=colour, linewidth=1.6, capsize=3, zorder=2)
 
 
-def _finish(ax: Axes, info: RowsInfo) -> Axes:
+def _finish(ax: Axes, info: ForestInfo) -> Axes:
     """Rows from top to bottom, labels at the left and notes at the right."""
     places = range(len(info.rows))
     ax.set_yticks(places, [fill(row.label, _LABEL_WIDTH) for row in info.rows], fontsize=9)
@@ -266,7 +267,7 @@ def _finish(ax: Axes, info: RowsInfo) -> Axes:
 
 def _rows(
     labels: Iterable[object], numbers: pd.DataFrame, verdicts: Iterable[object], pairs: Iterable[object] = ()
-) -> tuple[Row, ...]:
+) -> tuple[ForestRow, ...]:
     """The lines for columns of value, low and high; how many pairs a line has is noted only where lines differ in it."""
     cells = numbers.to_numpy(dtype=float)
     counts = list(pairs)
@@ -274,7 +275,7 @@ def _rows(
     if len(set(counts) - {0}) > 1:
         notes = [f"{note}  ({count} pairs)" if count else note for note, count in zip(notes, counts, strict=True)]
     return tuple(
-        Row(str(label), float(value), float(low), float(high), str(verdict), note)
+        ForestRow(str(label), float(value), float(low), float(high), str(verdict), note)
         for label, (value, low, high), verdict, note in zip(labels, cells, verdicts, notes, strict=True)
     )
 
@@ -286,14 +287,8 @@ def _notes(cells: Array) -> list[str]:
     notes = []
     for value, low, high in cells:
         interval = f" [{low:+.{decimals}f}, {high:+.{decimals}f}]" if isfinite(low) and isfinite(high) else ""
-        notes.append(_minus(f"{value:+.{decimals}f}{interval}") if isfinite(value) else "no pair")
+        notes.append(with_minus(f"{value:+.{decimals}f}{interval}") if isfinite(value) else "no pair")
     return notes
-
-
-def _need(table: pd.DataFrame, columns: Sequence[str], maker: str) -> None:
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise ToolkitError(f"the table has no column {', '.join(missing)}; give what {maker} returned")
 
 
 def _metric(table: pd.DataFrame, metric: str | None) -> tuple[str, str]:
@@ -307,11 +302,6 @@ def _metric(table: pd.DataFrame, metric: str | None) -> tuple[str, str]:
         return name, ""
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _axes(info: RowsInfo) -> Axes:
+def _axes(info: ForestInfo) -> Axes:
     lines = sum(max(1, -(-len(row.label) // _LABEL_WIDTH)) for row in info.rows)
-    _, ax = plt.subplots(figsize=(9, 1.5 + 0.16 * len(info.rows) + 0.18 * lines), layout="constrained")
-    return ax
+    return new_axes(9, 1.5 + 0.16 * len(info.rows) + 0.18 * lines)

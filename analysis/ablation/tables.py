@@ -11,7 +11,8 @@ import pandas as pd
 import space.published as printed
 from analysis.ablation.attribution import SHAPLEY, factorial_effects, shapley
 from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
-from analysis.ablation.frames import SCORES, AblationFrames, Block
+from analysis.runs.ablation import SCORES, AblationBlock, AblationFrames
+from analysis.runs.data import RunData, require_loaded
 from nas.stats.paired import attainable_p, lower_is_better, pairs_needed
 from space.document import nearest
 from space.errors import RunError, ToolkitError
@@ -38,7 +39,7 @@ class AblationTable:
     """What `analysis.compare` gave, for a figure; None for a table that compares with no baseline."""
 
 
-def ablation_tables(run: AblationFrames, metric: str | None = None) -> list[AblationTable]:
+def ablation_tables(data: RunData, metric: str | None = None) -> list[AblationTable]:
     """A table a block and control, and for every block with a matched control one of the gain that is left at equal cost.
 
     Columns of a table: variant; the metric's mean, sd and n; difference to the baseline with its 95 % interval; p (exact
@@ -47,6 +48,8 @@ def ablation_tables(run: AblationFrames, metric: str | None = None) -> list[Abla
     measured otherwise. One seed a row gives neither intervals nor tests, and the notes say so. Raises RunError when nothing is
     complete yet, ToolkitError for a metric that is not measured.
     """
+    require_loaded(data)
+    run = data.ablation
     metric = metric or run.metric
     if metric not in SCORES:
         raise ToolkitError(f"'{metric}' is not measured of a trial{nearest(metric, SCORES)}")
@@ -69,7 +72,7 @@ def ablation_tables(run: AblationFrames, metric: str | None = None) -> list[Abla
     return tables
 
 
-def _table(run: AblationFrames, block: Block, control: str, rows: pd.DataFrame, metric: str) -> AblationTable:
+def _table(run: AblationFrames, block: AblationBlock, control: str, rows: pd.DataFrame, metric: str) -> AblationTable:
     compared = compare(rows, block.baseline, metric, looks=run.looks)
     frame = compared.rename(columns={"mean": metric, "p_value": "p", "p_holm": "p Holm", "p_t": "p t", "p_t_holm": "p t Holm"})
     frame = frame.rename(columns={"ci_low": "low", "ci_high": "high"})
@@ -97,7 +100,7 @@ _STEPS = {
 }
 
 
-def _name(run: AblationFrames, block: Block) -> str:
+def _name(run: AblationFrames, block: AblationBlock) -> str:
     return f"{run.name}, {block.name}" if block.name else run.name
 
 
@@ -106,7 +109,7 @@ def _control(control: str) -> str:
     return matched.get(control, "as given")
 
 
-def _left(run: AblationFrames, block: Block, control: str, metric: str) -> AblationTable:
+def _left(run: AblationFrames, block: AblationBlock, control: str, metric: str) -> AblationTable:
     # Of the seeds that all rows were to have: those added while looking would need other intervals.
     own = run.seeds[(run.seeds["block"] == block.name) & (run.seeds["seed"] < run.first_seeds)]
     frame = gain_at_equal_cost(own, block.baseline, metric, control)
@@ -116,7 +119,7 @@ def _left(run: AblationFrames, block: Block, control: str, metric: str) -> Ablat
     return AblationTable(title, frame, (note, *_first(run)))
 
 
-def _attributed(run: AblationFrames, block: Block, metric: str) -> Iterator[AblationTable]:
+def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Iterator[AblationTable]:
     """What each component of a ladder or factorial is worth; nothing as long as no seed has gone through all rows."""
     rows = run.rows(block.name, first=True)
     factors = [f"has.{name}" for name in block.components]
@@ -150,7 +153,7 @@ def _first(run: AblationFrames) -> tuple[str, ...]:
     return ("Of the seeds that every row was to have; those added while looking are left out here.",) if run.looks else ()
 
 
-def _by_rung(run: AblationFrames, block: Block, metric: str) -> AblationTable:
+def _by_rung(run: AblationFrames, block: AblationBlock, metric: str) -> AblationTable:
     """What every row had reached at every rung; a table that is printed step by step stands beside it."""
     reports = run.reports[(run.reports["block"] == block.name) & (run.reports["control"] == "raw")]
     grouped = reports.groupby(["variant", "rung"], sort=False)
@@ -174,7 +177,7 @@ def _in_steps(table: printed.PublishedTable, label: str) -> list[printed.Publish
     return sorted(found, key=lambda row: float(row.train_steps_k))
 
 
-def _reading(run: AblationFrames, block: Block, compared: pd.DataFrame, metric: str) -> Iterator[str]:
+def _reading(run: AblationFrames, block: AblationBlock, compared: pd.DataFrame, metric: str) -> Iterator[str]:
     """What has to be known to read the numbers."""
     better = "lower" if lower_is_better(metric) else "higher"
     others = compared[compared["variant"] != block.baseline]
@@ -223,7 +226,9 @@ def _count(number: int, what: str) -> str:
 Rows = dict[str, printed.PublishedRow]
 
 
-def _published(run: AblationFrames, block: Block, rows: pd.DataFrame, metric: str) -> tuple[pd.DataFrame | None, Iterator[str]]:
+def _published(
+    run: AblationFrames, block: AblationBlock, rows: pd.DataFrame, metric: str
+) -> tuple[pd.DataFrame | None, Iterator[str]]:
     """The printed scores by variant, and the notes on how they were measured."""
     if block.published is None:
         return None, iter(())

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.ablation.tables import COSTS, AblationTable
-from analysis.runs.tables import FORMATS
-from space.errors import ToolkitError
+from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
 
 _MARKS = {"better": " *", "worse": " *"}
 """A difference that is claimed; nothing beside the others."""
@@ -26,12 +25,11 @@ def render_tables(tables: Sequence[AblationTable], form: str) -> str:
     CSV is one table with every digit, its first column the title. In the others a difference stands with its interval, followed
     by * where it is claimed, and the notes stand below.
     """
+    check_format(form)
     if form == "csv":
         frames = [table.frame.assign(table=table.title) for table in tables]
         whole = pd.concat(frames, ignore_index=True)
         return str(whole[["table", *(name for name in whole.columns if name != "table")]].to_csv(index=False))
-    if form not in FORMATS:
-        raise ToolkitError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
     return "\n".join(_markdown(table) if form == "md" else _latex(table) for table in tables)
 
 
@@ -53,8 +51,7 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
     for name, column in left.items():
         text[name] = [_cell(value, name) for value in column]
     order = ["variant", *(name for name in _ORDER if name in text), *(name for name in text if name not in (*_ORDER, "variant"))]
-    shown = pd.DataFrame(text)[order]
-    return shown.loc[:, (shown != "").any()]
+    return drop_empty_columns(pd.DataFrame(text)[order])
 
 
 _INTERVALS = (
@@ -91,7 +88,7 @@ def _interval(value: float, low: float, high: float, digits: int, claim: Any) ->
 
 
 def _cell(value: Any, name: str) -> str:
-    if value is None or value != value:
+    if is_missing(value):
         return ""
     if name in _P_COLUMNS:
         return f"{value:.3f}" if value >= 0.001 else "< 0.001"
@@ -138,14 +135,8 @@ def _main_printed(names: Sequence[str]) -> str | None:
 
 
 def _markdown(table: AblationTable) -> str:
-    grids = "\n\n".join(_grid(text) for text in parts(table.frame))
+    grids = "\n\n".join(markdown_grid(text) for text in parts(table.frame))
     return "\n".join([f"**{table.title}**", "", grids, "", *(f"{note}  " for note in table.notes), ""])
-
-
-def _grid(text: pd.DataFrame) -> str:
-    head = [text.columns.tolist(), ["---"] * len(text.columns)]
-    rows = [[cell.replace("|", "\\|") for cell in line] for line in [*head, *text.to_numpy().tolist()]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in rows)
 
 
 def _latex(table: AblationTable) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from analysis.runs.frames import RunFrames
+from analysis.figures import new_axes
+from analysis.runs.data import RunData, require_loaded
 
 _STATE_COLOURS = {"COMPLETE": "C0", "PRUNED": "0.65", "RUNNING": "C2", "FAILED": "C3"}
 
@@ -23,22 +23,23 @@ class FrontInfo:
     left_out: int
 
 
-def front_info(run: RunFrames) -> FrontInfo:
+def front_info(data: RunData) -> FrontInfo:
     """The front of val_loss against GFLOPs: complete trials that no other beats in both."""
-    complete = run.trials[run.trials["state"] == "COMPLETE"]
+    require_loaded(data)
+    complete = data.trials[data.trials["state"] == "COMPLETE"]
     if complete.empty:
         empty = pd.DataFrame({name: pd.Series(dtype=float) for name in ("trial", "gflops", "val_loss")})
-        return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(run.trials))
+        return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(data.trials))
     # By cost, then loss: a trial is on the front when its loss is below every cheaper one's.
     points = complete.sort_values(["gflops", "val_loss"]).reset_index(drop=True)
     lowest_before = points["val_loss"].cummin().shift(fill_value=np.inf)
-    return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(run.trials) - len(points))
+    return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(data.trials) - len(points))
 
 
-def plot_front(run: RunFrames, ax: Axes | None = None) -> Axes:
+def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
     """Draw validation loss against inference GFLOPs for the complete trials, their front joined by steps."""
-    info = front_info(run)
-    ax = ax or _axes()
+    info = front_info(data)
+    ax = ax or new_axes()
     points = info.points
     sns.scatterplot(points[~points["on_front"]], x="gflops", y="val_loss", color="0.6", s=40, label="complete", ax=ax)
     front = points[points["on_front"]]
@@ -48,24 +49,25 @@ def plot_front(run: RunFrames, ax: Axes | None = None) -> Axes:
         ax.annotate(
             str(point["trial"]), (point["gflops"], point["val_loss"]), xytext=(5, 5), textcoords="offset points", fontsize=9
         )
-    compute = f" after {run.rungs_tflops[-1]:.3g} training TFLOPs" if run.rungs_tflops else ""
+    compute = f" after {data.rungs_tflops[-1]:.3g} training TFLOPs" if data.rungs_tflops else ""
     ax.set(xlabel="GFLOPs (multiply-accumulates / 1e9, folded, batch 1)", ylabel=f"validation loss{compute}")
-    ax.set_title(f"{run.name}: {len(points)} complete trials at equal training compute, {info.left_out} without a final value")
+    ax.set_title(f"{data.name}: {len(points)} complete trials at equal training compute, {info.left_out} without a final value")
     return ax
 
 
-def curves_info(run: RunFrames) -> pd.DataFrame:
+def curves_info(data: RunData) -> pd.DataFrame:
     """One row a report, sorted for drawing: trial, state, phase, train_tflops, val_loss."""
+    require_loaded(data)
     columns = ["trial", "state", "phase", "train_tflops", "val_loss"]
-    if run.reports.empty:
+    if data.reports.empty:
         return pd.DataFrame(columns=columns)
-    return run.reports[columns].sort_values(["trial", "train_tflops"]).reset_index(drop=True)
+    return data.reports[columns].sort_values(["trial", "train_tflops"]).reset_index(drop=True)
 
 
-def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
+def plot_curves(data: RunData, ax: Axes | None = None) -> Axes:
     """Draw validation loss against cumulative training TFLOPs, a line a trial coloured by state; rungs are dotted."""
-    info = curves_info(run)
-    ax = ax or _axes()
+    info = curves_info(data)
+    ax = ax or new_axes()
     colours = {state: colour for state, colour in _STATE_COLOURS.items() if state in set(info["state"])}
     sns.lineplot(
         info,
@@ -79,13 +81,8 @@ def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
         markersize=4,
         ax=ax,
     )
-    for tflops in run.rungs_tflops:
+    for tflops in data.rungs_tflops:
         ax.axvline(tflops, color="0.8", linestyle=":", zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="training TFLOPs (multiply-accumulates / 1e12)", ylabel="validation loss")
-    ax.set_title(f"{run.name}: {info['trial'].nunique()} trials, rungs dotted")
-    return ax
-
-
-def _axes() -> Axes:
-    _, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    ax.set_title(f"{data.name}: {info['trial'].nunique()} trials, rungs dotted")
     return ax

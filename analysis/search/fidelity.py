@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.runs.frames import RunFrames
+from analysis.columns import numeric_column, require_columns
+from analysis.runs.data import RunData, require_loaded
 from nas.stats.paired import lower_is_better
 from nas.stats.ranks import LEAST, agreement, resampled
 from space.errors import ToolkitError
@@ -19,7 +20,7 @@ _LOSSES = ("val_loss", "train_loss")
 _COUNTS = ("architectures", "complete", "censored", "top_known")
 
 
-def rank_fidelity(run: RunFrames | pd.DataFrame, metric: str = "val_loss", top: int = 3, level: float = 0.95) -> pd.DataFrame:
+def rank_fidelity(run: RunData | pd.DataFrame, metric: str = "val_loss", top: int = 3, level: float = 0.95) -> pd.DataFrame:
     """Kendall's τ-b of every rung against the last one, and what is lost by keeping a rung's best alone.
 
     `run` is a run's frames, or a tidy frame with one row a report: `rung` (from 1), the metric, and `trial`, or `variant` and
@@ -58,6 +59,8 @@ def rank_fidelity(run: RunFrames | pd.DataFrame, metric: str = "val_loss", top: 
         1            0.75 0.33      -0.33      0.67         0.0
         2            1.00 1.00       1.00      1.00         0.0
     """
+    if not isinstance(run, pd.DataFrame):
+        require_loaded(run)
     if top < 1:
         raise ToolkitError(f"top is {top}, but a rung's best are at least one; give 1 or more")
     if not 0 < level < 1:
@@ -113,7 +116,7 @@ def tau_bounds(here: Floats, last: Floats) -> tuple[float, float]:
     return float(least / scale), float(most / scale)
 
 
-def rung_values(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
+def rung_values(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
     """The metric of every architecture (row) at every rung (column), its replicates averaged; NaN where one has not come.
 
     `run` and the errors are those of `rank_fidelity`. Architectures that never reported are left out.
@@ -132,7 +135,7 @@ def rung_values(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
     # A replicate that never reported is one that the mean lacks.
     wide = wide.reindex(pd.MultiIndex.from_frame(frame[own].drop_duplicates()))
     # A run's architectures stay in the order in which they were begun; the rows of a frame may come in any.
-    by_architecture = wide.groupby(level="architecture", sort=not isinstance(run, RunFrames))
+    by_architecture = wide.groupby(level="architecture", sort=not isinstance(run, RunData))
     whole = by_architecture.count().eq(by_architecture.size(), axis=0)
     return by_architecture.mean().where(whole).dropna(how="all")
 
@@ -142,23 +145,21 @@ def better_sign(metric: str) -> float:
     return 1.0 if metric.startswith(_LOSSES) or lower_is_better(metric) else -1.0
 
 
-def rung_tflops(run: RunFrames | pd.DataFrame) -> dict[int, float]:
+def rung_tflops(run: RunData | pd.DataFrame) -> dict[int, float]:
     """Training TFLOPs (multiply-accumulates / 1e12) of every rung, the median over its reports; empty where they do not say."""
-    reports = run.reports if isinstance(run, RunFrames) else run
+    reports = run.reports if isinstance(run, RunData) else run
     reports = reports[reports["phase"] != "finish"] if "phase" in reports else reports
     if "train_tflops" not in reports:
         return {}
     return {int(str(rung)): float(value) for rung, value in reports.groupby("rung")["train_tflops"].median().items()}
 
 
-def _tidy(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
+def _tidy(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
     """One row a report: architecture, replicate, rung, metric; a trial without reports has one row without a rung."""
-    frame = run.reports if isinstance(run, RunFrames) else run
-    missing = [name for name in ("rung", metric) if name not in frame]
-    if missing:
-        raise ToolkitError(f"the reports have no column '{missing[0]}'; they have {', '.join(map(str, frame.columns))}")
+    frame = run.reports if isinstance(run, RunData) else run
+    require_columns(frame, ("rung", metric))
     frame = frame[frame["phase"] != "finish"] if "phase" in frame else frame
-    if isinstance(run, RunFrames):
+    if isinstance(run, RunData):
         frame = run.trials[["trial", "digest"]].merge(frame[["trial", "rung", metric]], on="trial", how="left")
         frame = frame.rename(columns={"digest": "architecture", "trial": "replicate"})
     elif "variant" in frame and {"seed", "trial"} & set(frame):
@@ -167,18 +168,13 @@ def _tidy(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
         frame = frame.assign(architecture=frame["trial"], replicate=0)
     else:
         raise ToolkitError("the reports do not say whose they are; add a column trial, or variant and seed")
-    try:
-        values = frame[metric].astype(float)
-    except (TypeError, ValueError):
-        raise ToolkitError(
-            f"column '{metric}' does not hold numbers; let it be numeric, with NaN where nothing was measured"
-        ) from None
+    values = numeric_column(frame, metric)
     return frame[["architecture", "replicate", "rung"]].assign(**{metric: values.where(np.isfinite(values))})
 
 
-def _rungs(run: RunFrames | pd.DataFrame, frame: pd.DataFrame) -> list[int]:
+def _rungs(run: RunData | pd.DataFrame, frame: pd.DataFrame) -> list[int]:
     """All rungs of a run, also those that nothing has reached; the frame's own where the run does not say."""
-    if isinstance(run, RunFrames) and run.rungs_tflops:
+    if isinstance(run, RunData) and run.rungs_tflops:
         return list(range(1, len(run.rungs_tflops) + 1))
     return sorted(int(rung) for rung in frame["rung"].dropna().unique())
 

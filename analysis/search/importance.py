@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.runs.frames import frames
+from analysis.runs.data import RunData, require_loaded
 from analysis.search.fidelity import better_sign, rung_tflops, rung_values
-from nas.runs.run import Run, read_run
+from nas.runs.run import Run
 from space.errors import RunError, ToolkitError
 
 Params = dict[str, Any]
@@ -34,11 +33,11 @@ _COLUMNS = ["rung", "train_tflops", "parameter", "importance", "low", "high", "c
 
 
 def param_importances(
-    run: str | Path | Run, metric: str = "val_loss", rung: int | None = None, evaluator: str = "ped-anova", best: float = 0.5
+    data: RunData, metric: str = "val_loss", rung: int | None = None, evaluator: str = "ped-anova", best: float = 0.5
 ) -> pd.DataFrame:
     """How much each searched parameter has to do with being among the best at a rung.
 
-    `run` is a run directory or what `nas.runs.run.read_run` gives; `metric` a column of its reports; `rung` one rung (from 1), by
+    `data` is what `analysis.load` returned; `metric` a column of its reports; `rung` one rung (from 1), by
     default all. The evaluator is Optuna's PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023; for parameters that are not always
     active, Baba, Ozaki and Watanabe, Conditional PED-ANOVA, 2026): it compares how a parameter's values are spread among the
     `best` share of the trials with how they are spread among all. Optuna's own share, a tenth, would leave a single trial of
@@ -60,26 +59,25 @@ def param_importances(
     value at this rung. A rung with fewer than 8 trials, or whose values are all equal (or so many that the best share is
     all), has NaN for its importances. It takes some seconds: a rung of 40 trials about two.
 
-    Raises RunError when the directory is no run or the run no search, and ToolkitError for another evaluator or metric, for a rung
+    Raises RunError when the run is no search, and ToolkitError for another evaluator or metric, for a rung
     that does not exist or has fewer than 8 trials, and when no rung has 8.
 
-        table = param_importances("runs/quickstart-search")
+        table = param_importances(analysis.load("runs/quickstart-search"))
         print(table[table["importance"] > table["chance"]])
     """
+    require_loaded(data)
     if evaluator not in EVALUATORS:
         raise ToolkitError(f"there is no evaluator '{evaluator}'; take {', '.join(EVALUATORS)}, which needs no other packages")
     if not 0 < best < 1:
         raise ToolkitError(f"best is {best:g}, which is no share of the trials; give one between 0 and 1, such as 0.5")
-    found = run if isinstance(run, Run) else read_run(Path(run))
-    framed = frames(found)
-    if found.study is None or found.study.search is None:
-        raise RunError(f"run {framed.name} is an ablation, which searches no parameters; compare its variants instead")
-    space = _Searched(found)
-    values = better_sign(metric) * rung_values(framed, metric)
+    if data.study.search is None:
+        raise RunError(f"run {data.name} is an ablation, which searches no parameters; compare its variants instead")
+    space = _Searched(data.run)
+    values = better_sign(metric) * rung_values(data, metric)
     values = values.loc[[digest for digest in values.index if digest in space.params]]
     reached = values.notna().sum()
-    _check(framed.name, reached, rung)
-    tflops = rung_tflops(framed)
+    _check(data.name, reached, rung)
+    tflops = rung_tflops(data)
     tables = []
     for place in reached.index if rung is None else [rung]:
         here = values[place].dropna()

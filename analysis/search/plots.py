@@ -9,6 +9,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
+from analysis.columns import require_table
+from analysis.figures import new_axes
 from space.errors import ToolkitError
 
 _COMPUTE = "training TFLOPs (multiply-accumulates / 1e12)"
@@ -28,7 +30,7 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     >>> tau.get_ylabel()
     "Kendall's τ against the last rung"
     """
-    _check(table, ["rung", "train_tflops", "complete", "architectures", "tau", "tau_least", "top_regret"], "rank_fidelity")
+    require_table(table, ["rung", "train_tflops", "complete", "architectures", "tau", "tau_least", "top_regret"], "rank_fidelity")
     tau, regret = ax if ax is not None else _pair()
     at = table["train_tflops"] if table["train_tflops"].notna().all() else table["rung"]
     if (table["complete"] < table["architectures"]).any():
@@ -64,7 +66,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> [label.get_text() for label in plot_param_importances(table).get_yticklabels()]
     ['channels', 'heads']
     """
-    _check(
+    require_table(
         table,
         ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"],
         "param_importances",
@@ -74,7 +76,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         raise ToolkitError("the table has no importances to draw; every rung has too few trials, or values that are all equal")
     rungs = sorted(drawn["rung"].unique())
     names = drawn.groupby("parameter")["importance"].max().sort_values(ascending=False, kind="stable").index.tolist()
-    ax = ax if ax is not None else plt.subplots(figsize=(10, 1.4 + 0.2 * len(names) * max(2, len(rungs))), layout="constrained")[1]
+    ax = ax or new_axes(10, 1.4 + 0.2 * len(names) * max(2, len(rungs)))
     colours = sns.color_palette("flare", len(rungs)) if len(rungs) > 1 else ["C0"]
     for place, (rung, colour) in enumerate(zip(rungs, colours, strict=True)):
         own = drawn[drawn["rung"] == rung].set_index("parameter").reindex(names)
@@ -124,9 +126,3 @@ def _compute_axis(ax: Axes, at: pd.Series, table: pd.DataFrame) -> None:
 def _pair() -> tuple[Axes, Axes]:
     _, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     return axes[0], axes[1]
-
-
-def _check(table: pd.DataFrame, columns: list[str], maker: str) -> None:
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ToolkitError(f"the table has no column {', '.join(missing)}; give what {maker} returned")

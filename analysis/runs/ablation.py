@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nas.runs.records import Report, State
-from nas.runs.run import Run, TrialResult, read_run
+from nas.runs.run import Run, TrialResult
 from nas.stats.sequential import looks
 from space.errors import RunError
 from space.published import Protocol
@@ -20,7 +20,7 @@ SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "
 
 
 @dataclass(frozen=True)
-class Block:
+class AblationBlock:
     """A block of an ablation: its name, its design, the variant that the others are compared with, and the table beside it."""
 
     name: str
@@ -48,7 +48,7 @@ class AblationFrames:
 
     name: str
     metric: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[AblationBlock, ...]
     controls: tuple[str, ...]
     seeds: pd.DataFrame
     reports: pd.DataFrame
@@ -77,18 +77,13 @@ class AblationFrames:
         return found[(found["control"] == control) | found["baseline"]].reset_index(drop=True)
 
 
-def load_ablation(folder: str | Path) -> AblationFrames:
-    """The frames of an ablation's run directory; raises RunError when it is none, is damaged, or is of a search."""
-    return ablation_frames(read_run(Path(folder)))
-
-
 def ablation_frames(run: Run) -> AblationFrames:
     """The frames of an ablation in memory; raises RunError for a search."""
     study = run.study
     assert study is not None, "a run begins with its study"
     ablation = study.ablation
     if ablation is None:
-        raise RunError(f"{study.name} is a search, which has no variants to compare; use analysis.load_run")
+        raise RunError(f"{study.name} is a search, which has no variants to compare; its frames are trials and reports")
     trials: dict[str, dict[int, TrialResult]] = {}
     for trial in run.trials.values():
         trials.setdefault(trial.digest, {})[trial.seed] = trial
@@ -155,11 +150,11 @@ def _measured(trial: TrialResult, report: Report | None, batch_size: int, comple
     }
 
 
-def _block(study: Any, block: Any) -> Block:
+def _block(study: Any, block: Any) -> AblationBlock:
     own = [row for row in study.rows if row.block == block.name and row.control == "raw"]
     chain = [row.variant for row in own if row.is_baseline or row.previous] if block.design == "ladder" else []
     components = dict.fromkeys(name for row in own for name in row.components)
-    return Block(block.name, block.design, block.baseline, tuple(chain), tuple(components), block.published)
+    return AblationBlock(block.name, block.design, block.baseline, tuple(chain), tuple(components), block.published)
 
 
 def _protocol(run: Run) -> Protocol:
