@@ -1,7 +1,7 @@
-"""Figures of an ablation's tables: for each a function that says what is drawn, and a thin one that draws it.
+"""Figures of an ablation's tables. For each, an `_info` function computes what is shown and a `plot_` function draws it.
 
-The tables are those of `comparison` and `attribution` in this package. They carry the metric's name in `attrs["metric"]`; give
-`metric` to the functions here for a table that lost it, one read from a file say. Without it no direction is written.
+The tables are those of `comparison` and `attribution` in this package. They carry the metric's name in `attrs["metric"]`. A
+table that lost it, such as one read from a file, needs the argument `metric`; without it the axis names no direction.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from space.errors import ToolkitError
 
 _ALPHA = 0.05
 _LABEL_WIDTH = 40
-"""Characters a line of a row's label."""
+"""Characters per line of a row's label."""
 
 _AXIS_WIDTH = 80
-"""Characters a line of the axis label."""
+"""Characters per line of the axis label."""
 
 _LEGEND_WIDTH = 80
-"""Characters a line of the legend, shared by its verdicts."""
+"""Characters per line of the legend, shared by its verdicts."""
 
 _STYLES = {BETTER: ("#0072b2", "o", True), WORSE: ("#d55e00", "X", True), NO_EVIDENCE: ("0.45", "s", False)}
-"""Colour, marker and whether it is filled; the three can be told apart in grey too."""
+"""Colour, marker and whether it is filled, per verdict; the three also differ in grey."""
 
 _OTHER = ("0.3", "D", False)
-"""For verdicts that are none, such as that of a single seed."""
+"""The style of rows without a test, such as those of a single seed."""
 
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One line of a figure; its numbers are in the unit of the metric."""
+    """One row of a figure; its numbers are in the unit of the metric."""
 
     label: str
     value: float
-    """Where the mark stands."""
+    """The position of the mark."""
     low: float
-    """The lower end of the interval; NaN for none."""
+    """The lower end of the interval; NaN where there is none."""
     high: float
     verdict: str
-    """Sets the mark; empty for a row that nothing is said of."""
+    """Sets the style of the mark; empty for a row without a verdict."""
     note: str
-    """The numbers as text, at the right."""
+    """The numbers as text, written at the right."""
 
 
 @dataclass(frozen=True)
 class ForestInfo:
-    """What a figure shows from top to bottom, and how its horizontal axis is called."""
+    """The rows of a figure from top to bottom, and the label of its horizontal axis."""
 
     rows: tuple[ForestRow, ...]
     axis: str
@@ -69,7 +69,7 @@ class ForestInfo:
 def compare_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     """The forest plot of a table of `compare`: each variant's difference to the baseline, in the table's order.
 
-    The baseline itself has no line: it is the zero. Raises ToolkitError when columns or the baseline's row are missing.
+    The baseline has no row: it is the zero line. Raises ToolkitError when columns or the baseline's row are missing.
     """
     require_table(table, ("variant", "difference", "ci_low", "ci_high", "pairs", "verdict"), "compare")
     is_baseline = table["verdict"] == BASELINE
@@ -83,7 +83,7 @@ def compare_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
 
 
 def effects_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
-    """The forest plot of a table of `factorial_effects`, with verdicts by the rule of `compare`: p_t_holm below 0.05 is evidence.
+    """The forest plot of a table of `factorial_effects`, with the verdicts of `compare`: p_t_holm below 0.05 is evidence.
 
     Raises ToolkitError when columns are missing.
     """
@@ -104,7 +104,7 @@ def effects_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
 
 
 def shapley_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
-    """The bars of a table of `shapley`: largest first, or in the ladder's order where the values hold in this order alone.
+    """The bars of a table of `shapley`: largest first, or in the ladder's order where the values are of that order only.
 
     The verdict of a row is its `kind`. Raises ToolkitError when columns are missing.
     """
@@ -120,11 +120,11 @@ def shapley_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
 
 
 def ladder_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
-    """The steps of a table of `ladder`: the first rung's mean, and from there each step, the mean of its paired differences.
+    """The steps of a table of `ladder`: from the first rung's mean, each step is the mean of its paired differences.
 
-    Where all seeds are there, a rung stands at its own mean. Where one is missing it does not, as a mean over fewer seeds
-    could move against the step. A rung without a pair to the one before stands at its paired difference to the
-    first, or failing that at its mean. The interval about a rung is that of its step, which the note says.
+    With all seeds present, a rung is drawn at its own mean. With a seed missing it is not, as a mean over fewer seeds could
+    move against the step. A rung without a pair with the one before is drawn at its paired difference to the first, or
+    failing that at its mean. The interval and the note of a rung are those of its step.
 
     Raises ToolkitError when columns are missing.
     """
@@ -133,8 +133,8 @@ def ladder_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     verdicts = table["step_verdict"].replace(BASELINE, "")
     steps = _rows(table["variant"], table[["step", "step_low", "step_high"]], verdicts, table["step_pairs"])
     for row, mean, difference in zip(steps, table["mean"], table["difference"], strict=True):
-        known = (rows[-1].value + row.value, rows[0].value + difference, mean) if rows else (mean,)
-        value = next((float(place) for place in known if isfinite(place)), nan)
+        candidates = (rows[-1].value + row.value, rows[0].value + difference, mean) if rows else (mean,)
+        value = next((float(candidate) for candidate in candidates if isfinite(candidate)), nan)
         moved = value - row.value
         rows.append(replace(row, value=value, low=row.low + moved, high=row.high + moved, note=row.note if rows else ""))
     metric, direction = _metric(table, metric)
@@ -168,7 +168,7 @@ def plot_effects(table: pd.DataFrame, ax: Axes | None = None, metric: str | None
 
 
 def plot_shapley(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
-    """Draw a table of `shapley`: a bar a component with its interval and its share of the total.
+    """Draw a table of `shapley`: a bar per component with its interval and its share of the total.
 
     Units and errors are those of `shapley_info`.
 
@@ -180,16 +180,18 @@ def plot_shapley(table: pd.DataFrame, ax: Axes | None = None, metric: str | None
     info = shapley_info(table, metric)
     ax = ax or _axes(info)
     is_shapley = all(row.verdict == SHAPLEY for row in info.rows)
-    for place, row in enumerate(info.rows):
-        ax.barh(place, row.value, height=0.6, color="#56b4e9" if is_shapley else "0.75", edgecolor="0.2", linewidth=0.8)
-        _interval(ax, place, row, "0.1")
+    for height, row in enumerate(info.rows):
+        ax.barh(height, row.value, height=0.6, color="#56b4e9" if is_shapley else "0.75", edgecolor="0.2", linewidth=0.8)
+        _interval(ax, height, row, "0.1")
     ax.axvline(0, color="0.2", linewidth=0.8)
-    ax.set_title("Shapley values, averaged over all orders" if is_shapley else "What each added in this order, from top to bottom")
+    ax.set_title(
+        "Shapley values, averaged over all orders" if is_shapley else "Change by each component in this order, from top to bottom"
+    )
     return _finish(ax, info)
 
 
 def plot_ladder(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
-    """Draw a table of `ladder` as steps from rung to rung, each with its interval about the value that it leads to.
+    """Draw a table of `ladder` as steps from rung to rung, each with its interval about the value it leads to.
 
     Units and errors are those of `ladder_info`.
 
@@ -202,18 +204,18 @@ def plot_ladder(table: pd.DataFrame, ax: Axes | None = None, metric: str | None 
     """
     info = ladder_info(table, metric)
     ax = ax or _axes(info)
-    for place, (before, row) in enumerate(pairwise(info.rows), start=1):
-        # Not down to a rung without a mark of its own.
+    for height, (before, row) in enumerate(pairwise(info.rows), start=1):
+        # The dotted line does not reach down to a rung without a mark.
         ax.plot(
             [before.value] * 2,
-            [place - 1, place if isfinite(row.value) else nan],
+            [height - 1, height if isfinite(row.value) else nan],
             color="0.6",
             linewidth=0.8,
             linestyle=":",
             zorder=1,
         )
         colour, _, _ = _STYLES.get(row.verdict, _OTHER)
-        ax.plot([before.value, row.value], [place] * 2, color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=1)
+        ax.plot([before.value, row.value], [height] * 2, color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt", zorder=1)
     _marks(ax, info)
     return _finish(ax, info)
 
@@ -226,15 +228,17 @@ def _forest(info: ForestInfo, ax: Axes | None) -> Axes:
 
 
 def _marks(ax: Axes, info: ForestInfo) -> None:
-    """A mark with its interval a row, and a legend of the verdicts above the axes."""
-    for place, row in enumerate(info.rows):
-        _interval(ax, place, row, _STYLES.get(row.verdict, _OTHER)[0])
-        ax.plot(row.value, place, **_mark(row.verdict), zorder=3)
+    """A mark with its interval per row, and a legend of the verdicts above the axes."""
+    for height, row in enumerate(info.rows):
+        _interval(ax, height, row, _STYLES.get(row.verdict, _OTHER)[0])
+        ax.plot(row.value, height, **_mark(row.verdict), zorder=3)
     verdicts = {row.verdict for row in info.rows} - {""}
     order = [verdict for verdict in _STYLES if verdict in verdicts] + sorted(verdicts - _STYLES.keys())
-    keys = [Line2D([], [], linestyle="", **_mark(verdict), label=fill(verdict, _LEGEND_WIDTH // len(order))) for verdict in order]
-    if keys:
-        ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(keys), frameon=False, handletextpad=0.2)
+    handles = [
+        Line2D([], [], linestyle="", **_mark(verdict), label=fill(verdict, _LEGEND_WIDTH // len(order))) for verdict in order
+    ]
+    if handles:
+        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), frameon=False, handletextpad=0.2)
 
 
 def _mark(verdict: str) -> dict[str, Any]:
@@ -242,23 +246,23 @@ def _mark(verdict: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "markersize": 7, "markerfacecolor": colour if filled else "white"}
 
 
-def _interval(ax: Axes, place: float, row: ForestRow, colour: str) -> None:
+def _interval(ax: Axes, height: float, row: ForestRow, colour: str) -> None:
     if isfinite(row.low) and isfinite(row.high):
         ends = [[row.value - row.low], [row.high - row.value]]
-        ax.errorbar(row.value, place, xerr=ends, color=colour, linewidth=1.6, capsize=3, zorder=2)
+        ax.errorbar(row.value, height, xerr=ends, color=colour, linewidth=1.6, capsize=3, zorder=2)
 
 
 def _finish(ax: Axes, info: ForestInfo) -> Axes:
     """Rows from top to bottom, labels at the left and notes at the right."""
-    places = range(len(info.rows))
-    ax.set_yticks(places, [fill(row.label, _LABEL_WIDTH) for row in info.rows], fontsize=9)
-    ax.set_ylim(len(places) - 0.4, -0.6)
+    heights = range(len(info.rows))
+    ax.set_yticks(heights, [fill(row.label, _LABEL_WIDTH) for row in info.rows], fontsize=9)
+    ax.set_ylim(len(heights) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="0.92")
     ax.set_axisbelow(True)
     ax.spines[["top", "left", "right"]].set_visible(False)
     right = ax.secondary_yaxis("right")
-    right.set_yticks(places, [row.note for row in info.rows], fontsize=9)
+    right.set_yticks(heights, [row.note for row in info.rows], fontsize=9)
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
     ax.set_xlabel(fill(info.axis, _AXIS_WIDTH))
@@ -268,7 +272,7 @@ def _finish(ax: Axes, info: ForestInfo) -> Axes:
 def _rows(
     labels: Iterable[object], numbers: pd.DataFrame, verdicts: Iterable[object], pairs: Iterable[object] = ()
 ) -> tuple[ForestRow, ...]:
-    """The lines for columns of value, low and high; how many pairs a line has is noted only where lines differ in it."""
+    """The rows for columns of value, low and high; the number of pairs is noted only where rows differ in it."""
     cells = numbers.to_numpy(dtype=float)
     counts = list(pairs)
     notes = _notes(cells)
@@ -281,7 +285,7 @@ def _rows(
 
 
 def _notes(cells: Array) -> list[str]:
-    """Value and interval as text, all with as many decimals as give the largest value three digits."""
+    """Value and interval as text, with the decimals that give the largest value three digits."""
     largest = max((abs(value) for value in cells[:, 0] if isfinite(value)), default=0.0)
     decimals = min(max(2 - floor(log10(largest)), 0), 12) if largest else 2
     notes = []
@@ -292,7 +296,7 @@ def _notes(cells: Array) -> list[str]:
 
 
 def _metric(table: pd.DataFrame, metric: str | None) -> tuple[str, str]:
-    """The metric's name, and the text that says which direction is better; empty where that is not known."""
+    """The metric's name, and a text that says which direction is better; the text is empty where that is not known."""
     name = metric or table.attrs.get("metric")
     if not name:
         return "metric", ""

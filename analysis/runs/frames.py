@@ -42,7 +42,7 @@ _TRIAL_COLUMNS = [
     "reason",
     "exported",
 ]
-"""The columns of a run without trials."""
+"""The columns of the frame when the run has no trials yet."""
 
 
 def _trial_row(trial: TrialResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures of a run: for each a function that says what is drawn, and a thin one that draws it."""
+"""Figures of a run. For each, an `_info` function computes what is shown and a `plot_` function draws it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,34 @@ _STATE_COLOURS = {"COMPLETE": "C0", "PRUNED": "0.65", "RUNNING": "C2", "FAILED":
 
 @dataclass(frozen=True)
 class FrontInfo:
-    """Complete trials, with a column `on_front`, sorted by GFLOPs; and how many trials have no final value to show."""
+    """The points of the figure of the front."""
 
     points: pd.DataFrame
+    """The complete trials in order of GFLOPs, in the columns of `RunData.trials` and `on_front`."""
     left_out: int
+    """The number of trials without a final value."""
 
 
 def front_info(data: RunData) -> FrontInfo:
-    """The front of val_loss against GFLOPs: complete trials that no other beats in both."""
+    """The complete trials, and which of them are on the front: no other trial is at least as good in both val_loss and GFLOPs."""
     require_loaded(data)
     complete = data.trials[data.trials["state"] == "COMPLETE"]
     if complete.empty:
         empty = pd.DataFrame({name: pd.Series(dtype=float) for name in ("trial", "gflops", "val_loss")})
         return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(data.trials))
-    # By cost, then loss: a trial is on the front when its loss is below every cheaper one's.
+    # In order of cost, then loss, a trial is on the front when its loss is below that of every trial before it.
     points = complete.sort_values(["gflops", "val_loss"]).reset_index(drop=True)
     lowest_before = points["val_loss"].cummin().shift(fill_value=np.inf)
     return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(data.trials) - len(points))
 
 
 def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
-    """Draw validation loss against inference GFLOPs for the complete trials, their front joined by steps."""
+    """Draw validation loss against inference GFLOPs for the complete trials, with steps along their front.
+
+    Args:
+        data: What `analysis.load` returned.
+        ax: The axes to draw on; those of a new figure by default.
+    """
     info = front_info(data)
     ax = ax or new_axes()
     points = info.points
@@ -56,7 +63,7 @@ def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
 
 
 def curves_info(data: RunData) -> pd.DataFrame:
-    """One row a report, sorted for drawing: trial, state, phase, train_tflops, val_loss."""
+    """One row per report in the order of drawing: trial, state, phase, train_tflops, val_loss."""
     require_loaded(data)
     columns = ["trial", "state", "phase", "train_tflops", "val_loss"]
     if data.reports.empty:
@@ -65,7 +72,12 @@ def curves_info(data: RunData) -> pd.DataFrame:
 
 
 def plot_curves(data: RunData, ax: Axes | None = None) -> Axes:
-    """Draw validation loss against cumulative training TFLOPs, a line a trial coloured by state; rungs are dotted."""
+    """Draw validation loss against cumulative training TFLOPs: a line per trial, coloured by its state, and dotted lines at rungs.
+
+    Args:
+        data: What `analysis.load` returned.
+        ax: The axes to draw on; those of a new figure by default.
+    """
     info = curves_info(data)
     ax = ax or new_axes()
     colours = {state: colour for state, colour in _STATE_COLOURS.items() if state in set(info["state"])}

@@ -1,4 +1,4 @@
-"""Tables of a run, as text."""
+"""The ranking of a run's trials, and tables as text."""
 
 from __future__ import annotations
 

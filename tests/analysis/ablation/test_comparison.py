@@ -330,7 +330,7 @@ CONTROLLED = gains(1, -0.1, -0.1)
         (lambda: compare(GOOD, "plain", "fid"), "the frame has no column 'fid'"),
         (lambda: compare(GOOD, "plane"), "no variant 'plane' in the frame; did you mean 'plain'?"),
         (lambda: compare(GOOD.assign(loss=1.0), "plain", "loss"), "whether less of 'loss' is better is not known"),
-        (lambda: compare(pd.concat([GOOD, GOOD.iloc[:1]]), "plain"), "variant 'plain', seed 0 stands in two rows"),
+        (lambda: compare(pd.concat([GOOD, GOOD.iloc[:1]]), "plain"), "variant 'plain', seed 0 has two rows"),
         (lambda: compare(GOOD.assign(val_loss=math.nan), "plain"), "column val_loss holds no finite value"),
         (lambda: compare(GOOD.iloc[:0], "plain"), "column val_loss holds no finite value"),
         (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column 'val_loss' does not hold numbers"),
@@ -353,7 +353,7 @@ CONTROLLED = gains(1, -0.1, -0.1)
         ),
         (
             lambda: gain_at_equal_cost(pd.concat([CONTROLLED] * 2), "plain"),
-            "variant 'plain' of control raw, seed 0 stands in two rows",
+            "variant 'plain' of control raw, seed 0 has two rows",
         ),
     ],
 )

@@ -95,8 +95,8 @@ def test_the_published_numbers_stand_beside_flagged(ladder):
     assert frame.loc["+ RoPE", ["GFLOPs printed", "IS printed†"]].tolist() == ["0.91", "16.19"]
     assert frame.loc["+ conv", "FID printed†"] != frame.loc["+ conv", "FID printed†"], "no row of that name is printed"
     notes = " ".join(table.notes)
-    assert "Printed: U-DiT Table 9, one training run a row, without error bars." in notes
-    assert "† The printed scores are no val_loss" in notes
+    assert "Printed: U-DiT Table 9, one training run per row, without error bars." in notes
+    assert "† The printed scores are not val_loss" in notes
     assert "batch size 256, here 4; data ImageNet 256×256, here fashion-mnist-10k; train steps 400000, here 2." in notes
 
 
@@ -110,7 +110,7 @@ def test_six_pairs_say_what_the_exact_test_can_reach(tmp_path):
 def test_one_seed_gets_neither_stars_nor_intervals_and_says_why(tmp_path):
     table = ablation_tables(load(run_of(tmp_path, seeds=1)))[0]
     text = render_tables([table], "md")
-    assert "One seed a row: no intervals, no tests and no marks" in text
+    assert "One seed per row: no intervals, no tests and no marks" in text
     assert "*" not in text.replace("**", "")
     assert "[+" not in text
     assert "one seed: no test" in text
@@ -125,7 +125,7 @@ def test_sequential_seeds_and_changed_ones_are_told(tmp_path):
     later = load(searched(fixed, tmp_path / "run", loss=effects(fixed)).run)
     assert later.ablation.replanned
     notes = " ".join(ablation_tables(later)[0].notes)
-    assert "The ablation was changed after results were there" in notes
+    assert "The ablation was changed after the first results" in notes
     assert "Interim" not in notes
 
 
@@ -141,7 +141,7 @@ def test_an_unfinished_or_failed_run_says_so(tmp_path):
     study = ablation(tmp_path, seeds=4)
     data = load(searched(study, tmp_path / "run", stop_after=8, failing={2}).run)
     notes = " ".join(ablation_tables(data)[0].notes)
-    assert "Interim: 9 of 16 planned trials have ended, and p-values hold for the planned number alone." in notes
+    assert "Interim: 9 of 16 planned trials have ended, and p-values hold for the planned number only." in notes
     assert "1 trial FAILED; their seeds are left out" in notes
     whole = load(run_of(tmp_path / "whole", seeds=2) if (tmp_path / "whole").mkdir() is None else None)
     assert "Interim" not in " ".join(ablation_tables(whole)[0].notes)
@@ -154,7 +154,7 @@ def test_seeds_added_while_looking_are_left_out_where_intervals_are_plain(tmp_pa
     left, shares = ablation_tables(data)[-2:]
     assert set(left.frame["pairs"]) == {4}
     assert set(shares.frame["seeds"]) == {4}
-    assert "those added while looking are left out here" in left.notes[-1]
+    assert "those added while looking are left out" in left.notes[-1]
 
 
 def test_components_may_be_called_like_columns(tmp_path):
