@@ -151,7 +151,7 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
             effects["effect"] = [_plain(name) for name in effects["effect"]]
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}
             frame = effects.drop(columns=["p_value", "p_t"]).rename(columns=names)
-            note = "An effect is the mean with the component minus that without; × is half the change that one makes to the other's effect."
+            note = "An effect is the mean with the component minus that without; × is half the change of one effect by the other."
             yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, *_planned_seeds_note(run)))
 
 

@@ -268,12 +268,12 @@ def test_a_run_where_nothing_has_come_to_the_end_yet_is_refused(tiny_file, tmp_p
     [
         (lambda frame: frame, {"metric": "fid"}, "no column 'fid'; known here: trial, rung, val_loss"),
         (lambda frame: frame.drop(columns="rung"), {}, "no column 'rung'"),
-        (lambda frame: frame.drop(columns="trial"), {}, "do not say whose they are; add a column trial"),
+        (lambda frame: frame.drop(columns="trial"), {}, "do not name their trials; add a column trial"),
         (lambda frame: pd.concat([frame, frame.tail(1)]), {}, "two rows for 3, replicate 0, at rung 2"),
         (lambda frame: frame.assign(val_loss="low"), {}, "column 'val_loss' does not hold numbers"),
         (lambda frame: frame.assign(quality=1.0), {"metric": "quality"}, "whether less of 'quality' is better is not known"),
         (lambda frame: frame, {"top": 0}, "top is 0"),
-        (lambda frame: frame, {"level": 1.0}, "level is 1, which is no share"),
+        (lambda frame: frame, {"level": 1.0}, "level is 1, which is not a share"),
         (lambda frame: frame.assign(val_loss=NAN), {}, "no architecture has a val_loss at the last rung"),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_rung_with_few_trials_has_no_importances(make):
     assert 0 < few.sum() < len(table)
     assert table.loc[few, ["importance", "low", "high", "chance"]].isna().all(axis=None)
     assert table.loc[~few, ["importance", "low", "high", "chance"]].notna().all(axis=None)
-    with pytest.raises(ToolkitError, match=r"run tiny has \d trials of its space at rung 3, and importance takes at least 8"):
+    with pytest.raises(ToolkitError, match=r"run tiny has \d trials of its space at rung 3, and importance needs at least 8"):
         importances(folder, rung=3)
 
 
@@ -189,8 +189,8 @@ def test_an_ablation_has_no_parameters(make):
         ({"evaluator": "fanova"}, "no evaluator 'fanova'; take ped-anova, which needs no other packages"),
         ({"rung": 4}, "run tiny has no rung 4; it has 1 to 3"),
         ({"metric": "fid"}, "no column 'fid'"),
-        ({"best": 1.0}, "best is 1, which is no share"),
-        ({}, "run tiny has at most 6 trials of its space at a rung, and importance takes at least 8"),
+        ({"best": 1.0}, "best is 1, which is not a share"),
+        ({}, "run tiny has at most 6 trials of its space at a rung, and importance needs at least 8"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(make, how, sentence):
