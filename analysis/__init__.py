@@ -1,109 +1,71 @@
-"""Run directories in; frames, tables and figures out. Needs neither torch nor Ray."""
+"""Run directories in; frames, tables and figures out.
+
+`import analysis` is light: a module is imported when one of its names is first used.
+"""
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.ablation.attribution import factorial_effects, shapley
-    from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
-    from analysis.ablation.frames import AblationFrames, ablation_frames, load_ablation
-    from analysis.ablation.plots import plot_compare, plot_effects, plot_ladder, plot_shapley
-    from analysis.ablation.tables import AblationTable, ablation_tables
-    from analysis.ablation.text import render_tables
-    from analysis.papers.plots import plot_fid_by_steps, plot_gflops_fid
-    from analysis.papers.tables import (
-        correlation,
-        fid_by_steps,
-        fid_by_steps_fit,
-        gflops_fid,
-        paper_differences,
-        paper_table,
-    )
-    from analysis.runs.frames import RunFrames, load_run
-    from analysis.runs.plots import curves_info, front_info, plot_curves, plot_front
-    from analysis.runs.tables import ranking_table, render
-    from analysis.scaling.crossings import probability_better, scaling_crossover
-    from analysis.scaling.fit import ScalingFit, scaling_fit
-    from analysis.scaling.plots import plot_scaling_fit
-    from analysis.search.fidelity import rank_fidelity
-    from analysis.search.importance import param_importances
-    from analysis.search.plots import plot_param_importances, plot_rank_fidelity
+    # The table of public names, for type checkers and for `__getattr__`, which reads this file.
+    from analysis.ablation.attribution import factorial_effects as factorial_effects
+    from analysis.ablation.attribution import shapley as shapley
+    from analysis.ablation.comparison import compare as compare
+    from analysis.ablation.comparison import gain_at_equal_cost as gain_at_equal_cost
+    from analysis.ablation.comparison import ladder as ladder
+    from analysis.ablation.plots import plot_compare as plot_compare
+    from analysis.ablation.plots import plot_effects as plot_effects
+    from analysis.ablation.plots import plot_ladder as plot_ladder
+    from analysis.ablation.plots import plot_shapley as plot_shapley
+    from analysis.ablation.tables import AblationTable as AblationTable
+    from analysis.ablation.tables import ablation_tables as ablation_tables
+    from analysis.ablation.text import render_tables as render_tables
+    from analysis.papers.plots import plot_fid_by_steps as plot_fid_by_steps
+    from analysis.papers.plots import plot_gflops_fid as plot_gflops_fid
+    from analysis.papers.tables import correlation as correlation
+    from analysis.papers.tables import fid_by_steps as fid_by_steps
+    from analysis.papers.tables import fid_by_steps_fit as fid_by_steps_fit
+    from analysis.papers.tables import gflops_fid as gflops_fid
+    from analysis.papers.tables import paper_differences as paper_differences
+    from analysis.papers.tables import paper_table as paper_table
+    from analysis.runs.ablation import AblationFrames as AblationFrames
+    from analysis.runs.data import RunData as RunData
+    from analysis.runs.data import load as load
+    from analysis.runs.plots import curves_info as curves_info
+    from analysis.runs.plots import front_info as front_info
+    from analysis.runs.plots import plot_curves as plot_curves
+    from analysis.runs.plots import plot_front as plot_front
+    from analysis.runs.tables import ranking_table as ranking_table
+    from analysis.runs.tables import render as render
+    from analysis.scaling.crossings import probability_better as probability_better
+    from analysis.scaling.crossings import scaling_crossover as scaling_crossover
+    from analysis.scaling.fit import ScalingFit as ScalingFit
+    from analysis.scaling.fit import scaling_fit as scaling_fit
+    from analysis.scaling.plots import plot_scaling_fit as plot_scaling_fit
+    from analysis.search.fidelity import rank_fidelity as rank_fidelity
+    from analysis.search.importance import param_importances as param_importances
+    from analysis.search.plots import plot_param_importances as plot_param_importances
+    from analysis.search.plots import plot_rank_fidelity as plot_rank_fidelity
 
-__all__ = [
-    "AblationFrames",
-    "AblationTable",
-    "RunFrames",
-    "ScalingFit",
-    "ablation_frames",
-    "ablation_tables",
-    "compare",
-    "correlation",
-    "curves_info",
-    "factorial_effects",
-    "fid_by_steps",
-    "fid_by_steps_fit",
-    "front_info",
-    "gain_at_equal_cost",
-    "gflops_fid",
-    "ladder",
-    "load_ablation",
-    "load_run",
-    "paper_differences",
-    "paper_table",
-    "param_importances",
-    "plot_compare",
-    "plot_curves",
-    "plot_effects",
-    "plot_fid_by_steps",
-    "plot_front",
-    "plot_gflops_fid",
-    "plot_ladder",
-    "plot_param_importances",
-    "plot_rank_fidelity",
-    "plot_scaling_fit",
-    "plot_shapley",
-    "probability_better",
-    "rank_fidelity",
-    "ranking_table",
-    "render",
-    "render_tables",
-    "scaling_crossover",
-    "scaling_fit",
-    "shapley",
-]
-
-_NAMES = {
-    "analysis.ablation.frames": ("AblationFrames", "ablation_frames", "load_ablation"),
-    "analysis.ablation.tables": ("AblationTable", "ablation_tables"),
-    "analysis.ablation.text": ("render_tables",),
-    "analysis.ablation.attribution": ("factorial_effects", "shapley"),
-    "analysis.ablation.comparison": ("compare", "gain_at_equal_cost", "ladder"),
-    "analysis.ablation.plots": ("plot_compare", "plot_effects", "plot_ladder", "plot_shapley"),
-    "analysis.scaling.crossings": ("probability_better", "scaling_crossover"),
-    "analysis.search.fidelity": ("rank_fidelity",),
-    "analysis.search.plots": ("plot_param_importances", "plot_rank_fidelity"),
-    "analysis.search.importance": ("param_importances",),
-    "analysis.papers.tables": (
-        "correlation",
-        "fid_by_steps",
-        "fid_by_steps_fit",
-        "gflops_fid",
-        "paper_differences",
-        "paper_table",
-    ),
-    "analysis.papers.plots": ("plot_fid_by_steps", "plot_gflops_fid"),
-    "analysis.runs.plots": ("curves_info", "front_info", "plot_curves", "plot_front"),
-    "analysis.runs.frames": ("RunFrames", "load_run"),
-    "analysis.scaling.fit": ("ScalingFit", "scaling_fit"),
-    "analysis.scaling.plots": ("plot_scaling_fit",),
-    "analysis.runs.tables": ("ranking_table", "render"),
+_MODULE_OF = {
+    alias.name: node.module
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("analysis.")
+    for alias in node.names
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+if not TYPE_CHECKING:  # so that type checkers report a name that is not in the table
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULE_OF:
+            return getattr(import_module(_MODULE_OF[name]), name)
+        raise AttributeError(f"module 'analysis' has no attribute '{name}'")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'analysis' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return __all__

@@ -1,1 +1,1 @@
-"""An ablation's rows compared: frames, comparisons, attribution, tables and figures."""
+"""An ablation evaluated: comparisons of variants, attribution to components, tables and figures."""

@@ -1,9 +1,9 @@
-"""Variants against a baseline or the row before, seed by seed: what differs, by how much, and what may be claimed.
+"""Variants compared seed by seed with a baseline or with the variant before: differences, intervals, tests and verdicts.
 
-One rule makes a claim, and it stands before any number is seen: "better" or "worse" where the p-value of the paired t
-test, adjusted by Holm over all comparisons of the table, is below 1 - level; "no evidence" else. The exact sign-flip test
-stands beside it and assumes less, but makes no claims: with six seeds and six comparisons it cannot come below 0.19
-(`nas.stats.paired.attainable_p`), so a rule by it would be deaf at the numbers of seeds that can be paid for.
+One rule decides the verdict, and it is fixed before any number is seen. It is "better" or "worse" where the p-value of the
+paired t test, adjusted by Holm over all comparisons of the table, is below 1 - level, and "no evidence" otherwise. The exact
+sign-flip test assumes less and is reported beside it, but decides nothing: with six seeds and six comparisons it cannot come
+below 0.19 (`nas.stats.paired.attainable_p`), so a rule by it would find nothing at affordable numbers of seeds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.columns import numeric_column, require_columns
 from nas.stats.paired import holm, lower_is_better, paired_interval, paired_t_p, ratio_interval, sign_flip_p
 from nas.stats.sequential import repeated_interval, sequential_p
 from space.array import Array
@@ -40,28 +41,36 @@ _STEP = {
 }
 
 Samples = Mapping[Any, Mapping[Any, float]]
-"""For every variant its finite values by seed."""
+"""The finite values of every variant by seed."""
 
 
 def compare(
     frame: pd.DataFrame, baseline: str, metric: str = "val_loss", level: float = 0.95, looks: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """Every variant of a tidy frame against the baseline, one row a variant in the order of first appearance.
+    """Compare every variant of a tidy frame with the baseline.
 
-    `frame` has one row a (variant, seed), with columns variant, seed and the metric; a metric that is not finite (not
-    trained to the end, failed) leaves that seed out of its pair. Columns: variant; mean, sd (n-1) and n of its own values;
-    pairs, the seeds in common with the baseline; difference, its mean less the baseline's over those; ci_low and ci_high,
-    the paired t interval of it (`nas.stats.paired.paired_interval` says how it covers), not widened for the number of
-    comparisons; p_value, the exact sign-flip test's, and p_holm, adjusted over all comparisons of this table, untested
-    ones too (Holm 1979); p_t and p_t_holm, likewise of the paired t test, which assumes normal differences; verdict:
-    baseline, better, worse, no evidence, or why there was no test. All but the p-values are in the unit of the metric, whose
-    name is in `attrs["metric"]`.
+    Args:
+        frame: One row per (variant, seed), with columns variant, seed and the metric. A metric that is not finite (the trial
+            failed or did not reach the full budget) leaves that seed out of its pair.
+        baseline: The variant that the others are compared with.
+        metric: The column of the metric.
+        level: The level of the intervals; 1 - level is the threshold of the verdicts.
+        looks: The numbers of pairs at which the differences were looked at, where seeds were added until there was an
+            answer. Intervals are then repeated intervals and both p-values are the sequential one, valid under peeking
+            (see `nas.stats.sequential`), and pairs count in the order of their seeds.
 
-    With `looks` (seeds were added until there was an answer) intervals are repeated ones and both p-values are the
-    sequential one, valid under peeking: see `nas.stats.sequential`. Pairs then count in the order of their seeds.
+    Returns:
+        One row per variant, in the order of first appearance: variant; mean, sd (n - 1) and n of its own values; pairs, the
+        number of seeds in common with the baseline; difference, its mean minus the baseline's over those seeds; ci_low and
+        ci_high, the paired t interval of the difference (`nas.stats.paired.paired_interval` gives its coverage), not widened
+        for the number of comparisons; p_value of the exact sign-flip test and p_holm, adjusted over all comparisons of this
+        table, untested ones included (Holm 1979); p_t and p_t_holm, the same for the paired t test, which assumes normal
+        differences; verdict: baseline, better, worse, no evidence, or the reason why there was no test. All but the p-values
+        are in the unit of the metric, whose name is in `attrs["metric"]`.
 
-    Raises ToolkitError for a missing column, a variant or seed that is missing, an unknown baseline or metric, a (variant,
-    seed) that stands twice, a metric without any finite value, a level outside (0, 1), or more pairs than planned looks.
+    Raises:
+        ToolkitError: A column, a variant or a seed is missing, the baseline or the metric is unknown, a (variant, seed) has
+            two rows, no value of the metric is finite, the level is outside (0, 1), or there are more pairs than planned looks.
 
     >>> loss = {"plain": [0.31, 0.35, 0.33, 0.30], "cosine": [0.29, 0.32, 0.31, 0.29]}
     >>> rows = [(variant, seed, value) for variant in loss for seed, value in enumerate(loss[variant])]
@@ -82,15 +91,25 @@ def compare(
 def ladder(
     frame: pd.DataFrame, order: Sequence[str], metric: str = "val_loss", level: float = 0.95, looks: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """The rungs of a component table in the given order, each against the first and against the one before.
+    """Compare each rung of a component table with the first and with the one before.
 
-    Rows of other variants are left out. The columns are those of `compare` to the first, and of each row against the one
-    before: step_pairs, step (the difference, in the unit of the metric), step_low, step_high, step_p and step_p_holm
-    (exact sign-flip), step_p_t and step_p_t_holm (paired t), step_verdict. Differences to the first and steps are two
-    tables of comparisons, and each is adjusted for itself (Holm 1979): the chance of a false claim is held at 1 - level
-    among the ones and among the others, not among both together.
+    Differences to the first rung and steps are two tables of comparisons, each adjusted on its own (Holm 1979): the chance of
+    a false claim is at most 1 - level within each table, not over both together.
 
-    Raises ToolkitError as `compare` does, and for an order of fewer than two variants or with one of them twice.
+    Args:
+        frame: As for `compare`; rows of variants that are not in `order` are left out.
+        order: The variants from the first rung up.
+        metric: The column of the metric.
+        level: As for `compare`.
+        looks: As for `compare`.
+
+    Returns:
+        One row per rung. The columns are those of `compare` against the first rung, and against the rung before: step_pairs,
+        step (the difference, in the unit of the metric), step_low, step_high, step_p and step_p_holm (exact sign-flip),
+        step_p_t and step_p_t_holm (paired t), step_verdict.
+
+    Raises:
+        ToolkitError: As for `compare`, and when `order` has fewer than two variants or names one twice.
 
     >>> loss = {"plain": [0.31, 0.35, 0.33, 0.30], "+ cosine": [0.29, 0.32, 0.31, 0.29], "+ RoPE": [0.28, 0.32, 0.31, 0.28]}
     >>> rows = [(variant, seed, value) for variant in loss for seed, value in enumerate(loss[variant])]
@@ -116,18 +135,27 @@ def ladder(
 def gain_at_equal_cost(
     frame: pd.DataFrame, baseline: str, metric: str = "val_loss", control: str = "flop-matched", level: float = 0.95
 ) -> pd.DataFrame:
-    """How much of each variant's raw gain over the baseline is left at equal cost, one row a variant but the baseline.
+    """The share of each variant's raw gain over the baseline that is left at equal cost.
 
-    `frame` has one row a (variant, control, seed): `raw` rows, and rows of `control` whose cost was matched to the
-    baseline's. The baseline's own rows are the raw ones, for nothing was matched in it. Columns: variant; pairs, the seeds
-    that baseline, raw and matched have in common; raw, raw_low, raw_high and matched, matched_low, matched_high, the two
-    differences to the baseline with paired t intervals, in the unit of the metric; p_t_holm and verdict of the matched
-    difference, as in `compare`; share = matched / raw with share_low and share_high, its interval by Fieller's theorem
-    (`nas.stats.paired.ratio_interval`; Fieller 1954), where the raw interval lies wholly on the better side of zero; and note,
-    which else says "no gain to share", or why there was no test, and is empty beside a share.
+    Args:
+        frame: One row per (variant, control, seed): rows of control `raw`, and rows of `control`, whose cost was matched to
+            the baseline's. The baseline has raw rows only, as it matches itself.
+        baseline: The variant that the others are compared with.
+        metric: The column of the metric.
+        control: The control of the matched rows.
+        level: As for `compare`.
 
-    Raises ToolkitError for a missing column, a variant, control or seed that is missing, an unknown baseline, control or
-    metric, a (variant, control, seed) that stands twice, a metric without any finite value, or a level outside (0, 1).
+    Returns:
+        One row per variant except the baseline: variant; pairs, the number of seeds that baseline, raw and matched have in
+        common; raw, raw_low, raw_high and matched, matched_low, matched_high, the two differences to the baseline with paired
+        t intervals, in the unit of the metric; p_t_holm and verdict of the matched difference, as in `compare`; share =
+        matched / raw with share_low and share_high, its interval by Fieller's theorem (`nas.stats.paired.ratio_interval`;
+        Fieller 1954), given where the raw interval lies wholly on the better side of zero; note, which is "no gain to share"
+        or the reason why there was no test, and empty where there is a share.
+
+    Raises:
+        ToolkitError: A column, a variant, a control or a seed is missing, the baseline, control or metric is unknown, a
+            (variant, control, seed) has two rows, no value of the metric is finite, or the level is outside (0, 1).
 
     >>> loss = {("plain", "raw"): [0.31, 0.35, 0.33, 0.30], ("big", "raw"): [0.27, 0.30, 0.29, 0.26]}
     >>> loss["big", "flop-matched"] = [0.29, 0.32, 0.31, 0.28]
@@ -146,7 +174,7 @@ def gain_at_equal_cost(
     pairs = [_common(samples, (name, "raw"), (name, control), (baseline, "raw")) for name in others]
     raw = _tested([raw for raw, _ in pairs], metric, level, None)
     matched = _tested([matched for _, matched in pairs], metric, level, None)
-    shares = [_share(*own, level, lower_is_better(metric)) for own in pairs]
+    shares = [_share(*differences, level, lower_is_better(metric)) for differences in pairs]
     return pd.DataFrame(
         {
             "variant": others,
@@ -168,7 +196,7 @@ def gain_at_equal_cost(
 
 
 def _share(raw: Array, matched: Array, level: float, lower: bool) -> tuple[float, float, float, str]:
-    """The share of a raw gain that is left, its interval, and why there is none."""
+    """The share of a raw gain that is left, its interval, and the reason where there is no share."""
     if len(raw) < 2:
         return math.nan, math.nan, math.nan, _untested(len(raw))
     low, high = paired_interval(raw, level)
@@ -178,19 +206,10 @@ def _share(raw: Array, matched: Array, level: float, lower: bool) -> tuple[float
 
 
 def _samples(frame: pd.DataFrame, metric: str, keys: tuple[str, ...] = ("variant",)) -> Samples:
-    """The values by what `keys` name (a tuple where they are two) and by seed; every key is there, even without a finite value."""
-    missing = [name for name in (*keys, "seed", metric) if name not in frame.columns]
-    if missing:
-        raise ToolkitError(
-            f"the frame has no column {' nor '.join(missing)}; it has {', '.join(map(str, frame.columns)) or 'none'}"
-        )
+    """The finite values by the columns `keys` (a tuple for two) and by seed; a key without finite values is kept, empty."""
+    require_columns(frame, (*keys, "seed", metric))
     lower_is_better(metric)
-    try:
-        numbers = frame[metric].to_numpy(dtype=np.float64, na_value=np.nan).tolist()
-    except (TypeError, ValueError):
-        raise ToolkitError(
-            f"column {metric} holds something else than numbers; leave a value that is missing empty (NaN)"
-        ) from None
+    numbers = numeric_column(frame, metric).tolist()
     names: list[Hashable] = frame[keys[0]].tolist() if len(keys) == 1 else list(zip(*(frame[key] for key in keys), strict=True))
     samples: dict[Any, dict[Any, float]] = {}
     if any(frame[key].isna().any() for key in (*keys, "seed")):
@@ -198,17 +217,17 @@ def _samples(frame: pd.DataFrame, metric: str, keys: tuple[str, ...] = ("variant
     seen = set()
     for name, seed, value in zip(names, frame["seed"].tolist(), numbers, strict=True):
         if (name, seed) in seen:
-            raise ToolkitError(f"{_told(name)}, seed {seed} stands in two rows; keep one row for each of its seeds")
+            raise ToolkitError(f"{_described(name)}, seed {seed} has two rows; keep one row per seed")
         seen.add((name, seed))
-        own = samples.setdefault(name, {})
+        by_seed = samples.setdefault(name, {})
         if math.isfinite(value):
-            own[seed] = value
+            by_seed[seed] = value
     if not any(samples.values()):
         raise ToolkitError(f"column {metric} holds no finite value; wait until a trial is complete, or take another metric")
     return samples
 
 
-def _told(name: Any) -> str:
+def _described(name: Any) -> str:
     return f"variant '{name[0]}' of control {name[1]}" if isinstance(name, tuple) else f"variant '{name}'"
 
 
@@ -218,49 +237,54 @@ def _check_known(name: str, known: Iterable[Any], what: str = "variant") -> None
 
 
 def _differences(samples: Samples, name: str, other: str) -> Array:
-    """Of one less the other, in the order of the seeds that both have."""
-    own, others = samples[name], samples[other]
-    return np.array([own[seed] - others[seed] for seed in sorted(own.keys() & others.keys())])
+    """The values of one variant minus those of the other, in the order of the seeds that both have."""
+    first, second = samples[name], samples[other]
+    return np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
 
 
 def _common(samples: Samples, raw: tuple[str, str], matched: tuple[str, str], baseline: tuple[str, str]) -> tuple[Array, Array]:
-    """The raw and the matched differences to the baseline, over the seeds that all three have."""
+    """The raw and the matched differences to the baseline, over the seeds that all three have in common."""
     first, second, base = samples.get(raw, {}), samples.get(matched, {}), samples[baseline]
     seeds = sorted(first.keys() & second.keys() & base.keys())
     return np.array([first[seed] - base[seed] for seed in seeds]), np.array([second[seed] - base[seed] for seed in seeds])
 
 
 def _summary(samples: Samples, names: Sequence[str]) -> dict[str, Any]:
-    """Variant, mean, sd and n."""
-    # Sorted, so that the order of rows does not matter, not even in rounding.
+    """The columns variant, mean, sd and n."""
+    # Sorted, so that the result does not depend on the order of the rows, not even in rounding.
     values = [np.array(sorted(samples[name].values())) for name in names]
     return {
         "variant": list(names),
-        "mean": [float(own.mean()) if len(own) else math.nan for own in values],
-        "sd": [float(own.std(ddof=1)) if len(own) > 1 else math.nan for own in values],
-        "n": [len(own) for own in values],
+        "mean": [float(column.mean()) if len(column) else math.nan for column in values],
+        "sd": [float(column.std(ddof=1)) if len(column) > 1 else math.nan for column in values],
+        "n": [len(column) for column in values],
     }
 
 
 def _tested(pairs: Sequence[Array | None], metric: str, level: float, looks: Sequence[int] | None) -> dict[str, Any]:
-    """The columns of `compare` from `pairs` on, for paired differences; None stands for what the others are compared with."""
+    """The columns of `compare` from `pairs` on, for the paired differences of each row; None marks the row compared with."""
     least = looks[0] if looks else 2
-    tests = [_test(own, level, tuple(looks) if looks else None) if own is not None and len(own) >= least else None for own in pairs]
-    means = [float(own.mean()) if own is not None and len(own) else math.nan for own in pairs]
-    low, high, p_value, p_t = (np.array([test[place] if test else math.nan for test in tests]) for place in range(4))
-    compared = np.array([own is not None for own in pairs], dtype=bool)
+    tests = [
+        _test(differences, level, tuple(looks) if looks else None)
+        if differences is not None and len(differences) >= least
+        else None
+        for differences in pairs
+    ]
+    means = [float(differences.mean()) if differences is not None and len(differences) else math.nan for differences in pairs]
+    low, high, p_value, p_t = (np.array([test[column] if test else math.nan for test in tests]) for column in range(4))
+    compared = np.array([differences is not None for differences in pairs], dtype=bool)
     p_holm, p_t_holm = _adjusted(p_value, compared), _adjusted(p_t, compared)
     lower = lower_is_better(metric)
     verdicts = []
-    for own, mean, test, adjusted in zip(pairs, means, tests, p_t_holm, strict=True):
-        if own is None:
+    for differences, mean, test, adjusted in zip(pairs, means, tests, p_t_holm, strict=True):
+        if differences is None:
             verdicts.append(BASELINE)
         elif test is None:
-            verdicts.append(_untested(len(own)))
+            verdicts.append(_untested(len(differences)))
         else:
             verdicts.append(NO_EVIDENCE if adjusted >= 1 - level else BETTER if (mean < 0) == lower else WORSE)
     return {
-        "pairs": [len(own) if own is not None else 0 for own in pairs],
+        "pairs": [len(differences) if differences is not None else 0 for differences in pairs],
         "difference": means,
         "ci_low": low,
         "ci_high": high,
@@ -273,7 +297,7 @@ def _tested(pairs: Sequence[Array | None], metric: str, level: float, looks: Seq
 
 
 def _test(differences: Array, level: float, looks: tuple[int, ...] | None) -> tuple[float, float, float, float]:
-    """Interval, and the p-values that assume less and more."""
+    """The interval, the p-value of the sign-flip test and that of the t test; both are the sequential one with looks."""
     if looks is None:
         return (*paired_interval(differences, level), sign_flip_p(differences), paired_t_p(differences))
     p_value = sequential_p(differences, looks)
@@ -285,7 +309,7 @@ def _untested(pairs: int) -> str:
 
 
 def _adjusted(p_values: Array, compared: Array) -> Array:
-    """By Holm over all that is compared: what has no p-value yet counts, so that a claim outlives the tests to come."""
+    """Holm's adjustment over all comparisons. Those without a p-value yet count as 1, so that later tests undo no claim."""
     adjusted = np.full(len(p_values), math.nan)
     adjusted[compared] = holm(np.nan_to_num(p_values[compared], nan=1.0))
     return np.where(np.isnan(p_values), math.nan, adjusted)

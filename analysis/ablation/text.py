@@ -10,33 +10,37 @@ from typing import Any
 import pandas as pd
 
 from analysis.ablation.tables import COSTS, AblationTable
-from analysis.runs.tables import FORMATS
-from space.errors import ToolkitError
+from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
 
 _MARKS = {"better": " *", "worse": " *"}
-"""A difference that is claimed; nothing beside the others."""
+"""The mark of a difference with a verdict; the others have none."""
 
 _DIGITS = {**dict.fromkeys(COSTS, 4), "steps/s": 2, "channels": 0, "FFN ratio": 2}
 _P_COLUMNS = ("p", "p Holm", "p t", "p t Holm", "p_t_holm", "step p t Holm")
 
 
 def render_tables(tables: Sequence[AblationTable], form: str) -> str:
-    """The tables one after the other as `md`, `latex` (booktabs) or `csv`; raises ToolkitError for another form.
+    """Tables as text, one after the other.
 
-    CSV is one table with every digit, its first column the title. In the others a difference stands with its interval, followed
-    by * where it is claimed, and the notes stand below.
+    Args:
+        tables: What `ablation_tables` returned.
+        form: `md`, `latex` (booktabs) or `csv`. CSV is one table with every digit, whose first column is the title. In the
+            others a difference is shown with its interval, followed by * where the verdict is better or worse, and the notes
+            are below the table.
+
+    Raises:
+        ToolkitError: The format is another one.
     """
+    check_format(form)
     if form == "csv":
         frames = [table.frame.assign(table=table.title) for table in tables]
         whole = pd.concat(frames, ignore_index=True)
         return str(whole[["table", *(name for name in whole.columns if name != "table")]].to_csv(index=False))
-    if form not in FORMATS:
-        raise ToolkitError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
     return "\n".join(_markdown(table) if form == "md" else _latex(table) for table in tables)
 
 
 def display(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of a table as text: means with their spread, differences with their interval, digits that the spread bears."""
+    """A table's frame as text: means with their spread, differences with their interval, digits as the spread warrants."""
     text: dict[str, list[str]] = {"variant": [str(name) for name in frame["variant"]]}
     left = {str(name): frame[name] for name in frame.columns if name != "variant"}
     metric = str(frame.columns[1])
@@ -53,8 +57,7 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
     for name, column in left.items():
         text[name] = [_cell(value, name) for value in column]
     order = ["variant", *(name for name in _ORDER if name in text), *(name for name in text if name not in (*_ORDER, "variant"))]
-    shown = pd.DataFrame(text)[order]
-    return shown.loc[:, (shown != "").any()]
+    return drop_empty_columns(pd.DataFrame(text)[order])
 
 
 _INTERVALS = (
@@ -65,13 +68,13 @@ _INTERVALS = (
     ("share", "share_low", "share_high", ""),
     ("value", "low", "high", ""),
 )
-"""Columns that stand together: a value, its interval, and the verdict on it."""
+"""Columns that are shown as one: a value, its interval, and the verdict on it."""
 
 _ORDER = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid", "n", "pairs", "difference [95 %]")
 
 
 def _digits(spread: pd.Series) -> int:
-    """Decimals that show two digits of the median spread above 0; four where there is none."""
+    """The decimals that show two digits of the median positive spread; four where there is none."""
     known = [value for value in spread if value == value and value > 0]
     return min(8, max(0, 1 - math.floor(math.log10(sorted(known)[len(known) // 2])))) if known else 4
 
@@ -91,7 +94,7 @@ def _interval(value: float, low: float, high: float, digits: int, claim: Any) ->
 
 
 def _cell(value: Any, name: str) -> str:
-    if value is None or value != value:
+    if is_missing(value):
         return ""
     if name in _P_COLUMNS:
         return f"{value:.3f}" if value >= 0.001 else "< 0.001"
@@ -105,13 +108,13 @@ def _cell(value: Any, name: str) -> str:
 
 
 _SECOND = ("train GFLOPs", "params (M)", "channels", "FFN ratio", "steps/s", "GFLOPs printed")
-"""Costs that fill a table of their own, so that each fits a page; the other printed scores stand there too."""
+"""Costs go to a second table, so that each table fits a page, and so do all printed scores but the first."""
 
 
 def parts(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The frame of a table as text, in one or two parts: results, with the first printed score, and costs with the others.
+    """A table's frame as text, in one part or two: results with the first printed score, and costs with the other scores.
 
-    p-values without correction are left to the CSV, and so are numbers of pairs that equal n.
+    Uncorrected p-values are in the CSV only, and so are numbers of pairs where all equal n.
     """
     text = display(frame)
     if "GFLOPs" not in text:
@@ -125,12 +128,12 @@ def parts(frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def narrow(texts: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The same with a ladder's steps in a part of their own, as a page is narrower than a screen."""
-    found: list[pd.DataFrame] = []
+    """The same parts, with a ladder's steps split off, as a page is narrower than a screen."""
+    split: list[pd.DataFrame] = []
     for text in texts:
         steps = [name for name in text if str(name).startswith("step ")]
-        found += [text.drop(columns=steps), text[["variant", *steps]]] if steps else [text]
-    return found
+        split += [text.drop(columns=steps), text[["variant", *steps]]] if steps else [text]
+    return split
 
 
 def _main_printed(names: Sequence[str]) -> str | None:
@@ -138,18 +141,12 @@ def _main_printed(names: Sequence[str]) -> str | None:
 
 
 def _markdown(table: AblationTable) -> str:
-    grids = "\n\n".join(_grid(text) for text in parts(table.frame))
+    grids = "\n\n".join(markdown_grid(text) for text in parts(table.frame))
     return "\n".join([f"**{table.title}**", "", grids, "", *(f"{note}  " for note in table.notes), ""])
 
 
-def _grid(text: pd.DataFrame) -> str:
-    head = [text.columns.tolist(), ["---"] * len(text.columns)]
-    rows = [[cell.replace("|", "\\|") for cell in line] for line in [*head, *text.to_numpy().tolist()]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in rows)
-
-
 def _latex(table: AblationTable) -> str:
-    """A table that needs the packages booktabs and graphicx, its notes below it."""
+    """A table environment with the notes below the table; it needs the packages booktabs and graphicx."""
     lines = [r"\begin{table}  % \usepackage{booktabs,graphicx}", r"\centering", f"\\caption{{{_escaped(table.title)}}}"]
     for text in narrow(parts(table.frame)):
         body = _symbols(str(text.to_latex(index=False, escape=True))).rstrip()
@@ -159,7 +156,7 @@ def _latex(table: AblationTable) -> str:
 
 
 def _escaped(text: str) -> str:
-    escaped = re.sub(r"[%&#_$^~\\{}]", lambda found: _SPECIAL.get(found[0], f"\\{found[0]}"), text)
+    escaped = re.sub(r"[%&#_$^~\\{}]", lambda match: _SPECIAL.get(match[0], f"\\{match[0]}"), text)
     return _symbols(escaped)
 
 
@@ -167,7 +164,7 @@ _SPECIAL = {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": r"\text
 
 
 def _symbols(text: str) -> str:
-    """Characters that LaTeX's default fonts lack, as commands."""
+    """The text with commands for the characters that LaTeX's default fonts lack."""
     for symbol, command in (
         ("±", r"$\pm$"),
         ("†", r"\textsuperscript{\textdagger}"),

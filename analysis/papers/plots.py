@@ -5,13 +5,13 @@ Every point is one training run, so there are no error bars; hollow points are m
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from analysis.figures import new_axes, with_minus
 from analysis.papers.tables import correlation, fid_by_steps, fid_by_steps_fit, gflops_fid
 from space.published import correlations
 
@@ -30,14 +30,14 @@ def plot_gflops_fid(ax: Axes | None = None, digitised: bool = True) -> Axes:
     'log'
     """
     points = gflops_fid(digitised)
-    ax = ax or _axes()
+    ax = ax or new_axes()
     for family, colour in _FAMILY_COLOURS.items():
         mine = points[points["family"] == family]
         printed = mine[~mine["digitised"]].sort_values("gflops")
         label = family
         if family == "DiT":
-            found = _signed(f"{correlation(printed, 'gflops', 'fid'):.3f}")
-            label = f"DiT (correlation with log GFLOPs {found}, printed {_signed(correlations()['fid'])})"
+            found = with_minus(f"{correlation(printed, 'gflops', 'fid'):.3f}")
+            label = f"DiT (correlation with log GFLOPs {found}, printed {with_minus(correlations()['fid'])})"
         else:
             ax.plot(printed["gflops"], printed["fid"], color=colour, linewidth=1)
         ax.scatter(printed["gflops"], printed["fid"], color=colour, s=28, label=label, zorder=3)
@@ -66,7 +66,7 @@ def plot_fid_by_steps(ax: Axes | None = None) -> Axes:
     'log'
     """
     points, fits = fid_by_steps(), fid_by_steps_fit().table.set_index("family").to_dict("index")
-    ax = ax or _axes()
+    ax = ax or new_axes()
     for model, colour in _MODEL_COLOURS.items():
         mine = points[points["model"] == model]
         printed = mine[~mine["digitised"]]
@@ -107,12 +107,3 @@ def _name(ax: Axes, model: str, x: float, y: float, colour: str) -> None:
     if model in ("DiT-B/4", "DiT-L/4"):
         offset, align = (-6, 4), "right"
     ax.annotate(model.rpartition("-")[2], (x, y), xytext=offset, textcoords="offset points", ha=align, fontsize=7, color=colour)
-
-
-def _signed(number: str) -> str:
-    return number.replace("-", "−")
-
-
-def _axes() -> Axes:
-    _, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    return ax

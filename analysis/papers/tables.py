@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.columns import require_columns
 from analysis.scaling.fit import ScalingFit, scaling_fit
 from space.costs.cost import cost
 from space.document import nearest
@@ -147,9 +148,7 @@ def correlation(frame: pd.DataFrame, x: str, y: str, log_x: bool = True, log_y: 
     >>> round(correlation(printed[printed["family"] == "DiT"], "gflops", "fid"), 2)
     -0.93
     """
-    for column in (x, y):
-        if column not in frame:
-            raise ToolkitError(f"the frame has no column '{column}'{nearest(column, [str(name) for name in frame.columns])}")
+    require_columns(frame, (x, y))
     pairs = frame[[x, y]].dropna().astype(float)
     if len(pairs) < 3:
         raise ToolkitError(f"a correlation of '{x}' and '{y}' needs three rows that have both, but there are {len(pairs)}")

@@ -1,1 +1,1 @@
-"""A run of a search as frames, tables and figures."""
+"""A run, loaded: its frames, the ranking of its trials, and its figures."""

@@ -1,53 +1,25 @@
-"""A run as tidy pandas frames."""
+"""The tidy frames of a run: its trials and its reports."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nas.runs.records import Report, State
-from nas.runs.run import Run, TrialResult, read_run
+from nas.runs.run import Run, TrialResult
 
 
-@dataclass(frozen=True)
-class RunFrames:
-    """A run's frames.
-
-    `trials` has one row a trial: trial, name, digest, state, seed, val_loss (COMPLETE trials alone: a pruned trial
-    has no value at equal compute), last_val_loss, rung (the last one reached, from 1), finish_val_loss, gflops,
-    train_gflops, params_m, params_training_m, train_tflops, images_per_s, peak_memory_mib, reason, exported, and a
-    column `param.…` for every searched value (missing where it was inactive).
-
-    `reports` has one row a report: trial, rung (from 1), phase (search or finish), step, images, train_tflops, val_loss,
-    val_loss_bin_0 (lowest timesteps) and so on, train_loss, seconds, images_per_s, peak_memory_mib, state.
-
-    GFLOPs and TFLOPs are multiply-accumulates / 1e9 and / 1e12.
-    """
-
-    name: str
-    trials: pd.DataFrame
-    reports: pd.DataFrame
-    rungs_tflops: tuple[float, ...]
-    """Training compute of every rung; none where the budget is in steps, which cost every architecture something else."""
+def trial_frame(run: Run) -> pd.DataFrame:
+    """One row per trial; `analysis.runs.data.RunData.trials` describes the columns."""
+    rows = [_trial_row(trial) for trial in run.trials.values()]
+    return pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
 
 
-def load_run(folder: str | Path) -> RunFrames:
-    """The frames of a run directory; raises RunError when it is none or is damaged."""
-    return frames(read_run(Path(folder)))
-
-
-def frames(run: Run) -> RunFrames:
-    """The frames of a run in memory."""
-    assert run.study is not None, "a run begins with its study"
-    budget = run.study.budget
-    trials = pd.DataFrame([_trial_row(trial) for trial in run.trials.values()], columns=None if run.trials else _TRIAL_COLUMNS)
+def report_frame(run: Run) -> pd.DataFrame:
+    """One row per report; `analysis.runs.data.RunData.reports` describes the columns."""
     rows = [_report_row(trial, report) for trial in run.trials.values() for report in trial.reports]
-    reports = pd.DataFrame(rows, columns=None if rows else ["trial", "rung", "phase", "val_loss"])
-    rungs = tuple(macs / 1e12 for macs in budget.milestones) if budget.max is not None else ()
-    return RunFrames(run.study.name, trials, reports, rungs)
+    return pd.DataFrame(rows, columns=None if rows else ["trial", "rung", "phase", "val_loss"])
 
 
 _TRIAL_COLUMNS = [
@@ -70,7 +42,7 @@ _TRIAL_COLUMNS = [
     "reason",
     "exported",
 ]
-"""The columns of a run without trials."""
+"""The columns of the frame when the run has no trials yet."""
 
 
 def _trial_row(trial: TrialResult) -> dict[str, Any]:

@@ -1,44 +1,52 @@
-"""Figures of a run: for each a function that says what is drawn, and a thin one that draws it."""
+"""Figures of a run. For each, an `_info` function computes what is shown and a `plot_` function draws it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from analysis.runs.frames import RunFrames
+from analysis.figures import new_axes
+from analysis.runs.data import RunData, require_loaded
 
 _STATE_COLOURS = {"COMPLETE": "C0", "PRUNED": "0.65", "RUNNING": "C2", "FAILED": "C3"}
 
 
 @dataclass(frozen=True)
 class FrontInfo:
-    """Complete trials, with a column `on_front`, sorted by GFLOPs; and how many trials have no final value to show."""
+    """The points of the figure of the front."""
 
     points: pd.DataFrame
+    """The complete trials in order of GFLOPs, in the columns of `RunData.trials` and `on_front`."""
     left_out: int
+    """The number of trials without a final value."""
 
 
-def front_info(run: RunFrames) -> FrontInfo:
-    """The front of val_loss against GFLOPs: complete trials that no other beats in both."""
-    complete = run.trials[run.trials["state"] == "COMPLETE"]
+def front_info(data: RunData) -> FrontInfo:
+    """The complete trials, and which of them are on the front: no other trial is at least as good in both val_loss and GFLOPs."""
+    require_loaded(data)
+    complete = data.trials[data.trials["state"] == "COMPLETE"]
     if complete.empty:
         empty = pd.DataFrame({name: pd.Series(dtype=float) for name in ("trial", "gflops", "val_loss")})
-        return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(run.trials))
-    # By cost, then loss: a trial is on the front when its loss is below every cheaper one's.
+        return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(data.trials))
+    # In order of cost, then loss, a trial is on the front when its loss is below that of every trial before it.
     points = complete.sort_values(["gflops", "val_loss"]).reset_index(drop=True)
     lowest_before = points["val_loss"].cummin().shift(fill_value=np.inf)
-    return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(run.trials) - len(points))
+    return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(data.trials) - len(points))
 
 
-def plot_front(run: RunFrames, ax: Axes | None = None) -> Axes:
-    """Draw validation loss against inference GFLOPs for the complete trials, their front joined by steps."""
-    info = front_info(run)
-    ax = ax or _axes()
+def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
+    """Draw validation loss against inference GFLOPs for the complete trials, with steps along their front.
+
+    Args:
+        data: What `analysis.load` returned.
+        ax: The axes to draw on; those of a new figure by default.
+    """
+    info = front_info(data)
+    ax = ax or new_axes()
     points = info.points
     sns.scatterplot(points[~points["on_front"]], x="gflops", y="val_loss", color="0.6", s=40, label="complete", ax=ax)
     front = points[points["on_front"]]
@@ -48,24 +56,30 @@ def plot_front(run: RunFrames, ax: Axes | None = None) -> Axes:
         ax.annotate(
             str(point["trial"]), (point["gflops"], point["val_loss"]), xytext=(5, 5), textcoords="offset points", fontsize=9
         )
-    compute = f" after {run.rungs_tflops[-1]:.3g} training TFLOPs" if run.rungs_tflops else ""
+    compute = f" after {data.rungs_tflops[-1]:.3g} training TFLOPs" if data.rungs_tflops else ""
     ax.set(xlabel="GFLOPs (multiply-accumulates / 1e9, folded, batch 1)", ylabel=f"validation loss{compute}")
-    ax.set_title(f"{run.name}: {len(points)} complete trials at equal training compute, {info.left_out} without a final value")
+    ax.set_title(f"{data.name}: {len(points)} complete trials at equal training compute, {info.left_out} without a final value")
     return ax
 
 
-def curves_info(run: RunFrames) -> pd.DataFrame:
-    """One row a report, sorted for drawing: trial, state, phase, train_tflops, val_loss."""
+def curves_info(data: RunData) -> pd.DataFrame:
+    """One row per report in the order of drawing: trial, state, phase, train_tflops, val_loss."""
+    require_loaded(data)
     columns = ["trial", "state", "phase", "train_tflops", "val_loss"]
-    if run.reports.empty:
+    if data.reports.empty:
         return pd.DataFrame(columns=columns)
-    return run.reports[columns].sort_values(["trial", "train_tflops"]).reset_index(drop=True)
+    return data.reports[columns].sort_values(["trial", "train_tflops"]).reset_index(drop=True)
 
 
-def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
-    """Draw validation loss against cumulative training TFLOPs, a line a trial coloured by state; rungs are dotted."""
-    info = curves_info(run)
-    ax = ax or _axes()
+def plot_curves(data: RunData, ax: Axes | None = None) -> Axes:
+    """Draw validation loss against cumulative training TFLOPs: a line per trial, coloured by its state, and dotted lines at rungs.
+
+    Args:
+        data: What `analysis.load` returned.
+        ax: The axes to draw on; those of a new figure by default.
+    """
+    info = curves_info(data)
+    ax = ax or new_axes()
     colours = {state: colour for state, colour in _STATE_COLOURS.items() if state in set(info["state"])}
     sns.lineplot(
         info,
@@ -79,13 +93,8 @@ def plot_curves(run: RunFrames, ax: Axes | None = None) -> Axes:
         markersize=4,
         ax=ax,
     )
-    for tflops in run.rungs_tflops:
+    for tflops in data.rungs_tflops:
         ax.axvline(tflops, color="0.8", linestyle=":", zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="training TFLOPs (multiply-accumulates / 1e12)", ylabel="validation loss")
-    ax.set_title(f"{run.name}: {info['trial'].nunique()} trials, rungs dotted")
-    return ax
-
-
-def _axes() -> Axes:
-    _, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    ax.set_title(f"{data.name}: {info['trial'].nunique()} trials, rungs dotted")
     return ax

@@ -1,4 +1,4 @@
-"""Tables of a run, as text."""
+"""The ranking of a run's trials, and tables as text."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.runs.frames import RunFrames
-from space.errors import ToolkitError
+from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
+from analysis.runs.data import RunData, require_loaded
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
-FORMATS = ("md", "latex", "csv")
 
 
-def ranking_table(run: RunFrames) -> pd.DataFrame:
-    """Every trial, one row: complete ones by loss, then the others by how far they came.
+def ranking_table(data: RunData) -> pd.DataFrame:
+    """All trials, one row each: complete trials by loss, then the others by the rung they reached.
 
-    `val_loss` is the loss at full budget of a COMPLETE trial; for the others it is missing, and `last` holds the loss
-    at the last rung they reached, which compares only with the same rung. FLOPs, parameters, speed and memory stand
-    together.
+    Args:
+        data: What `analysis.load` returned.
+
+    Returns:
+        trial; state; val_loss (at the full budget, of COMPLETE trials only); last (of the others, the loss at the last rung
+        they reached, which compares with the same rung only); rung; GFLOPs, train GFLOPs, params (M), images/s and
+        memory (MiB); reason (of a failure).
     """
-    trials = run.trials
+    require_loaded(data)
+    trials = data.trials
     order = trials["state"].map(_ORDER.index)
     ranked = trials.assign(_order=order).sort_values(
         ["_order", "val_loss", "rung", "last_val_loss"], ascending=[True, True, False, True]
@@ -44,28 +48,32 @@ def ranking_table(run: RunFrames) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame, form: str) -> str:
-    """A table as `md`, `latex` (booktabs) or `csv`; raises ToolkitError for another form. CSV keeps every digit."""
+    """A table as text.
+
+    Args:
+        table: A frame such as `ranking_table` returns.
+        form: `md`, `latex` (booktabs) or `csv`. CSV keeps every digit.
+
+    Raises:
+        ToolkitError: The format is another one.
+    """
+    check_format(form)
     if form == "csv":
         return str(table.to_csv(index=False))
     text = cells(table)
-    if form == "latex":
-        return str(text.to_latex(index=False, escape=True))
-    if form != "md":
-        raise ToolkitError(f"no table format '{form}'; known: {', '.join(FORMATS)}")
-    lines = [text.columns.tolist(), ["---"] * len(text.columns), *text.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return str(text.to_latex(index=False, escape=True)) if form == "latex" else markdown_grid(text) + "\n"
 
 
 _DIGITS = {"val_loss": 4, "last": 4, "GFLOPs": 4, "gflops": 4, "train GFLOPs": 4, "params (M)": 3, "images/s": 0, "memory (MiB)": 0}
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as text with sensible digits; missing values are empty, and a column of nothing but them is left out."""
+    """A table as text, rounded for reading; missing values are empty, and a column without any value is left out."""
     text = pd.DataFrame({name: [_cell(value, _DIGITS.get(str(name))) for value in column] for name, column in table.items()})
-    return text.loc[:, (text != "").any()] if len(text) else text
+    return drop_empty_columns(text)
 
 
 def _cell(value: Any, digits: int | None) -> str:
-    if value is None or value != value:
+    if is_missing(value):
         return ""
     return f"{value:.{digits}f}" if digits is not None else str(value)

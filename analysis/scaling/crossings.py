@@ -11,7 +11,7 @@ import numpy as np
 from analysis.scaling.fit import Family, ScalingFit
 from analysis.scaling.power_law import Law
 from space.array import Array
-from space.errors import DataError
+from space.errors import ToolkitError
 
 BEYOND = 10
 """So many times beyond its budgets a curve may be read; further away it is a guess."""
@@ -55,7 +55,7 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
 
     The interval is taken over the resamples of the fit, in which both families have the same seeds. One without a crossing counts
     as an earlier or a later one, by which family leads; so the interval is open where such resamples are many. Two curves
-    of this law meet twice at most; then the later point is given and the text names the earlier. Raises DataError
+    of this law meet twice at most; then the later point is given and the text names the earlier. Raises ToolkitError
     for an unknown family, for one with itself, and for one whose fit is refused.
 
     >>> import pandas as pd
@@ -98,7 +98,7 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
 def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: float) -> Probability:
     """The share of resamples in which `one`'s curve is better than `other`'s at a compute, in the fit's unit.
 
-    It is a probability as far as the law holds; 0 and 1 mean less than one resample. Raises DataError as `scaling_crossover`
+    It is a probability as far as the law holds; 0 and 1 mean less than one resample. Raises ToolkitError as `scaling_crossover`
     does, and for a compute that is not positive.
 
     >>> import pandas as pd
@@ -111,7 +111,7 @@ def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: floa
     """
     first, second = _pair(fit, one, other)
     if not (at > 0 and math.isfinite(at)):
-        raise DataError(f"{fit.compute} to compare at is {at}; compute is a positive number")
+        raise ToolkitError(f"{fit.compute} to compare at is {at}; compute is a positive number")
     lead = _lead(first.curves[1], second.curves[1], np.array([at]))
     warning = ""
     for end, ratio in (
@@ -126,7 +126,7 @@ def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: floa
 def _pair(fit: ScalingFit, one: Hashable, other: Hashable) -> tuple[Family, Family]:
     first, second = fit.family(one), fit.family(other)
     if first is second:
-        raise DataError(f"family {first.name} cannot be compared with itself; name two families")
+        raise ToolkitError(f"family {first.name} cannot be compared with itself; name two families")
     return first, second
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.columns import numeric_column, require_columns
 from analysis.scaling.power_law import ALPHAS, Budgets, Law, Noise, SeedDraws, resampled_laws
 from nas.stats.paired import lower_is_better
-from space.errors import DataError
+from space.errors import ToolkitError
 
 LEAST = 4
 """A fit of three parameters takes at least so many budgets; a prediction of the largest from the others takes one more."""
@@ -43,9 +44,9 @@ class Family:
 
     @property
     def curves(self) -> tuple[Law, Law]:
-        """The fitted curve, and those of the resamples; raises DataError where `problem` refuses them."""
+        """The fitted curve, and those of the resamples; raises ToolkitError where `problem` refuses them."""
         if self.laws is None:
-            raise DataError(f"family {self.name} has no curve to draw or compare: {self.problem}")
+            raise ToolkitError(f"family {self.name} has no curve to draw or compare: {self.problem}")
         return self.laws
 
 
@@ -59,11 +60,11 @@ class ScalingFit:
     table: pd.DataFrame
 
     def family(self, name: Hashable) -> Family:
-        """A family by its name; raises DataError for another, naming those there are."""
+        """A family by its name; raises ToolkitError for another, naming those there are."""
         for family in self.families:
             if family.name == str(name):
                 return family
-        raise DataError(
+        raise ToolkitError(
             f"no family '{name}' in the fit of {self.metric}; there are: {', '.join(one.name for one in self.families)}"
         )
 
@@ -111,7 +112,7 @@ def scaling_fit(
     four budgets, no improvement, α at its bound), else empty; and note, with what the intervals rest on, and where E is at its
     bound: then the budgets do not show where the curve levels off, and beyond them the line promises too much.
 
-    Raises DataError for a missing column, a compute that is not positive, an infinite value, a row given twice and too few
+    Raises ToolkitError for a missing column, a compute that is not positive, an infinite value, a row given twice and too few
     resamples; ToolkitError for an unknown metric.
 
     >>> rows = [(f, s, c, e + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for f, e in (("DiT", 0.3), ("U-DiT", 0.2))
@@ -123,7 +124,7 @@ def scaling_fit(
     1  U-DiT  0.2    0.5        6      6    True
     """
     if resamples < 100:
-        raise DataError(f"{resamples} resamples are too few for a 95 % interval; take at least 100")
+        raise ToolkitError(f"{resamples} resamples are too few for a 95 % interval; take at least 100")
     sign = 1 if lower_is_better(metric) else -1
     rows = _tidy(frame, metric, compute, family, seed)
     seeds = pd.Index(sorted(rows["seed"].unique()))
@@ -142,45 +143,37 @@ def scaling_fit(
 
 def _tidy(frame: pd.DataFrame, metric: str, compute: str, family: str, seed: str) -> pd.DataFrame:
     """Columns family, seed (both text), compute and value, which may be missing."""
-    for name, needed in ((metric, True), (compute, True), (family, family != "family"), (seed, seed != "seed")):
-        if needed and name not in frame.columns:
-            raise DataError(f"the frame has no column '{name}'; it has: {', '.join(map(str, frame.columns))}")
+    named = [name for name, default in ((family, "family"), (seed, "seed")) if name != default]
+    require_columns(frame, (metric, compute, *named))
     rows = pd.DataFrame(
         {
             "family": frame[family] if family in frame.columns else "all",
             "seed": frame[seed] if seed in frame.columns else "",
-            "compute": _numbers(frame, compute),
-            "value": _numbers(frame, metric),
+            "compute": numeric_column(frame, compute),
+            "value": numeric_column(frame, metric),
         }
     )
     present = rows[rows["value"].notna()]
     if present.empty:
-        raise DataError(f"no row of the frame has a value of {metric}; a scaling curve takes at least {LEAST} budgets")
+        raise ToolkitError(f"no row of the frame has a value of {metric}; a scaling curve takes at least {LEAST} budgets")
     for name, column in ((family, "family"), (seed, "seed")):
         if present[column].isna().any():
-            raise DataError(f"a row with a value of {metric} has no {name}; fill it in or drop the row")
+            raise ToolkitError(f"a row with a value of {metric} has no {name}; fill it in or drop the row")
     wrong = present[~(np.isfinite(present["compute"]) & (present["compute"] > 0))]
     if len(wrong):
-        raise DataError(f"{compute} of a row is {wrong['compute'].iloc[0]}; compute is a positive number")
+        raise ToolkitError(f"{compute} of a row is {wrong['compute'].iloc[0]}; compute is a positive number")
     if np.isinf(present["value"]).any():
-        raise DataError(f"a value of {metric} is infinite; leave it empty where training diverged")
+        raise ToolkitError(f"a value of {metric} is infinite; leave it empty where training diverged")
     rows = rows.astype({"family": str, "seed": str})
     present = rows[rows["value"].notna()]
     twice = present[present.duplicated(["family", "compute", "seed"])]
     if len(twice):
         row = twice.iloc[0]
-        raise DataError(
+        raise ToolkitError(
             f"family {row['family']} has two values of {metric} at {compute} {row['compute']:g}"
             f"{' for seed ' + row['seed'] if row['seed'] else ''}; name the columns that tell them apart as family= or seed="
         )
     return rows
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> pd.Series[float]:
-    try:
-        return pd.to_numeric(frame[name]).astype(float)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"column '{name}' holds something other than numbers ({error}); correct or drop those rows") from None
 
 
 def _budgets(own: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int) -> Budgets:

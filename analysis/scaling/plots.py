@@ -7,13 +7,13 @@ import textwrap
 from dataclasses import dataclass
 from itertools import combinations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
+from analysis.figures import new_axes
 from analysis.scaling.crossings import BEYOND, Crossover, scaling_crossover
 from analysis.scaling.fit import Family, ScalingFit
 
@@ -81,8 +81,7 @@ def plot_scaling_fit(fit: ScalingFit, ax: Axes | None = None) -> Axes:
     'log'
     """
     info = scaling_info(fit)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    ax = ax or new_axes()
     colours = dict(zip(info.labels, sns.color_palette(n_colors=len(info.labels)), strict=True))
     for family, points in info.points.groupby("family"):
         colour = colours[str(family)]

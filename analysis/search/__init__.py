@@ -1,1 +1,1 @@
-"""What a search's trials say about the search: rank fidelity of rungs, importance of parameters."""
+"""A search evaluated: the rank fidelity of its rungs and the importance of its parameters."""

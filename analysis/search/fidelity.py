@@ -1,4 +1,4 @@
-"""Rank fidelity: how far the order of architectures at a rung foretells their order at the last one."""
+"""Rank fidelity: the agreement between the order of architectures at a rung and their order at the last rung."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.runs.frames import RunFrames
+from analysis.columns import numeric_column, require_columns
+from analysis.runs.data import RunData, require_loaded
 from nas.stats.paired import lower_is_better
 from nas.stats.ranks import LEAST, agreement, resampled
 from space.errors import ToolkitError
@@ -14,41 +15,51 @@ from space.errors import ToolkitError
 Floats = NDArray[np.float64]
 
 _LOSSES = ("val_loss", "train_loss")
-"""How the metrics of reports begin that are lower for the better, such as the loss of a bin of timesteps."""
+"""Prefixes of metrics of which lower is better, such as the loss of a bin of timesteps."""
 
 _COUNTS = ("architectures", "complete", "censored", "top_known")
 
 
-def rank_fidelity(run: RunFrames | pd.DataFrame, metric: str = "val_loss", top: int = 3, level: float = 0.95) -> pd.DataFrame:
-    """Kendall's τ-b of every rung against the last one, and what is lost by keeping a rung's best alone.
+def rank_fidelity(run: RunData | pd.DataFrame, metric: str = "val_loss", top: int = 3, level: float = 0.95) -> pd.DataFrame:
+    """Kendall's τ-b of every rung against the last one, and the regret of keeping only a rung's best.
 
-    `run` is a run's frames, or a tidy frame with one row a report: `rung` (from 1), the metric, and `trial`, or `variant` and
-    `seed`. An architecture is a variant, or in a run what has one digest; its replicates are averaged, at the rungs that all of
-    them have reached. Reports of a finish are left out, and a value that is not finite counts as missing.
+    An architecture is a variant of a frame, or the trials of one digest in a run; its replicates are averaged, at the rungs that
+    all of them have reached. Reports of a finish are left out, and a value that is not finite counts as missing.
 
-    An architecture without a value at the last rung (pruned, failed or still running) is right-censored there. Those that have
-    one were chosen by the very rungs that are judged here: they differ less than all do, so τ over them is biased, in most cases
-    downwards. So it comes with the share of the rung's architectures that it rests on, and with the bounds of what τ over all of
-    them could be, whatever the missing values are (none equal to another value). The bounds are reached: an unknown architecture
-    takes the place among the known ones that agrees with the rung most, and those places are in the order of the rung, so that
-    the unknown agree among themselves as well; for the other bound all is reversed. They are wide. To measure τ without any
-    bias, record a run in which nothing is pruned (`budget.mode: none`).
+    An architecture without a value at the last rung (pruned, failed or still running) is right-censored there. Those with a value
+    were selected by the very rungs that are judged here: they differ less than all do, so τ over them is biased, mostly
+    downwards. It therefore comes with two numbers: the share of the rung's architectures that it rests on, and the bounds of τ
+    over all of them, for any missing values that equal no other value. The bounds are attained: each unknown architecture takes
+    the position among the known ones that agrees most with the rung, and these positions are in the order of the rung, so that
+    the unknown ones agree among themselves too; for the other bound everything is reversed. The bounds are wide. An unbiased τ
+    needs a run in which nothing is pruned (`budget.mode: none`).
 
-    Returns one row a rung:
-    `rung` and `train_tflops` (training multiply-accumulates / 1e12, the median over reports; NaN where the frame has none);
-    `architectures` that stand at the rung, `complete` ones among them, and `complete_share` of the two; `censored`, those whose
-    last value is this rung's, so that these and the complete ones of the last rung make up all;
-    `tau` over the complete ones with its interval `tau_low` to `tau_high`; `tau_least` and `tau_most`, the bounds over all;
-    `top_regret`, by how much the best known final metric among the rung's `top` best is worse than the best known one, in the
-    metric's unit, with its interval `regret_low` to `regret_high`; `top_known`, how many of the `top` have a final metric. The
-    missing ones could only lower this regret; where all are missing it is NaN.
+    The intervals are percentiles over architectures drawn with replacement, as in `nas replay`, and NaN with fewer than 8 complete
+    architectures. In simulated normal data the 95 % intervals of τ covered 94 to 98 % from 8 complete ones on, and as little as
+    64 % with 5. The intervals of the regret are a rough guide, as for all extremes: they are too short where the regret is zero
+    in nearly every resample.
 
-    The intervals are percentiles at `level` over architectures drawn with replacement, as in `nas replay`, and NaN with fewer
-    than 8 complete ones. From 8 on those of τ at 0.95 covered 94 to 98 % in simulated normal data, with 5 as little as 64 %.
-    Those of the regret are a guide alone, as of all extremes: where it is zero in nearly every resample, they are too short.
+    Source: M. G. Kendall, The treatment of ties in ranking problems, Biometrika 33, 1945.
 
-    M. G. Kendall, The treatment of ties in ranking problems, Biometrika 33, 1945. Raises ToolkitError when a column is missing, a
-    report stands there twice, nothing has reached the last rung, or the metric has no known direction.
+    Args:
+        run: What `analysis.load` returned, or a tidy frame with one row per report: `rung` (from 1), the metric, and `trial`, or
+            `variant` and `seed`.
+        metric: A column of the reports.
+        top: The number of a rung's best architectures whose regret is taken.
+        level: The level of the intervals.
+
+    Returns:
+        One row per rung: rung and train_tflops (training multiply-accumulates / 1e12, the median over reports; NaN where the frame
+        has none); architectures (with a value at the rung), complete (those of them with a value at the last rung) and
+        complete_share; censored, those whose last value is at this rung (summed over rungs, with the complete ones of the last
+        rung, they are all architectures); tau over the complete ones with its interval tau_low to tau_high; tau_least and tau_most,
+        the bounds over all; top_regret, the best known final metric among the rung's `top` best minus the best known one, in the
+        metric's unit and positive where worse, with its interval regret_low to regret_high; top_known, the number of the `top`
+        with a final metric. A missing final metric could only lower this regret; it is NaN where all are missing.
+
+    Raises:
+        ToolkitError: A column is missing, a report occurs twice, nothing has reached the last rung, or the direction of the metric
+            is unknown.
 
     >>> frame = pd.DataFrame({"trial": [0, 1, 2, 3, 0, 1, 2], "rung": [1, 1, 1, 1, 2, 2, 2],
     ...                       "val_loss": [1.0, 2.0, 3.0, 4.0, 0.5, 0.9, 0.7]})
@@ -58,25 +69,27 @@ def rank_fidelity(run: RunFrames | pd.DataFrame, metric: str = "val_loss", top: 
         1            0.75 0.33      -0.33      0.67         0.0
         2            1.00 1.00       1.00      1.00         0.0
     """
+    if not isinstance(run, pd.DataFrame):
+        require_loaded(run)
     if top < 1:
-        raise ToolkitError(f"top is {top}, but a rung's best are at least one; give 1 or more")
+        raise ToolkitError(f"top is {top}, but a rung has at least one best; give 1 or more")
     if not 0 < level < 1:
-        raise ToolkitError(f"level is {level:g}, which is no share; give one between 0 and 1, such as 0.95")
+        raise ToolkitError(f"level is {level:g}, which is not a share; give one between 0 and 1, such as 0.95")
     values, tflops = rung_values(run, metric), rung_tflops(run)
     signed = better_sign(metric) * values.to_numpy(dtype=float)
     ends = _ends(signed)
     if signed.shape[1] - 1 not in ends:
         raise ToolkitError(
-            f"no architecture has a {metric} at the last rung ({values.columns[-1]}), so no order is to be foretold yet"
+            f"no architecture has a {metric} at the last rung ({values.columns[-1]}), so there is no order to compare with yet"
         )
     rows = [
         {
             "rung": rung,
             "train_tflops": tflops.get(int(rung), np.nan),
-            **_fidelity(signed[:, place], signed[:, -1], top, level),
-            "censored": 0 if place == signed.shape[1] - 1 else (ends == place).sum(),
+            **_fidelity(signed[:, column], signed[:, -1], top, level),
+            "censored": 0 if column == signed.shape[1] - 1 else (ends == column).sum(),
         }
-        for place, rung in enumerate(values.columns.tolist())
+        for column, rung in enumerate(values.columns.tolist())
     ]
     table = pd.DataFrame(rows)[_COLUMNS].astype(dict.fromkeys(_COUNTS, int))
     table.attrs.update(metric=metric, top=top, level=level)
@@ -91,9 +104,9 @@ _COLUMNS = [
 
 
 def tau_bounds(here: Floats, last: Floats) -> tuple[float, float]:
-    """The least and the greatest τ-b that two orders (N,) can have when some values of `last` are unknown (NaN).
+    """The least and the greatest τ-b of two orders (N,) when some values of `last` are unknown (NaN).
 
-    The unknown ones may be anything that equals no other value. Both bounds are reached; both are NaN where all are tied.
+    An unknown value may be any that equals no other value. Both bounds are attained; both are NaN where all values are tied.
     """
     known = np.isfinite(last)
     ranks, inverse = np.unique(last[known], return_inverse=True)
@@ -104,7 +117,7 @@ def tau_bounds(here: Floats, last: Floats) -> tuple[float, float]:
     if not untied_here or not untied_last:
         return np.nan, np.nan
     agreeing = (order_here[np.ix_(known, known)] * order_last).sum() / 2
-    # Pairs of an unknown one (row) and all known ones, for every place that it can take among them (column).
+    # The agreement of an unknown one (row) with all known ones, for every position that it can take among them (column).
     above = np.where(inverse[:, None] < np.arange(len(ranks) + 1), 1.0, -1.0)
     mixed = order_here[np.ix_(~known, known)] @ above
     among = np.count_nonzero(order_here[np.ix_(~known, ~known)]) / 2
@@ -113,52 +126,50 @@ def tau_bounds(here: Floats, last: Floats) -> tuple[float, float]:
     return float(least / scale), float(most / scale)
 
 
-def rung_values(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The metric of every architecture (row) at every rung (column), its replicates averaged; NaN where one has not come.
+def rung_values(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The metric of every architecture (row) at every rung (column), the mean of its replicates; NaN where one is missing.
 
     `run` and the errors are those of `rank_fidelity`. Architectures that never reported are left out.
     """
     frame = _tidy(run, metric)
-    own, rungs = ["architecture", "replicate"], _rungs(run, frame)
+    keys, rungs = ["architecture", "replicate"], _rungs(run, frame)
     reported = frame[frame["rung"].isin(rungs)]
-    twice = reported[reported.duplicated([*own, "rung"])]
+    twice = reported[reported.duplicated([*keys, "rung"])]
     if len(twice):
-        architecture, replicate, rung = twice[[*own, "rung"]].astype(object).iloc[0]
+        architecture, replicate, rung = twice[[*keys, "rung"]].astype(object).iloc[0]
         raise ToolkitError(
             f"the frame has two rows for {architecture}, replicate {replicate}, at rung {rung:g}; keep one, such as those of one "
             "block and one control"
         )
-    wide = reported.pivot(index=own, columns="rung", values=metric).reindex(columns=rungs)
-    # A replicate that never reported is one that the mean lacks.
-    wide = wide.reindex(pd.MultiIndex.from_frame(frame[own].drop_duplicates()))
-    # A run's architectures stay in the order in which they were begun; the rows of a frame may come in any.
-    by_architecture = wide.groupby(level="architecture", sort=not isinstance(run, RunFrames))
-    whole = by_architecture.count().eq(by_architecture.size(), axis=0)
-    return by_architecture.mean().where(whole).dropna(how="all")
+    wide = reported.pivot(index=keys, columns="rung", values=metric).reindex(columns=rungs)
+    # A replicate that never reported is missing from the mean too.
+    wide = wide.reindex(pd.MultiIndex.from_frame(frame[keys].drop_duplicates()))
+    # A run's architectures keep the order in which they were begun; the rows of a frame may be in any order.
+    by_architecture = wide.groupby(level="architecture", sort=not isinstance(run, RunData))
+    complete = by_architecture.count().eq(by_architecture.size(), axis=0)
+    return by_architecture.mean().where(complete).dropna(how="all")
 
 
 def better_sign(metric: str) -> float:
-    """What to multiply a metric of reports with so that lower is better; raises ToolkitError for one of unknown direction."""
+    """The sign that makes a metric of reports one of which lower is better; raises ToolkitError for an unknown direction."""
     return 1.0 if metric.startswith(_LOSSES) or lower_is_better(metric) else -1.0
 
 
-def rung_tflops(run: RunFrames | pd.DataFrame) -> dict[int, float]:
-    """Training TFLOPs (multiply-accumulates / 1e12) of every rung, the median over its reports; empty where they do not say."""
-    reports = run.reports if isinstance(run, RunFrames) else run
+def rung_tflops(run: RunData | pd.DataFrame) -> dict[int, float]:
+    """Training TFLOPs (multiply-accumulates / 1e12) of every rung, the median over its reports; empty without that column."""
+    reports = run.reports if isinstance(run, RunData) else run
     reports = reports[reports["phase"] != "finish"] if "phase" in reports else reports
     if "train_tflops" not in reports:
         return {}
     return {int(str(rung)): float(value) for rung, value in reports.groupby("rung")["train_tflops"].median().items()}
 
 
-def _tidy(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row a report: architecture, replicate, rung, metric; a trial without reports has one row without a rung."""
-    frame = run.reports if isinstance(run, RunFrames) else run
-    missing = [name for name in ("rung", metric) if name not in frame]
-    if missing:
-        raise ToolkitError(f"the reports have no column '{missing[0]}'; they have {', '.join(map(str, frame.columns))}")
+def _tidy(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row per report: architecture, replicate, rung, metric; a trial without reports has one row without a rung."""
+    frame = run.reports if isinstance(run, RunData) else run
+    require_columns(frame, ("rung", metric))
     frame = frame[frame["phase"] != "finish"] if "phase" in frame else frame
-    if isinstance(run, RunFrames):
+    if isinstance(run, RunData):
         frame = run.trials[["trial", "digest"]].merge(frame[["trial", "rung", metric]], on="trial", how="left")
         frame = frame.rename(columns={"digest": "architecture", "trial": "replicate"})
     elif "variant" in frame and {"seed", "trial"} & set(frame):
@@ -166,32 +177,27 @@ def _tidy(run: RunFrames | pd.DataFrame, metric: str) -> pd.DataFrame:
     elif "trial" in frame:
         frame = frame.assign(architecture=frame["trial"], replicate=0)
     else:
-        raise ToolkitError("the reports do not say whose they are; add a column trial, or variant and seed")
-    try:
-        values = frame[metric].astype(float)
-    except (TypeError, ValueError):
-        raise ToolkitError(
-            f"column '{metric}' does not hold numbers; let it be numeric, with NaN where nothing was measured"
-        ) from None
+        raise ToolkitError("the reports do not name their trials; add a column trial, or variant and seed")
+    values = numeric_column(frame, metric)
     return frame[["architecture", "replicate", "rung"]].assign(**{metric: values.where(np.isfinite(values))})
 
 
-def _rungs(run: RunFrames | pd.DataFrame, frame: pd.DataFrame) -> list[int]:
-    """All rungs of a run, also those that nothing has reached; the frame's own where the run does not say."""
-    if isinstance(run, RunFrames) and run.rungs_tflops:
+def _rungs(run: RunData | pd.DataFrame, frame: pd.DataFrame) -> list[int]:
+    """All rungs of a run, also those not reached yet; the rungs in the frame where the plan does not give them."""
+    if isinstance(run, RunData) and run.rungs_tflops:
         return list(range(1, len(run.rungs_tflops) + 1))
     return sorted(int(rung) for rung in frame["rung"].dropna().unique())
 
 
 def _ends(signed: Floats) -> NDArray[np.intp]:
-    """The place of the last rung at which each architecture has a value."""
+    """The column of the last rung at which each architecture has a value."""
     return np.asarray(signed.shape[1] - 1 - np.isfinite(signed)[:, ::-1].argmax(axis=1))
 
 
 def _fidelity(here: Floats, last: Floats, top: int, level: float) -> dict[str, float]:
-    """One rung's row, of values that are lower for the better."""
-    stands = np.isfinite(here)
-    here, last = here[stands], last[stands]
+    """One rung's row, from values of which lower is better."""
+    reached = np.isfinite(here)
+    here, last = here[reached], last[reached]
     known = np.isfinite(last)
     regret = _top_regret(here, last, top)
     least, most = tau_bounds(here, last)
@@ -206,9 +212,9 @@ def _fidelity(here: Floats, last: Floats, top: int, level: float) -> dict[str, f
     }
     if known.sum() < LEAST:
         return row
-    found = agreement(here[known], last[known], resampled(known.sum()), level)
-    if found.low is not None and found.high is not None:
-        row |= {"tau_low": found.low, "tau_high": found.high}
+    tau = agreement(here[known], last[known], resampled(known.sum()), level)
+    if tau.low is not None and tau.high is not None:
+        row |= {"tau_low": tau.low, "tau_high": tau.high}
     regrets = [_top_regret(here[rows], last[rows], top) for rows in resampled(len(here))]
     if np.isfinite(regrets).any():
         row["regret_low"], row["regret_high"] = np.nanpercentile(regrets, [50 - 50 * level, 50 + 50 * level])
@@ -216,8 +222,9 @@ def _fidelity(here: Floats, last: Floats, top: int, level: float) -> dict[str, f
 
 
 def _top_regret(here: Floats, last: Floats, top: int) -> float:
-    found = last[_best(here, top)]
-    return float(np.nanmin(found) - np.nanmin(last)) if np.isfinite(found).any() else np.nan
+    """The least last value among the `top` best here, minus the least of all; NaN where none of them is known."""
+    kept = last[_best(here, top)]
+    return float(np.nanmin(kept) - np.nanmin(last)) if np.isfinite(kept).any() else np.nan
 
 
 def _best(here: Floats, top: int) -> NDArray[np.intp]:
@@ -225,5 +232,5 @@ def _best(here: Floats, top: int) -> NDArray[np.intp]:
 
 
 def _signs(of: Floats, against: Floats) -> Floats:
-    """For every pair, 1 where the row's value is above the column's, -1 below, 0 where they are equal."""
+    """For every pair, 1 where the row's value is above the column's, -1 where it is below, 0 where they are equal."""
     return np.sign(of[:, None] - against[None, :])

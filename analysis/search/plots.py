@@ -1,4 +1,4 @@
-"""Figures of what rungs foretell, and of which parameters decide at them."""
+"""Figures of rank fidelity and of parameter importances."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
+from analysis.columns import require_table
+from analysis.figures import new_axes
 from space.errors import ToolkitError
 
 _COMPUTE = "training TFLOPs (multiply-accumulates / 1e12)"
 
 
 def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
-    """Draw what `analysis.rank_fidelity` gave: τ on the first axes, the regret on the second, both against training compute.
+    """Draw the table of `analysis.rank_fidelity`: τ on the first axes and the regret on the second, both against training compute.
 
-    Points are τ over the complete architectures with their intervals, and the band is what τ over all of the rung's could be,
-    were the values of the censored ones known; under it stand how many of the rung's architectures are complete. A rung none of
-    whose best has a final value has no regret. `ax` is a pair of axes, by default those of a new figure; they are returned. Where
-    the table knows no compute, the rungs themselves are the horizontal axis. Raises ToolkitError when columns are missing.
+    Points are τ over the complete architectures with their intervals. The band is the bounds of τ over all of the rung's
+    architectures, for any values of the censored ones; below it is the number of complete architectures per rung. A rung has no
+    regret where none of its best has a final value. Without compute in the table, the horizontal axis is the rung.
+
+    Args:
+        table: What `analysis.rank_fidelity` returned.
+        ax: A pair of axes to draw on; those of a new figure by default.
+
+    Returns:
+        The pair of axes.
+
+    Raises:
+        ToolkitError: Columns are missing.
 
     >>> from analysis.search.fidelity import rank_fidelity
     >>> frame = pd.DataFrame({"trial": [0, 1, 2, 0, 1, 2], "rung": [1, 1, 1, 2, 2, 2], "val_loss": [3, 2, 1, 2, 3, 1]})
@@ -28,16 +39,16 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     >>> tau.get_ylabel()
     "Kendall's τ against the last rung"
     """
-    _check(table, ["rung", "train_tflops", "complete", "architectures", "tau", "tau_least", "top_regret"], "rank_fidelity")
+    require_table(table, ["rung", "train_tflops", "complete", "architectures", "tau", "tau_least", "top_regret"], "rank_fidelity")
     tau, regret = ax if ax is not None else _pair()
     at = table["train_tflops"] if table["train_tflops"].notna().all() else table["rung"]
     if (table["complete"] < table["architectures"]).any():
         tau.fill_between(at, table["tau_least"], table["tau_most"], color="0.88", label="bounds over all", zorder=0)
     few = "" if table["tau_low"].notna().any() else ", too few for intervals"
     _with_interval(tau, at, table, "tau", "C0", f"complete ones{few}")
-    for place, row in zip(at, table.itertuples(), strict=True):
+    for compute, row in zip(at, table.itertuples(), strict=True):
         counts = f"{row.complete} of {row.architectures}"
-        tau.annotate(counts, (place, 0.02), xycoords=tau.get_xaxis_transform(), fontsize=8, ha="center")
+        tau.annotate(counts, (compute, 0.02), xycoords=tau.get_xaxis_transform(), fontsize=8, ha="center")
     tau.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     lowest = np.nanmin([0.0, *table["tau_least"], *table["tau_low"]])
     tau.set(ylim=(max(-1.0, lowest) - 0.25, 1.08), ylabel="Kendall's τ against the last rung", title="order of the architectures")
@@ -45,18 +56,24 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     metric, top = table.attrs.get("metric", "metric"), table.attrs.get("top", "k")
     _with_interval(regret, at, table, "top_regret", "C3", "")
     regret.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-    regret.set(ylabel=f"regret ({metric} at the last rung)", title=f"what keeping a rung's best {top} alone would cost")
-    for one in (tau, regret):
-        _compute_axis(one, at, table)
+    regret.set(ylabel=f"regret ({metric} at the last rung)", title=f"the cost of keeping only a rung's best {top}")
+    for axes in (tau, regret):
+        _compute_axis(axes, at, table)
     return tau, regret
 
 
 def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw what `analysis.search.importance` gave: for every parameter one point a rung with its interval, early rungs pale.
+    """Draw the table of `analysis.param_importances`: a point per parameter and rung with its interval, early rungs pale.
 
-    The parameter with the greatest importance at any rung stands first. A tick is what chance gives in 95 % of cases; a point that
-    does not lie above its tick is hollow. Rungs without importances are left out. Returns the axes. Raises ToolkitError when
-    columns are missing or no rung has importances.
+    The parameter with the greatest importance at any rung is at the top. A tick is the importance by chance in 95 % of cases; a
+    point that is not above its tick is hollow. Rungs without importances are left out.
+
+    Args:
+        table: What `analysis.param_importances` returned.
+        ax: The axes to draw on; those of a new figure by default.
+
+    Raises:
+        ToolkitError: Columns are missing, or no rung has importances.
 
     >>> table = pd.DataFrame({"rung": [1, 1], "train_tflops": [0.5, 0.5], "parameter": ["channels", "heads"],
     ...                       "importance": [0.9, 0.1], "low": [0.7, 0.0], "high": [0.95, 0.3], "chance": [0.3, 0.3],
@@ -64,7 +81,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> [label.get_text() for label in plot_param_importances(table).get_yticklabels()]
     ['channels', 'heads']
     """
-    _check(
+    require_table(
         table,
         ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"],
         "param_importances",
@@ -74,16 +91,23 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         raise ToolkitError("the table has no importances to draw; every rung has too few trials, or values that are all equal")
     rungs = sorted(drawn["rung"].unique())
     names = drawn.groupby("parameter")["importance"].max().sort_values(ascending=False, kind="stable").index.tolist()
-    ax = ax if ax is not None else plt.subplots(figsize=(10, 1.4 + 0.2 * len(names) * max(2, len(rungs))), layout="constrained")[1]
+    ax = ax or new_axes(10, 1.4 + 0.2 * len(names) * max(2, len(rungs)))
     colours = sns.color_palette("flare", len(rungs)) if len(rungs) > 1 else ["C0"]
-    for place, (rung, colour) in enumerate(zip(rungs, colours, strict=True)):
-        own = drawn[drawn["rung"] == rung].set_index("parameter").reindex(names)
-        height = np.arange(len(names)) + 0.7 * ((place + 0.5) / len(rungs) - 0.5)
-        above = own["importance"] > own["chance"]
-        ax.hlines(height, own["low"], own["high"], color=colour, linewidth=1.6)
-        ax.scatter(own["importance"], height, s=34, color=[colour if one else "white" for one in above], edgecolor=colour, zorder=3)
-        ax.scatter(own["chance"], height, marker="|", s=70, color="0.25", zorder=2)
-        ax.scatter([], [], s=34, color=colour, label=_rung_label(own.dropna().iloc[0]))
+    for index, (rung, colour) in enumerate(zip(rungs, colours, strict=True)):
+        of_rung = drawn[drawn["rung"] == rung].set_index("parameter").reindex(names)
+        height = np.arange(len(names)) + 0.7 * ((index + 0.5) / len(rungs) - 0.5)
+        above = of_rung["importance"] > of_rung["chance"]
+        ax.hlines(height, of_rung["low"], of_rung["high"], color=colour, linewidth=1.6)
+        ax.scatter(
+            of_rung["importance"],
+            height,
+            s=34,
+            color=[colour if filled else "white" for filled in above],
+            edgecolor=colour,
+            zorder=3,
+        )
+        ax.scatter(of_rung["chance"], height, marker="|", s=70, color="0.25", zorder=2)
+        ax.scatter([], [], s=34, color=colour, label=_rung_label(of_rung.dropna().iloc[0]))
     ax.scatter([], [], marker="|", s=70, color="0.25", label="chance, in 95 % of cases")
     for line in np.arange(len(names) - 1) + 0.5:
         ax.axhline(line, color="0.9", linewidth=0.8, zorder=0)
@@ -92,7 +116,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     best = table.attrs.get("best")
-    ax.set_title("what decides who is among the best" + (f" {best:.0%} of a rung" if best else " of a rung"))
+    ax.set_title("importance for being among the best" + (f" {best:.0%} of a rung" if best else " of a rung"))
     return ax
 
 
@@ -103,14 +127,14 @@ def _rung_label(row: pd.Series) -> str:
 
 
 def _with_interval(ax: Axes, at: pd.Series, table: pd.DataFrame, name: str, colour: str, label: str) -> None:
-    """A line through the estimates, with a bar wherever there is an interval."""
+    """A line through the estimates, with a bar where there is an interval."""
     short = name.removeprefix("top_")
     ax.plot(at, table[name], color=colour, marker="o", markersize=5, linewidth=1.2, label=label or None)
     ax.vlines(at, table[f"{short}_low"], table[f"{short}_high"], color=colour, linewidth=2, alpha=0.5)
 
 
 def _compute_axis(ax: Axes, at: pd.Series, table: pd.DataFrame) -> None:
-    """The rungs along the horizontal axis, at their compute where it is known."""
+    """The rungs along the horizontal axis, at their compute where the table has it."""
     ax.margins(x=0.1)
     if at.name == "rung":
         ax.set(xlabel="rung", xticks=table["rung"].tolist())
@@ -124,9 +148,3 @@ def _compute_axis(ax: Axes, at: pd.Series, table: pd.DataFrame) -> None:
 def _pair() -> tuple[Axes, Axes]:
     _, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     return axes[0], axes[1]
-
-
-def _check(table: pd.DataFrame, columns: list[str], maker: str) -> None:
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ToolkitError(f"the table has no column {', '.join(missing)}; give what {maker} returned")

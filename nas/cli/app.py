@@ -67,7 +67,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
 
     from rich.console import Console
 
-    from analysis.runs.frames import frames
+    from analysis.runs.data import load
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
     from nas.runs.layout import SAMPLES
@@ -84,7 +84,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
 
     with progress_view(console, folder) as view:
         finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
-    figures = _conclude_ablation(console, finished, folder) if loaded.ablation else _conclude(console, frames(finished), folder)
+    figures = (_conclude_ablation if loaded.ablation else _conclude)(console, load(finished), folder)
     if where.uri:
         for figure in figures:
             remote_at(where.uri).upload(figure, figure.name)
@@ -135,29 +135,27 @@ def _conclude(console: Any, found: Any, folder: Path) -> list[Path]:
     return written
 
 
-def _conclude_ablation(console: Any, finished: Any, folder: Path) -> list[Path]:
+def _conclude_ablation(console: Any, found: Any, folder: Path) -> list[Path]:
     """Print an ablation's comparisons and what was written; draw a forest plot of each, and return their files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    from analysis.ablation.frames import ablation_frames
     from analysis.ablation.plots import plot_compare
     from analysis.ablation.tables import ablation_tables
     from analysis.ablation.text import narrow, parts
 
-    found = ablation_frames(finished)
     written: list[Path] = []
     notes: dict[str, None] = {}
-    for number, table in enumerate(ablation_tables(found) if found.has_results else [], start=1):
+    for number, table in enumerate(ablation_tables(found) if found.ablation.has_results else [], start=1):
         for part, text in enumerate(narrow(parts(table.frame)[:1])):
             few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
             _print_text(console, text[few], "" if part else table.title)
         notes |= dict.fromkeys(table.notes)
         if table.compared is not None and table.compared["difference"].notna().any():
             path = folder / f"comparison-{number}.png"
-            figure = plot_compare(table.compared, metric=found.metric).get_figure(root=True)
+            figure = plot_compare(table.compared, metric=found.ablation.metric).get_figure(root=True)
             assert figure is not None
             figure.suptitle(table.title, fontsize=10)
             figure.savefig(path, dpi=150)
@@ -229,20 +227,18 @@ def status(run: str) -> None:
 @click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
 def table(run: str, form: str, metric: str | None) -> None:
     """Print the table of a run: a search's ranking, or an ablation's comparisons."""
-    from analysis.ablation.frames import ablation_frames
     from analysis.ablation.tables import ablation_tables
     from analysis.ablation.text import render_tables
-    from analysis.runs.frames import frames
+    from analysis.runs.data import load
     from analysis.runs.tables import ranking_table, render
-    from nas.runs.run import read_run
 
-    found = read_run(_here(run))
+    found = load(_here(run))
     if found.study.ablation:
-        click.echo(render_tables(ablation_tables(ablation_frames(found), metric), form), nl=False)
+        click.echo(render_tables(ablation_tables(found, metric), form), nl=False)
     elif metric:
         raise ToolkitError("--metric is for ablations; a search ranks by its objectives")
     else:
-        click.echo(render(ranking_table(frames(found)), form), nl=False)
+        click.echo(render(ranking_table(found), form), nl=False)
 
 
 @main.command("optuna-export")

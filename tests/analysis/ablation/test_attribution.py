@@ -204,7 +204,7 @@ def test_a_ladder_is_attributed_in_its_order():
     assert (table["kind"] == "in this order").all()
     assert (table["seeds"] == 2).all()
     assert table["ci_low"].tolist() == pytest.approx([-2, 2 - stats.t.ppf(0.975, 1), -5])
-    with pytest.raises(ToolkitError, match="effects cannot be told apart: 4 of the 8 combinations of a, b, c have no row"):
+    with pytest.raises(ToolkitError, match="effects cannot be separated: 4 of the 8 combinations of a, b, c have no row"):
         factorial_effects(frame, NAMES[:3])
 
 
@@ -257,7 +257,7 @@ def test_intervals_cover():
         (lambda held: len(held) < 2, r"4 of the 8 combinations of a, b, c have no row \(a \+ b, a \+ c, b \+ c, a \+ b \+ c\)"),
         (
             lambda held: len(held) > 1,
-            r"4 of the 8 .* \(none of them, a, b, c\); a factorial design has them all; a ladder, at least",
+            r"4 of the 8 .* \(none of them, a, b, c\); a factorial design has all of them; a ladder, at least",
         ),
         (lambda held: rungs("a", "b", "c")(held) or held == {"b"}, r"3 of the 8 .* \(c, a \+ c, b \+ c\)"),
         (lambda held: rungs("a", "b", "c")(held) and held != {"a"}, r"5 of the 8 .* \(a, b, c, a \+ c, …\)"),
@@ -268,7 +268,7 @@ def test_intervals_cover():
 def test_neither_all_combinations_nor_a_ladder(keep, message):
     with pytest.raises(ToolkitError, match=message):
         shapley(tidy([len], NAMES[:3], keep), NAMES[:3])
-    with pytest.raises(ToolkitError, match="cannot be told apart"):
+    with pytest.raises(ToolkitError, match="cannot be separated"):
         factorial_effects(tidy([len], NAMES[:3], keep), NAMES[:3])
 
 
@@ -282,14 +282,14 @@ def test_every_mistake_is_one_sentence(four_seeds):
     refuses(four_seeds, "factors are 'ab'", "ab")
     refuses(four_seeds, "each once", ["a", "a"])
     refuses(four_seeds, "factors are ", [])
-    refuses(four_seeds, "no column fid, c; it needs", ["a", "c"], "fid")
+    refuses(four_seeds, "no column 'fid'", ["a", "c"], "fid")
     refuses(four_seeds.assign(b=four_seeds["b"].astype(object).where(four_seeds["seed"] > 0)), "column b must be true")
     refuses(four_seeds.assign(b=2), "column b must be true")
-    refuses(four_seeds.assign(val_loss="0.1"), "does not hold numbers")
+    refuses(four_seeds.assign(val_loss="low"), "does not hold numbers")
     refuses(pd.concat([four_seeds, four_seeds.iloc[[5]]]), "variant b has two rows for seed 1")
     matched = four_seeds[four_seeds["variant"] == "b"].assign(variant="b flop-matched")
-    refuses(pd.concat([four_seeds, matched]), "variants b and b flop-matched both hold b; keep the rows of one block")
-    refuses(four_seeds.assign(variant="x"), "variant x holds other components in some rows than in others")
+    refuses(pd.concat([four_seeds, matched]), "variants b and b flop-matched both have b; keep the rows of one block")
+    refuses(four_seeds.assign(variant="x"), "variant x has different components in some rows than in others")
     refuses(
         four_seeds.assign(val_loss=four_seeds["val_loss"].where(four_seeds["variant"] != "a")), "none of the 4 seeds has val_loss"
     )

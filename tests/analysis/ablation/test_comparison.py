@@ -326,20 +326,20 @@ CONTROLLED = gains(1, -0.1, -0.1)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: compare(GOOD.drop(columns="seed"), "plain"), "the frame has no column seed; it has variant, val_loss"),
-        (lambda: compare(GOOD, "plain", "fid"), "the frame has no column fid"),
+        (lambda: compare(GOOD.drop(columns="seed"), "plain"), "the frame has no column 'seed'; known here: variant, val_loss"),
+        (lambda: compare(GOOD, "plain", "fid"), "the frame has no column 'fid'"),
         (lambda: compare(GOOD, "plane"), "no variant 'plane' in the frame; did you mean 'plain'?"),
         (lambda: compare(GOOD.assign(loss=1.0), "plain", "loss"), "whether less of 'loss' is better is not known"),
-        (lambda: compare(pd.concat([GOOD, GOOD.iloc[:1]]), "plain"), "variant 'plain', seed 0 stands in two rows"),
+        (lambda: compare(pd.concat([GOOD, GOOD.iloc[:1]]), "plain"), "variant 'plain', seed 0 has two rows"),
         (lambda: compare(GOOD.assign(val_loss=math.nan), "plain"), "column val_loss holds no finite value"),
         (lambda: compare(GOOD.iloc[:0], "plain"), "column val_loss holds no finite value"),
-        (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column val_loss holds something else than numbers"),
+        (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column 'val_loss' does not hold numbers"),
         (lambda: compare(GOOD.assign(seed=[0, 1, None, 1]), "plain"), "a row of the frame has no variant or no seed"),
         (lambda: compare(GOOD, "plain", level=95), "level 95 is not between 0 and 1"),
         (lambda: ladder(GOOD, ["plain"]), "a ladder of plain has no steps"),
         (lambda: ladder(GOOD, ["plain", "cosine", "plain"]), "each once"),
         (lambda: ladder(GOOD, ["plain", "cosin"]), "did you mean 'cosine'?"),
-        (lambda: gain_at_equal_cost(GOOD, "plain"), "the frame has no column control"),
+        (lambda: gain_at_equal_cost(GOOD, "plain"), "the frame has no column 'control'"),
         (lambda: gain_at_equal_cost(CONTROLLED, "big "), "did you mean 'big'?"),
         (
             lambda: gain_at_equal_cost(CONTROLLED, "plain", control="flops-matched"),
@@ -353,7 +353,7 @@ CONTROLLED = gains(1, -0.1, -0.1)
         ),
         (
             lambda: gain_at_equal_cost(pd.concat([CONTROLLED] * 2), "plain"),
-            "variant 'plain' of control raw, seed 0 stands in two rows",
+            "variant 'plain' of control raw, seed 0 has two rows",
         ),
     ],
 )

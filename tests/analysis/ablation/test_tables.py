@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis.ablation.comparison import compare
-from analysis.ablation.frames import ablation_frames, load_ablation
 from analysis.ablation.tables import ablation_tables
 from analysis.ablation.text import display, parts, render_tables
+from analysis.runs.data import load
 from nas.cli.app import main
 from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
@@ -31,31 +31,31 @@ def run_of(tmp_path, *changes, loss=None, **block):
 
 @pytest.fixture
 def ladder(tmp_path):
-    return ablation_frames(
+    return load(
         run_of(tmp_path, design="ladder", seeds=6, controls=["raw", "flop-matched"], published="udit_table9", variants=BESIDE)
     )
 
 
 def test_the_frame_has_a_row_a_variant_control_and_seed(ladder):
-    assert len(ladder.seeds) == 7 * 6
-    assert not ladder.seeds.duplicated(["variant", "control", "seed"]).any()
-    assert set(ladder.seeds["state"]) == {"COMPLETE"}
-    raw = ladder.rows("", "raw")
+    assert len(ladder.ablation.seeds) == 7 * 6
+    assert not ladder.ablation.seeds.duplicated(["variant", "control", "seed"]).any()
+    assert set(ladder.ablation.seeds["state"]) == {"COMPLETE"}
+    raw = ladder.ablation.rows("", "raw")
     assert set(raw["variant"]) == {"plain", "+ cosine", "+ RoPE", "+ conv"}
-    matched = ladder.rows("", "flop-matched")
+    matched = ladder.ablation.rows("", "flop-matched")
     assert set(matched["variant"]) == set(raw["variant"]), "the baseline stands under every control"
     assert matched.groupby("variant")["gflops"].first().pipe(lambda cost: cost / cost["plain"] - 1).abs().max() < 0.02
     assert raw.loc[raw["variant"] == "+ RoPE", ["has.+ cosine", "has.+ RoPE", "has.+ conv"]].iloc[0].tolist() == [True, True, False]
-    assert ladder.blocks[0].chain == ("plain", "+ cosine", "+ RoPE", "+ conv")
+    assert ladder.ablation.blocks[0].chain == ("plain", "+ cosine", "+ RoPE", "+ conv")
 
 
 def test_a_pruned_or_failed_trial_has_no_score(tmp_path):
     study = ablation(tmp_path)
     run = searched(study, tmp_path / "run", failing={1}).run
-    frames = ablation_frames(run)
-    missing = frames.seeds[frames.seeds["val_loss"].isna()]
+    data = load(run)
+    missing = data.ablation.seeds[data.ablation.seeds["val_loss"].isna()]
     assert missing[["variant", "seed", "state"]].values.tolist() == [["+ cosine", 0, "FAILED"]]
-    table = ablation_tables(frames)[0].frame.set_index("variant")
+    table = ablation_tables(data)[0].frame.set_index("variant")
     assert table.loc["+ cosine", ["n", "pairs"]].tolist() == [2, 2]
     assert table.loc["+ RoPE", ["n", "pairs"]].tolist() == [3, 3]
 
@@ -78,10 +78,10 @@ def test_a_ladder_is_compared_with_baseline_and_row_before(ladder):
         "what cosine had gained is lost again, as the scripted effects add nothing up"
     )
     assert frame.loc["+ conv", "verdict"] == "no evidence"
-    direct = compare(ladder.rows("", "raw"), "plain").set_index("variant")
+    direct = compare(ladder.ablation.rows("", "raw"), "plain").set_index("variant")
     for ours, theirs in (("difference", "difference"), ("low", "ci_low"), ("p t Holm", "p_t_holm")):
         assert frame[ours].tolist() == pytest.approx(direct[theirs].tolist(), nan_ok=True)
-    cost = ladder.rows("", "raw").groupby("variant")[["gflops", "params_m", "train_gflops"]].first()
+    cost = ladder.ablation.rows("", "raw").groupby("variant")[["gflops", "params_m", "train_gflops"]].first()
     assert (
         frame.loc["+ conv", ["GFLOPs", "params (M)", "train GFLOPs"]].tolist()
         == cost.loc["+ conv", ["gflops", "params_m", "train_gflops"]].tolist()
@@ -95,71 +95,71 @@ def test_the_published_numbers_stand_beside_flagged(ladder):
     assert frame.loc["+ RoPE", ["GFLOPs printed", "IS printed†"]].tolist() == ["0.91", "16.19"]
     assert frame.loc["+ conv", "FID printed†"] != frame.loc["+ conv", "FID printed†"], "no row of that name is printed"
     notes = " ".join(table.notes)
-    assert "Printed: U-DiT Table 9, one training run a row, without error bars." in notes
-    assert "† The printed scores are no val_loss" in notes
+    assert "Printed: U-DiT Table 9, one training run per row, without error bars." in notes
+    assert "† The printed scores are not val_loss" in notes
     assert "batch size 256, here 4; data ImageNet 256×256, here fashion-mnist-10k; train steps 400000, here 2." in notes
 
 
 def test_six_pairs_say_what_the_exact_test_can_reach(tmp_path):
-    frames = ablation_frames(run_of(tmp_path, seeds=6))
-    notes = " ".join(ablation_tables(frames)[0].notes)
+    data = load(run_of(tmp_path, seeds=6))
+    notes = " ".join(ablation_tables(data)[0].notes)
     assert "(6 pairs)" in notes
     assert "with Holm's correction over 3 comparisons it reaches 0.094 at best (7 pairs would get below 0.05)" in notes
 
 
 def test_one_seed_gets_neither_stars_nor_intervals_and_says_why(tmp_path):
-    table = ablation_tables(ablation_frames(run_of(tmp_path, seeds=1)))[0]
+    table = ablation_tables(load(run_of(tmp_path, seeds=1)))[0]
     text = render_tables([table], "md")
-    assert "One seed a row: no intervals, no tests and no marks" in text
+    assert "One seed per row: no intervals, no tests and no marks" in text
     assert "*" not in text.replace("**", "")
     assert "[+" not in text
     assert "one seed: no test" in text
 
 
 def test_sequential_seeds_and_changed_ones_are_told(tmp_path):
-    frames = ablation_frames(run_of(tmp_path, seeds={"min": 4, "max": 8}))
-    assert frames.looks == (4, 5, 6, 7, 8)
-    notes = " ".join(ablation_tables(frames)[0].notes)
+    data = load(run_of(tmp_path, seeds={"min": 4, "max": 8}))
+    assert data.ablation.looks == (4, 5, 6, 7, 8)
+    notes = " ".join(ablation_tables(data)[0].notes)
     assert "group-sequential design with looks from 4 to 8 pairs, valid under peeking" in notes
     fixed = ablation(tmp_path, seeds=9)
-    later = ablation_frames(searched(fixed, tmp_path / "run", loss=effects(fixed)).run)
-    assert later.replanned
+    later = load(searched(fixed, tmp_path / "run", loss=effects(fixed)).run)
+    assert later.ablation.replanned
     notes = " ".join(ablation_tables(later)[0].notes)
-    assert "The ablation was changed after results were there" in notes
+    assert "The ablation was changed after the first results" in notes
     assert "Interim" not in notes
 
 
 def test_fewer_seeds_than_were_trained_still_have_a_table(tmp_path):
     run_of(tmp_path, seeds={"min": 3, "max": 8})
     less = ablation(tmp_path, seeds={"min": 3, "max": 4})
-    frames = ablation_frames(searched(less, tmp_path / "run").run)
-    assert frames.looks[-1] == 8
-    assert ablation_tables(frames)
+    data = load(searched(less, tmp_path / "run").run)
+    assert data.ablation.looks[-1] == 8
+    assert ablation_tables(data)
 
 
 def test_an_unfinished_or_failed_run_says_so(tmp_path):
     study = ablation(tmp_path, seeds=4)
-    frames = ablation_frames(searched(study, tmp_path / "run", stop_after=8, failing={2}).run)
-    notes = " ".join(ablation_tables(frames)[0].notes)
-    assert "Interim: 9 of 16 planned trials have ended, and p-values hold for the planned number alone." in notes
+    data = load(searched(study, tmp_path / "run", stop_after=8, failing={2}).run)
+    notes = " ".join(ablation_tables(data)[0].notes)
+    assert "Interim: 9 of 16 planned trials have ended, and p-values hold for the planned number only." in notes
     assert "1 trial FAILED; their seeds are left out" in notes
-    whole = ablation_frames(run_of(tmp_path / "whole", seeds=2) if (tmp_path / "whole").mkdir() is None else None)
+    whole = load(run_of(tmp_path / "whole", seeds=2) if (tmp_path / "whole").mkdir() is None else None)
     assert "Interim" not in " ".join(ablation_tables(whole)[0].notes)
 
 
 def test_seeds_added_while_looking_are_left_out_where_intervals_are_plain(tmp_path):
     study = ablation(tmp_path, design="ladder", seeds={"min": 4, "max": 8}, controls=["raw", "flop-matched"])
-    frames = ablation_frames(searched(study, tmp_path / "run", loss=effects(study)).run)
-    assert set(frames.seeds.groupby("variant")["seed"].nunique()) == {8}, "nothing differs, so all is open to the end"
-    left, shares = ablation_tables(frames)[-2:]
+    data = load(searched(study, tmp_path / "run", loss=effects(study)).run)
+    assert set(data.ablation.seeds.groupby("variant")["seed"].nunique()) == {8}, "nothing differs, so all is open to the end"
+    left, shares = ablation_tables(data)[-2:]
     assert set(left.frame["pairs"]) == {4}
     assert set(shares.frame["seeds"]) == {4}
-    assert "those added while looking are left out here" in left.notes[-1]
+    assert "those added while looking are left out" in left.notes[-1]
 
 
 def test_components_may_be_called_like_columns(tmp_path):
     variants = [{**VARIANTS[0], "name": "channels"}, {**VARIANTS[1], "name": "ratio"}, {**VARIANTS[2], "name": "seed"}]
-    shares, effects = ablation_tables(ablation_frames(run_of(tmp_path, design="factorial", variants=variants)))[-2:]
+    shares, effects = ablation_tables(load(run_of(tmp_path, design="factorial", variants=variants)))[-2:]
     assert shares.frame["variant"].tolist() == ["channels", "ratio", "seed"]
     assert effects.frame["variant"].tolist()[3:] == ["channels × ratio", "channels × seed", "ratio × seed"]
 
@@ -167,8 +167,8 @@ def test_components_may_be_called_like_columns(tmp_path):
 def test_rungs_have_a_table_of_their_own(tmp_path):
     variants = [{"name": "+ cosine", "set": {"attention.similarity": "cosine"}, "row": "U-DiT-L"}]
     budget = "budget={steps: 10, rungs: 5, even: true}"
-    frames = ablation_frames(run_of(tmp_path, budget, variants=variants, published="udit_table5"))
-    table = ablation_tables(frames)[-1]
+    data = load(run_of(tmp_path, budget, variants=variants, published="udit_table5"))
+    table = ablation_tables(data)[-1]
     assert table.title == "tiny: val_loss at every rung"
     rows = table.frame[table.frame["variant"].str.startswith("+ cosine")]
     assert rows["steps"].tolist() == [1, 2, 3, 4, 5], "as the scripted reports count them"
@@ -193,7 +193,7 @@ def test_every_form_holds_every_row(ladder, form):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(ladder, tmp_path):
     odd = run_of(tmp_path, baseline=r"a^1 \{b}~ 50%_$#&", seeds=3)
-    body = render_tables([*ablation_tables(ladder), *ablation_tables(ablation_frames(odd))], "latex")
+    body = render_tables([*ablation_tables(ladder), *ablation_tables(load(odd))], "latex")
     (tmp_path / "table.tex").write_text(
         rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{body}\end{{document}}"
     )
@@ -205,12 +205,12 @@ def test_latex_compiles(ladder, tmp_path):
 
 
 def test_a_factorial_has_shapley_values_and_effects(tmp_path):
-    frames = ablation_frames(run_of(tmp_path, design="factorial", seeds=4))
-    shares, effects = ablation_tables(frames)[-2:]
+    data = load(run_of(tmp_path, design="factorial", seeds=4))
+    shares, effects = ablation_tables(data)[-2:]
     assert shares.title == "tiny: what each component adds to val_loss, averaged over every order (Shapley)"
     assert shares.frame["variant"].tolist() == ["+ cosine", "+ RoPE", "+ conv"]
     assert effects.frame["variant"].tolist()[3:] == ["+ cosine × + RoPE", "+ cosine × + conv", "+ RoPE × + conv"]
-    rows = frames.rows("").groupby("variant")["val_loss"].mean()
+    rows = data.ablation.rows("").groupby("variant")["val_loss"].mean()
     assert shares.frame["value"].sum() == pytest.approx(rows["+ cosine + + RoPE + + conv"] - rows["plain"])
     assert "×" in render_tables([effects], "md")
 
@@ -241,4 +241,4 @@ def test_the_command_prints_the_tables(tmp_path, capsys):
         main(["table", str(tmp_path / "run")])
     assert ended.value.code == 0
     assert "| + cosine |" in capsys.readouterr().out
-    assert load_ablation(tmp_path / "run").name == "tiny"
+    assert load(tmp_path / "run").name == "tiny"

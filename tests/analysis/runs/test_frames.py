@@ -4,7 +4,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from analysis import curves_info, front_info, load_run, plot_curves, plot_front, ranking_table, render
+from analysis import curves_info, front_info, load, plot_curves, plot_front, ranking_table, render
 from nas.runs.ledger import Ledger
 from nas.search.controller import Search
 from space import ToolkitError
@@ -18,7 +18,7 @@ def run(study, tmp_path):  # noqa: F811
     ledger = Ledger(tmp_path / "run")
     carry_out(Search(study, ledger), workers=3, failing=(2,), stop_after=20)
     ledger.close()
-    return load_run(tmp_path / "run")
+    return load(tmp_path / "run")
 
 
 def test_only_complete_trials_have_a_final_value(run):
@@ -80,7 +80,7 @@ def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811
     ledger = Ledger(tmp_path / "empty")
     Search(study, ledger)
     ledger.close()
-    empty = load_run(tmp_path / "empty")
+    empty = load(tmp_path / "empty")
     assert len(empty.trials) == 0
     assert front_info(empty).points.empty
     assert curves_info(empty).empty
@@ -89,4 +89,4 @@ def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811
     plot_front(empty)
     plot_curves(empty)
     with pytest.raises(ToolkitError, match="is not a run directory"):
-        load_run(tmp_path)
+        load(tmp_path)

@@ -13,7 +13,7 @@ import analysis.scaling.plots
 from analysis.scaling.crossings import probability_better, scaling_crossover
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.plots import plot_scaling_fit, scaling_info
-from space.errors import DataError
+from space.errors import ToolkitError
 from tests.analysis.scaling.test_fit import LAWS, curves, many, of_means
 
 MEET = 9.0
@@ -145,15 +145,15 @@ def test_a_target_far_beyond_the_data_is_warned_of(fit):
 
 
 def test_mistakes_are_told_in_a_sentence(fit, mixed):
-    with pytest.raises(DataError, match="no family 'SiT' in the fit of val_loss; there are: DiT, U-DiT"):
+    with pytest.raises(ToolkitError, match="no family 'SiT' in the fit of val_loss; there are: DiT, U-DiT"):
         scaling_crossover(fit, "SiT", "DiT")
-    with pytest.raises(DataError, match="family DiT cannot be compared with itself; name two families"):
+    with pytest.raises(ToolkitError, match="family DiT cannot be compared with itself; name two families"):
         scaling_crossover(fit, "DiT", "DiT")
-    with pytest.raises(DataError, match="train_tflops to compare at is -1; compute is a positive number"):
+    with pytest.raises(ToolkitError, match="train_tflops to compare at is -1; compute is a positive number"):
         probability_better(fit, "U-DiT", "DiT", at=-1)
-    with pytest.raises(DataError, match="family short has no curve to draw or compare: 3 budgets, and a fit takes at least 4"):
+    with pytest.raises(ToolkitError, match="family short has no curve to draw or compare: 3 budgets, and a fit takes at least 4"):
         scaling_crossover(mixed, "DiT", "short")
-    with pytest.raises(DataError, match="family flat has no curve to draw or compare: no improvement"):
+    with pytest.raises(ToolkitError, match="family flat has no curve to draw or compare: no improvement"):
         probability_better(mixed, "flat", "DiT", at=3)
 
 

@@ -11,7 +11,7 @@ import analysis.scaling.fit
 import analysis.scaling.power_law
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.power_law import fit_law
-from space.errors import DataError, ToolkitError
+from space.errors import ToolkitError
 
 LAWS = {"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.25, 0.45, 0.5)}
 
@@ -204,7 +204,7 @@ def test_data_that_bear_no_line_say_so(means, metric, problem):
     assert row["problem"].startswith(problem)
     assert row[["E", "E_low", "A", "alpha", "alpha_high", "r2"]].isna().all()
     assert row["budgets"] == len(means)
-    with pytest.raises(DataError, match="family all has no curve to draw or compare: "):
+    with pytest.raises(ToolkitError, match="family all has no curve to draw or compare: "):
         _ = fit.family("all").curves
 
 
@@ -265,13 +265,13 @@ def test_a_budget_of_one_seed_has_the_noise_of_the_others():
     ("change", "arguments", "message"),
     [
         ({}, {"metric": "elegance"}, "elegance"),
-        ({}, {"metric": "fid"}, "the frame has no column 'fid'; it has: seed, train_tflops, val_loss, family"),
+        ({}, {"metric": "fid"}, "the frame has no column 'fid'; known here: seed, train_tflops, val_loss, family"),
         ({}, {"compute": "gflops"}, "the frame has no column 'gflops'"),
         ({}, {"family": "variant"}, "the frame has no column 'variant'"),
         ({}, {"resamples": 10}, "10 resamples are too few for a 95 % interval; take at least 100"),
         ({"val_loss": np.nan}, {}, "no row of the frame has a value of val_loss"),
         ({"val_loss": np.inf}, {}, "a value of val_loss is infinite; leave it empty where training diverged"),
-        ({"val_loss": "low"}, {}, "column 'val_loss' holds something other than numbers"),
+        ({"val_loss": "low"}, {}, "column 'val_loss' does not hold numbers"),
         ({"train_tflops": 0}, {}, "train_tflops of a row is 0.0; compute is a positive number"),
         ({"train_tflops": np.nan}, {}, "train_tflops of a row is nan; compute is a positive number"),
         ({"seed": np.nan}, {}, "a row with a value of val_loss has no seed; fill it in or drop the row"),
@@ -286,5 +286,5 @@ def test_mistakes_are_told_in_a_sentence(change, arguments, message):
 
 
 def test_a_family_is_asked_for_by_its_name():
-    with pytest.raises(DataError, match="no family 'SiT' in the fit of val_loss; there are: DiT, U-DiT"):
+    with pytest.raises(ToolkitError, match="no family 'SiT' in the fit of val_loss; there are: DiT, U-DiT"):
         scaling_fit(curves()).family("SiT")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from analysis import load_run
+from analysis import load
 from analysis.search import fidelity
 from analysis.search import plots as fidelity_plots
 from analysis.search.fidelity import rank_fidelity, rung_values, tau_bounds
@@ -218,7 +218,7 @@ def test_a_run_in_which_nothing_is_pruned_gives_what_a_replay_says(tiny_file, tm
         for rung in range(plan.reported, plan.reported + len(plan.milestones)):
             search.report(report(plan, rung, loss=1e-6))
     ledger.close()
-    record, run = recorded(read_run(tmp_path / "run")), load_run(tmp_path / "run")
+    record, run = recorded(read_run(tmp_path / "run")), load(tmp_path / "run")
     table = rank_fidelity(run)
     assert run.trials["finish_val_loss"].notna().any()
     assert rank_fidelity(run.reports)["rung"].tolist() == [1, 2, 3, 4, 5], "reports alone, with those of the finish among them"
@@ -237,7 +237,7 @@ def test_a_run_in_which_nothing_is_pruned_gives_what_a_replay_says(tiny_file, tm
 
 def test_a_pruned_run_counts_everyone_where_they_stood(tiny_file, tmp_path):
     searched(load_study(tiny_file, VARIED), tmp_path / "run", failing=(3,))
-    run, trials = load_run(tmp_path / "run"), read_run(tmp_path / "run").trials.values()
+    run, trials = load(tmp_path / "run"), read_run(tmp_path / "run").trials.values()
     table = rank_fidelity(run)
     reached = [sum(len(trial.reports) > rung for trial in trials) for rung in range(5)]
     assert table["architectures"].tolist() == reached
@@ -255,25 +255,25 @@ def test_a_pruned_run_counts_everyone_where_they_stood(tiny_file, tmp_path):
 def test_a_run_where_nothing_has_come_to_the_end_yet_is_refused(tiny_file, tmp_path):
     searched(load_study(tiny_file, VARIED), tmp_path / "run", stop_after=3)
     with pytest.raises(ToolkitError, match=r"no architecture has a val_loss at the last rung \(5\)"):
-        rank_fidelity(load_run(tmp_path / "run"))
+        rank_fidelity(load(tmp_path / "run"))
     ledger = Ledger(tmp_path / "empty")
     Search(load_study(tiny_file, VARIED), ledger)
     ledger.close()
     with pytest.raises(ToolkitError, match=r"no architecture has a val_loss at the last rung \(5\)"):
-        rank_fidelity(load_run(tmp_path / "empty"))
+        rank_fidelity(load(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(
     ("change", "how", "sentence"),
     [
-        (lambda frame: frame, {"metric": "fid"}, "no column 'fid'; they have trial, rung, val_loss"),
+        (lambda frame: frame, {"metric": "fid"}, "no column 'fid'; known here: trial, rung, val_loss"),
         (lambda frame: frame.drop(columns="rung"), {}, "no column 'rung'"),
-        (lambda frame: frame.drop(columns="trial"), {}, "do not say whose they are; add a column trial"),
+        (lambda frame: frame.drop(columns="trial"), {}, "do not name their trials; add a column trial"),
         (lambda frame: pd.concat([frame, frame.tail(1)]), {}, "two rows for 3, replicate 0, at rung 2"),
         (lambda frame: frame.assign(val_loss="low"), {}, "column 'val_loss' does not hold numbers"),
         (lambda frame: frame.assign(quality=1.0), {"metric": "quality"}, "whether less of 'quality' is better is not known"),
         (lambda frame: frame, {"top": 0}, "top is 0"),
-        (lambda frame: frame, {"level": 1.0}, "level is 1, which is no share"),
+        (lambda frame: frame, {"level": 1.0}, "level is 1, which is not a share"),
         (lambda frame: frame.assign(val_loss=NAN), {}, "no architecture has a val_loss at the last rung"),
     ],
 )
@@ -287,7 +287,7 @@ def test_mistakes_are_told_in_a_sentence(change, how, sentence):
 
 def test_the_figure_shows_every_rung(tiny_file, tmp_path):
     searched(load_study(tiny_file, VARIED), tmp_path / "run")
-    table = rank_fidelity(load_run(tmp_path / "run"))
+    table = rank_fidelity(load(tmp_path / "run"))
     tau, regret = plot_rank_fidelity(table)
     drawn = tau.get_lines()[0]
     assert drawn.get_xdata().tolist() == pytest.approx(table["train_tflops"].tolist())

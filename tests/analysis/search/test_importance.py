@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from analysis.runs.data import load
 from analysis.search import importance as module
 from analysis.search.importance import param_importances
 from analysis.search.plots import plot_param_importances
@@ -68,8 +69,12 @@ def make(tiny_file, tmp_path):
     return made
 
 
-def table_of(*args, **how):
-    return param_importances(*args, **how).set_index("parameter")
+def importances(run, **how):
+    return param_importances(load(run), **how)
+
+
+def table_of(run, **how):
+    return importances(run, **how).set_index("parameter")
 
 
 def test_the_parameter_that_decides_is_found_and_the_others_are_not(make):
@@ -88,7 +93,7 @@ def test_the_parameter_that_decides_is_found_and_the_others_are_not(make):
 
 
 def test_each_rung_is_judged_by_its_own_values(make):
-    tables = param_importances(make(at_the_end, "budget.mode=none"))
+    tables = importances(make(at_the_end, "budget.mode=none"))
     first = tables.groupby("rung", sort=False)["parameter"].first()
     assert first.to_dict() == {1: "heads", 2: "heads", 3: KIND}
     assert tables.groupby("rung")["importance"].apply(lambda one: one.is_monotonic_decreasing).all()
@@ -99,7 +104,7 @@ def test_pruned_trials_count_at_the_rungs_that_they_reached_and_nowhere_above(ma
     pruned, whole = make(by_kind), make(by_kind, "budget.mode=none")
     trials = read_run(pruned).trials.values()
     assert {State.COMPLETE, State.PRUNED} <= {trial.state for trial in trials}
-    table = param_importances(pruned)
+    table = importances(pruned)
     reached = [sum(len(trial.reports) > rung for trial in trials) for rung in range(3)]
     assert reached[2] < reached[1] < reached[0] == 40
     assert table.groupby("rung")["trials"].first().tolist() == reached
@@ -118,13 +123,13 @@ def test_pruned_trials_count_at_the_rungs_that_they_reached_and_nowhere_above(ma
 
 def test_a_rung_with_few_trials_has_no_importances(make):
     folder = make(by_kind, trials=16)
-    table = param_importances(folder)
+    table = importances(folder)
     few = table["trials"] < module.LEAST
     assert 0 < few.sum() < len(table)
     assert table.loc[few, ["importance", "low", "high", "chance"]].isna().all(axis=None)
     assert table.loc[~few, ["importance", "low", "high", "chance"]].notna().all(axis=None)
-    with pytest.raises(ToolkitError, match=r"run tiny has \d trials of its space at rung 3, and importance takes at least 8"):
-        param_importances(folder, rung=3)
+    with pytest.raises(ToolkitError, match=r"run tiny has \d trials of its space at rung 3, and importance needs at least 8"):
+        importances(folder, rung=3)
 
 
 def test_what_a_condition_decides_is_not_credited_to_what_hangs_on_it(make):
@@ -143,7 +148,7 @@ def test_a_parameter_that_is_not_always_active_is_found_when_it_decides(make):
 def test_replicates_count_as_one_and_values_may_be_lists(make):
     space = f"{SPACE}, depths: [[1, 1, 1, 1, 1], [1, 2, 2, 2, 1]]"
     folder = make(by_kind, "budget.mode=none", "search.replicates=2", space=space)
-    table = param_importances(folder, rung=1)
+    table = importances(folder, rung=1)
     assert table["parameter"].iloc[0] == KIND
     assert "depths" in set(table["parameter"])
     assert set(table["trials"]) == {20}
@@ -151,7 +156,7 @@ def test_replicates_count_as_one_and_values_may_be_lists(make):
 
 
 def test_architectures_from_outside_the_space_are_left_out(make):
-    table = param_importances(make(by_kind, "budget.mode=none", "search.enqueue=[{channels: 40, heads: 5}]", trials=20), rung=1)
+    table = importances(make(by_kind, "budget.mode=none", "search.enqueue=[{channels: 40, heads: 5}]", trials=20), rung=1)
     assert set(table["trials"]) == {19}
 
 
@@ -159,23 +164,23 @@ def test_more_may_be_better_and_equal_values_tell_nothing(make):
     run = read_run(make(by_kind, "budget.mode=none"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert param_importances(run, metric="images_per_s", rung=3)["importance"].isna().all(), "scripted reports are all as fast"
+        assert importances(run, metric="images_per_s", rung=3)["importance"].isna().all(), "scripted reports are all as fast"
     for trial in run.trials.values():
         trial.reports = [one.model_copy(update={"images_per_s": 1 / one.val_loss}) for one in trial.reports]
-    turned, own = param_importances(run, metric="images_per_s", rung=3), param_importances(run, rung=3)
+    turned, own = importances(run, metric="images_per_s", rung=3), importances(run, rung=3)
     assert turned.equals(own)
 
 
 def test_the_same_every_time_and_for_a_folder_or_what_was_read(make):
     folder = make(by_kind)
-    assert param_importances(folder, rung=1).equals(param_importances(read_run(folder), rung=1))
+    assert importances(folder, rung=1).equals(importances(read_run(folder), rung=1))
 
 
 def test_an_ablation_has_no_parameters(make):
     run = read_run(make(by_kind, trials=8))
     run.study = run.study.model_copy(update={"search": None})
     with pytest.raises(ToolkitError, match="run tiny is an ablation, which searches no parameters"):
-        param_importances(run)
+        importances(run)
 
 
 @pytest.mark.parametrize(
@@ -184,18 +189,18 @@ def test_an_ablation_has_no_parameters(make):
         ({"evaluator": "fanova"}, "no evaluator 'fanova'; take ped-anova, which needs no other packages"),
         ({"rung": 4}, "run tiny has no rung 4; it has 1 to 3"),
         ({"metric": "fid"}, "no column 'fid'"),
-        ({"best": 1.0}, "best is 1, which is no share"),
-        ({}, "run tiny has at most 6 trials of its space at a rung, and importance takes at least 8"),
+        ({"best": 1.0}, "best is 1, which is not a share"),
+        ({}, "run tiny has at most 6 trials of its space at a rung, and importance needs at least 8"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(make, how, sentence):
     folder = make(by_kind, trials=6)
     with pytest.raises(ToolkitError, match=sentence):
-        param_importances(folder, **how)
+        importances(folder, **how)
 
 
 def test_the_figure_marks_what_lies_above_chance(make):
-    table = param_importances(make(by_kind))
+    table = importances(make(by_kind))
     ax = plot_param_importances(table)
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names[0] == KIND
@@ -214,7 +219,7 @@ def test_the_figure_marks_what_lies_above_chance(make):
 
 
 def test_optuna_is_imported_only_when_importance_is_asked_for():
-    modules = "import sys, analysis.search.param_importances, analysis.search.fidelity"
+    modules = "import sys, analysis.search.importance, analysis.search.fidelity"
     code = f"{modules}\nprint([m for m in ('torch', 'ray', 'optuna') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

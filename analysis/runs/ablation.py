@@ -1,4 +1,4 @@
-"""An ablation's run as tidy frames: one row a variant, control and seed."""
+"""The tidy frames of an ablation's run: one row per variant, control and seed."""
 
 from __future__ import annotations
 
@@ -10,92 +10,95 @@ from typing import Any
 import pandas as pd
 
 from nas.runs.records import Report, State
-from nas.runs.run import Run, TrialResult, read_run
+from nas.runs.run import Run, TrialResult
 from nas.stats.sequential import looks
 from space.errors import RunError
 from space.published import Protocol
 
 SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
-"""What is measured of a trial; all but the first only with `evaluation.fid`."""
+"""The metrics of a trial; all but the first need `evaluation.fid` in the study."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """A block of an ablation: its name, its design, the variant that the others are compared with, and the table beside it."""
+class AblationBlock:
+    """A block of an ablation: variants that are compared with one baseline."""
 
     name: str
     design: str
     baseline: str
+    """The variant that the others are compared with."""
     chain: tuple[str, ...]
-    """A ladder's rows from the baseline up, each adding to the one before; empty for other designs."""
+    """A ladder's variants from the baseline up, each adding to the one before; empty for other designs."""
     components: tuple[str, ...]
-    """What the design puts together."""
+    """The components that the design combines."""
     published: str | None
+    """The name of the published table that the block reproduces."""
 
 
 @dataclass(frozen=True)
 class AblationFrames:
-    """An ablation's frames.
+    """An ablation's frames and the facts of its plan that their reading needs.
 
-    `seeds` has one row a (block, variant, control, seed): block, variant, control, family, baseline (whether the others are
-    compared with it), label (of the row of the published table), trial, state, the scores after the whole budget (missing unless
-    COMPLETE), gflops, train_gflops, params_m, channels, ratio (of the feed-forward), train_tflops, steps_per_s, images_per_s,
-    peak_memory_mib, and for every component a column `has.…`. Rows of equal architecture share their trials. `reports` has the
-    same at every rung, with rung (from 1) and step.
+    `seeds` has one row per (block, variant, control, seed). Columns: block, variant, control, family, baseline (whether the
+    others are compared with it), label (of the row in the published table), seed, trial, state; the scores after the whole
+    budget (missing unless COMPLETE); gflops, train_gflops, params_m, channels, ratio (of the feed-forward), train_tflops,
+    steps_per_s, images_per_s, peak_memory_mib; and a boolean column `has.NAME` per component. Rows of equal architecture
+    share their trials. `reports` has the same columns at every rung, with rung (from 1) and step.
 
     GFLOPs and TFLOPs are multiply-accumulates / 1e9 and / 1e12.
     """
 
     name: str
     metric: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[AblationBlock, ...]
     controls: tuple[str, ...]
     seeds: pd.DataFrame
     reports: pd.DataFrame
     looks: tuple[int, ...] | None
-    """The numbers of pairs at which it was decided on more, where seeds were added while the run went on."""
+    """The numbers of pairs at which the differences were looked at, where seeds were added during the run; else None."""
     protocol: Protocol
     replanned: bool
-    """Whether the ablation was changed after results were there, which p-values do not allow for."""
+    """Whether the ablation was changed after the first results, which p-values do not allow for."""
     first_seeds: int
-    """Seeds below this one are those that every row was to be trained with."""
+    """Every row is trained with the planned seeds, which are those below this number."""
     margin: float | None
-    """How large a difference may be to be settled as too small to matter, where seeds were added."""
+    """A difference within ± this margin is too small to matter, and no seeds are added for it."""
     planned: int
-    """How many trials there are to be at least."""
+    """The least number of trials that the plan asks for."""
 
     @property
     def has_results(self) -> bool:
-        """Whether any trial has what the ablation is about."""
+        """Whether any trial has a value of the ablation's metric."""
         return not self.seeds.empty and bool(self.seeds[self.metric].notna().any())
 
     def rows(self, block: str, control: str = "raw", first: bool = False) -> pd.DataFrame:
-        """The rows of a block under a control, the baseline's own (raw) ones included; of all seeds, or of those all rows share."""
-        found = self.seeds[self.seeds["block"] == block]
+        """The rows of a block under a control, with the baseline's raw rows among them.
+
+        Args:
+            block: The block's name; empty for an ablation without blocks.
+            control: `raw`, or a control that matched the cost of the variants to the baseline's.
+            first: Whether to keep only the planned seeds, which all rows share.
+        """
+        rows = self.seeds[self.seeds["block"] == block]
         if first:
-            found = found[found["seed"] < self.first_seeds]
-        return found[(found["control"] == control) | found["baseline"]].reset_index(drop=True)
-
-
-def load_ablation(folder: str | Path) -> AblationFrames:
-    """The frames of an ablation's run directory; raises RunError when it is none, is damaged, or is of a search."""
-    return ablation_frames(read_run(Path(folder)))
+            rows = rows[rows["seed"] < self.first_seeds]
+        return rows[(rows["control"] == control) | rows["baseline"]].reset_index(drop=True)
 
 
 def ablation_frames(run: Run) -> AblationFrames:
-    """The frames of an ablation in memory; raises RunError for a search."""
+    """The frames of an ablation; raises RunError for a search."""
     study = run.study
-    assert study is not None, "a run begins with its study"
     ablation = study.ablation
     if ablation is None:
-        raise RunError(f"{study.name} is a search, which has no variants to compare; use analysis.load_run")
+        raise RunError(f"{study.name} is a search, which has no variants to compare; its frames are trials and reports")
     trials: dict[str, dict[int, TrialResult]] = {}
     for trial in run.trials.values():
         trials.setdefault(trial.digest, {})[trial.seed] = trial
     seeds = list(_rows(study, trials, last=True))
     reports = list(_rows(study, trials, last=False))
     columns = ["block", "variant", "control", "family", "baseline", "label", "seed", "trial", "state", *SCORES]
-    most = max([ablation.seeds.max, *(len(own) for own in trials.values())])
+    # An earlier plan may have trained more seeds than the present one asks for.
+    most_seeds = max([ablation.seeds.max, *(len(by_seed) for by_seed in trials.values())])
     return AblationFrames(
         name=study.name,
         metric=ablation.metric,
@@ -103,8 +106,7 @@ def ablation_frames(run: Run) -> AblationFrames:
         controls=ablation.controls,
         seeds=pd.DataFrame(seeds, columns=None if seeds else columns),
         reports=pd.DataFrame(reports, columns=None if reports else [*columns, "rung", "step", "train_tflops"]),
-        # An earlier plan may have trained more seeds than are asked for now.
-        looks=looks(ablation.seeds.min, most) if ablation.seeds.sequential else None,
+        looks=looks(ablation.seeds.min, most_seeds) if ablation.seeds.sequential else None,
         protocol=_protocol(run),
         replanned=run.replanned,
         first_seeds=study.training.seed + ablation.seeds.min,
@@ -114,10 +116,11 @@ def ablation_frames(run: Run) -> AblationFrames:
 
 
 def _rows(study: Any, trials: dict[str, dict[int, TrialResult]], last: bool) -> Iterator[dict[str, Any]]:
+    """The rows of `AblationFrames.seeds` (`last`: each trial's last report) or of `AblationFrames.reports`."""
+    batch_size = study.training.batch_size
     for row in study.rows:
-        batch_size = study.training.batch_size
         components = sorted({name for other in study.rows if other.block == row.block for name in other.components})
-        about = {
+        identity = {
             "block": row.block,
             "variant": row.variant,
             "control": row.control,
@@ -128,21 +131,21 @@ def _rows(study: Any, trials: dict[str, dict[int, TrialResult]], last: bool) -> 
         has = {f"has.{name}": name in row.components for name in components}
         for seed, trial in sorted(trials.get(row.spec.digest, {}).items()):
             facts = {"seed": seed, "trial": trial.number, "state": trial.state.value}
-            found = trial.search_reports[-1:] if last else trial.search_reports
-            if last and not found:
-                yield about | facts | _measured(trial, None, batch_size) | has
-            for report in found:
+            reports = trial.search_reports[-1:] if last else trial.search_reports
+            if last and not reports:
+                yield identity | facts | _measured(trial, None, batch_size) | has
+            for report in reports:
                 measured = _measured(trial, report, batch_size, complete=not last or trial.state is State.COMPLETE)
-                where = {} if last else {"rung": report.rung + 1, "step": report.step}
-                yield about | facts | where | measured | has
+                stage = {} if last else {"rung": report.rung + 1, "step": report.step}
+                yield identity | facts | stage | measured | has
 
 
 def _measured(trial: TrialResult, report: Report | None, batch_size: int, complete: bool = True) -> dict[str, Any]:
     missing = float("nan")
-    found = {"val_loss": report.val_loss, **report.scores} if report and complete else {}
+    scores = {"val_loss": report.val_loss, **report.scores} if report and complete else {}
     speed = report.images_per_s if report else missing
     return {
-        **{name: found.get(name, missing) for name in SCORES},
+        **{name: scores.get(name, missing) for name in SCORES},
         "gflops": trial.cost.gflops,
         "train_gflops": trial.cost.train_gflops,
         "params_m": trial.cost.params_m,
@@ -155,16 +158,15 @@ def _measured(trial: TrialResult, report: Report | None, batch_size: int, comple
     }
 
 
-def _block(study: Any, block: Any) -> Block:
-    own = [row for row in study.rows if row.block == block.name and row.control == "raw"]
-    chain = [row.variant for row in own if row.is_baseline or row.previous] if block.design == "ladder" else []
-    components = dict.fromkeys(name for row in own for name in row.components)
-    return Block(block.name, block.design, block.baseline, tuple(chain), tuple(components), block.published)
+def _block(study: Any, block: Any) -> AblationBlock:
+    raw = [row for row in study.rows if row.block == block.name and row.control == "raw"]
+    chain = [row.variant for row in raw if row.is_baseline or row.previous] if block.design == "ladder" else []
+    components = dict.fromkeys(name for row in raw for name in row.components)
+    return AblationBlock(block.name, block.design, block.baseline, tuple(chain), tuple(components), block.published)
 
 
 def _protocol(run: Run) -> Protocol:
-    """How the run trained and scored, for what is printed to be compared with."""
-    assert run.study is not None
+    """The protocol of training and scoring, to compare with that of published numbers."""
     study, header = run.study, run.study.header
     side = 8 * header.shape[1]
     imagenet = "imagenet" in header.source.lower() or "imagenet" in Path(study.data.source).name.lower()

@@ -1,0 +1,54 @@
+"""Checks of the frames that users pass in; each mistake is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from space.document import nearest
+from space.errors import ToolkitError
+
+
+def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Check that `frame` is a DataFrame with these columns.
+
+    Raises:
+        ToolkitError: It is something else, or lacks a column.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise ToolkitError(
+            f"this takes a pandas DataFrame, but got {type(frame).__name__}; pass a tidy frame such as "
+            "analysis.load(run).reports or analysis.load(run).ablation.rows('')"
+        )
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise ToolkitError(f"the frame has no column '{missing[0]}'{nearest(missing[0], [str(name) for name in frame.columns])}")
+
+
+def require_table(table: pd.DataFrame, columns: Sequence[str], maker: str) -> None:
+    """Check that `table` has the columns of what the function `maker` returns.
+
+    Raises:
+        ToolkitError: It is no DataFrame, or lacks columns.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise ToolkitError(f"got {type(table).__name__} instead of a table; give what {maker} returned")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ToolkitError(f"the table has no column {', '.join(missing)}; give what {maker} returned")
+
+
+def numeric_column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A column as floats, with NaN where nothing was measured.
+
+    Raises:
+        ToolkitError: It holds something other than numbers.
+    """
+    try:
+        return pd.Series(frame[name].to_numpy(dtype=np.float64, na_value=np.nan), index=frame.index)
+    except (TypeError, ValueError):
+        raise ToolkitError(
+            f"column '{name}' does not hold numbers alone; correct those rows, and leave a missing value empty (NaN)"
+        ) from None
