@@ -158,7 +158,7 @@ def _by_rung(run: AblationFrames, block: Block, metric: str) -> AblationTable:
     frame = frame.join(grouped[["step", "train_tflops"]].mean()).rename(columns={"step": "steps", "train_tflops": "TFLOPs"})
     rungs = int(reports["rung"].max())
     if block.published is not None:
-        table, labels = printed.table(block.published), reports.drop_duplicates("variant").set_index("variant")["label"]
+        table, labels = printed.published_table(block.published), reports.drop_duplicates("variant").set_index("variant")["label"]
         by_steps = {name: _in_steps(table, str(label)) for name, label in labels.items()}
         known = [by_steps[name][rung - 1] if len(by_steps[name]) == rungs else None for name, rung in frame.index]
         frame["steps printed"] = [f"{row.train_steps_k}K" if row else "" for row in known]
@@ -227,7 +227,7 @@ def _published(run: AblationFrames, block: Block, rows: pd.DataFrame, metric: st
     """The printed scores by variant, and the notes on how they were measured."""
     if block.published is None:
         return None, iter(())
-    table = printed.table(block.published)
+    table = printed.published_table(block.published)
     labels = rows.drop_duplicates("variant").set_index("variant")["label"]
     found: Rows = {}
     for variant, label in labels.items():
