@@ -6,9 +6,9 @@ python -m benchmarks.cost_table
 import time
 
 import numpy as np
-from tests.space.test_cost_table import WIDE, space
 
 from space import cost, cost_table
+from tests.space.costs.test_table import WIDE, space
 
 POINTS, SINGLE, ROUNDS = 100_000, 2_000, 5
 

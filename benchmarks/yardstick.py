@@ -2,7 +2,7 @@
 
 Feature maps are (N, C, H, W), attention is an explicit softmax(q·kᵀ)·v, a re-parameterised feed-forward applies all its branches,
 norms permute the channels to the back and forth, everything is float32. Parameters carry the authors' names. It computes the same
-function as `space.build`, which tests/space/test_model_speed_paths.py checks against the golden tensors.
+function as `space.build`, which tests/space/model/test_kernels.py checks against the golden tensors.
 """
 
 import math
@@ -17,6 +17,8 @@ from space.model.position import rotations
 from space.spec import ModelSpec
 
 LAYERS_A_BLOCK = 2
+
+FILTERS = ("pixel-shuffle", "dwconv", "dwconv-shortcut")
 
 STAGES = ("encoder_level_1", "encoder_level_2", "latent", "decoder_level_2", "decoder_level_1")
 
@@ -87,7 +89,7 @@ class Attention(nn.Module):
             self.logit_scale = nn.Parameter(torch.full((stage.heads, 1, 1), math.log(10)))
         if self.rope:
             angles = rotations(self.side, self.side, stage.width // stage.heads)
-            self.register_buffer("turns", torch.view_as_complex(angles), persistent=False)
+            self.register_buffer("rotations", torch.view_as_complex(angles), persistent=False)
 
     def forward(self, x):
         tokens = self.downsampler(x)
@@ -233,6 +235,6 @@ class Yardstick(nn.Module):
 
 def yardstick(spec: ModelSpec) -> Yardstick:
     """The obvious form of a spec, with torch's initial values; raises ValueError for what it does not cover."""
-    if spec.levels != 3 or any(s.tokens != "downsampled" or s.downsampler == "conv" for s in spec.stages):
+    if spec.levels != 3 or any(s.tokens != "downsampled" or s.downsampler not in FILTERS for s in spec.stages):
         raise ValueError("the obvious form has three levels and attends over tokens downsampled by depthwise filters or none")
     return Yardstick(spec)

@@ -16,25 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from space.choices.attention import TOKENS, Similarity, Tokens
+from space.choices.downsampler import DOWNSAMPLERS, Downsampler
+from space.choices.feed_forward import FEED_FORWARDS, FeedForwardKind
+from space.choices.position import POSITIONS, Position
 from space.document import parse
 from space.errors import SpecError, StudyError
 from space.frozen import Frozen
-from space.stage import (
-    Count,
-    Downsampler,
-    Factor,
-    FeedForwardKind,
-    Kernel,
-    Modulation,
-    PerStage,
-    Position,
-    Similarity,
-    Stage,
-    Tokens,
-    Width,
-    at_stage,
-    place,
-)
+from space.stage import Count, Factor, Kernel, Modulation, PerStage, Stage, Width, at_stage, stage_place
 
 PER_STAGE = (
     "heads",
@@ -182,16 +171,16 @@ class ModelSpec(Frozen):
 
     def _stage(self, index: int) -> Stage:
         attention, feed_forward = self.attention, self.feed_forward
-        where = place(index, len(self.depths))
+        where = stage_place(index, len(self.depths))
         width = self.width_at(where.condition)
         tokens: Tokens = at_stage(attention.tokens, index)
-        if at_stage(attention.factor, index) == 1 and at_stage(attention.downsampler, index) == "pixel-shuffle":
+        downsampler: Downsampler = at_stage(attention.downsampler, index)
+        if at_stage(attention.factor, index) == 1 and not DOWNSAMPLERS[downsampler].filters:
             # A single group of unfiltered tokens.
             tokens = "all"
-        downsampled = tokens != "all"
-        downsampler: Downsampler | None = at_stage(attention.downsampler, index) if downsampled else None
+        downsampled = TOKENS[tokens].downsamples
         kind: FeedForwardKind = at_stage(feed_forward.kind, index)
-        reparam = kind == "conv" and feed_forward.reparam
+        reparam = FEED_FORWARDS[kind].reparam and feed_forward.reparam
         return Stage(
             name=where.name,
             level=where.level,
@@ -203,8 +192,8 @@ class ModelSpec(Frozen):
             heads=at_stage(self.heads, index),
             tokens=tokens,
             factor=at_stage(attention.factor, index) if downsampled else None,
-            downsampler=downsampler,
-            kernel=attention.kernel if downsampler not in (None, "pixel-shuffle") else None,
+            downsampler=downsampler if downsampled else None,
+            kernel=attention.kernel if downsampled and DOWNSAMPLERS[downsampler].has_kernel else None,
             similarity=at_stage(attention.similarity, index),
             position=at_stage(attention.position, index),
             feed_forward=kind,
@@ -272,12 +261,13 @@ def _takes(stage: Stage, ratio: float) -> bool:
 
 
 def _check_heads(stage: Stage) -> None:
-    unit = 4 if stage.position == "rope2d" else 1
+    position = POSITIONS[stage.position]
+    unit = position.head_unit
     if stage.width % stage.heads == 0 and stage.width // stage.heads % unit == 0:
         return
     valid = [h for h in range(1, stage.width + 1) if stage.width % (h * unit) == 0]
     near = min(valid, key=lambda h: (abs(h - stage.heads), h), default=None)
-    need = f"heads of a width divisible by {unit} (RoPE2D)" if unit > 1 else "heads that divide it"
+    need = f"heads of a width divisible by {unit} ({position.title})" if unit > 1 else "heads that divide it"
     mend = f"the nearest number of heads that fits: {near}" if near else f"take channels divisible by {unit}"
     raise SpecError(f"{stage.heads} heads do not fit {stage.name} of width {stage.width}, which needs {need}; {mend}")
 

@@ -7,15 +7,15 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field
 
+from space.choices.attention import Similarity, Tokens
+from space.choices.downsampler import Downsampler
+from space.choices.feed_forward import FeedForwardKind
+from space.choices.position import Position
+
 T = TypeVar("T")
 PerStage: TypeAlias = T | tuple[T, ...]
 """One value for every stage, or one value a stage in the order of `ModelSpec.depths`."""
 
-Tokens = Literal["all", "downsampled", "key-value"]
-Downsampler = Literal["pixel-shuffle", "dwconv", "dwconv-shortcut", "conv"]
-Similarity = Literal["dot", "cosine"]
-Position = Literal["none", "rope2d"]
-FeedForwardKind = Literal["mlp", "conv"]
 Modulation = Literal["layer", "level"]
 Factor = Literal[1, 2, 4]
 Kernel = Literal[1, 3, 5, 7]
@@ -24,9 +24,6 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 
 TIME_SINUSOIDS = 256
 """Width of the timestep's sinusoidal embedding, in every model of both papers."""
-
-FEED_FORWARD_KERNEL = 5
-"""Width of the depthwise convolution of a convolutional feed-forward."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a stage stands in a U of some number of stages."""
+class StagePlace:
+    """The position of a stage in a U."""
 
     name: str
     level: int
@@ -66,8 +63,8 @@ class Place:
     decoder: bool
 
 
-def place(index: int, stages: int) -> Place:
-    """The place of a stage: encoder from the outside in, bottleneck, decoder from the inside out.
+def stage_place(index: int, stages: int) -> StagePlace:
+    """The position of a stage: encoder from the outside in, bottleneck, decoder from the inside out.
 
     Widths follow the condition's level: C, 2C, 4C, 2C, 2C for five stages, the outermost decoder stage keeping the width of the
     level below (U-DiT, Figure 3). A single stage is the trunk of an isotropic model.
@@ -79,7 +76,7 @@ def place(index: int, stages: int) -> Place:
         name = "bottleneck" if stages > 1 else "trunk"
     else:
         name = f"{'decoder' if decoder else 'encoder'}-{level + 1}"
-    return Place(name, level, max(level, 1) if decoder else level, decoder)
+    return StagePlace(name, level, max(level, 1) if decoder else level, decoder)
 
 
 def at_stage(value: PerStage[T], index: int) -> T:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from space.document import parse
 from space.errors import RunError, SpecError
-from space.model.network import Network
+from space.model.network import Network, channels_last
 from space.spec import ModelSpec
 
 WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
@@ -49,7 +49,7 @@ def load_as_saved(folder: str | Path) -> Network:
     path = Path(folder) / WEIGHTS
     tensors, metadata = _read(path)
     try:
-        model = Network(parse(ModelSpec, json.loads(metadata["spec"])))
+        model = channels_last(Network(parse(ModelSpec, json.loads(metadata["spec"]))))
         model = model if metadata.get("form") == "training" else model.folded()
         model.load_state_dict(tensors)
     except (SpecError, RuntimeError, ValueError) as error:

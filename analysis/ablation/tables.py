@@ -172,7 +172,7 @@ def _by_rung(run: AblationFrames, block: AblationBlock, metric: str) -> Ablation
     frame = frame.join(grouped[["step", "train_tflops"]].mean()).rename(columns={"step": "steps", "train_tflops": "TFLOPs"})
     rungs = int(reports["rung"].max())
     if block.published is not None:
-        table, labels = printed.table(block.published), reports.drop_duplicates("variant").set_index("variant")["label"]
+        table, labels = printed.published_table(block.published), reports.drop_duplicates("variant").set_index("variant")["label"]
         by_steps = {name: _in_steps(table, str(label)) for name, label in labels.items()}
         known = [by_steps[name][rung - 1] if len(by_steps[name]) == rungs else None for name, rung in frame.index]
         frame["steps printed"] = [f"{row.train_steps_k}K" if row else "" for row in known]
@@ -244,7 +244,7 @@ def _published(
     """The printed scores by variant, or None where there are none, and the notes on how they were measured."""
     if block.published is None:
         return None, iter(())
-    table = printed.table(block.published)
+    table = printed.published_table(block.published)
     labels = rows.drop_duplicates("variant").set_index("variant")["label"]
     by_variant: Rows = {}
     for variant, label in labels.items():

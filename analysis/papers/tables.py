@@ -20,7 +20,7 @@ from space.costs.cost import cost
 from space.document import nearest
 from space.errors import ToolkitError
 from space.presets import preset
-from space.published import PublishedRow, table
+from space.published import PublishedRow, published_table
 
 SINGLE_RUN = "one training run a row; neither paper prints error bars"
 """Why the frames here have no intervals; also in their `attrs`, under `note`."""
@@ -31,7 +31,7 @@ _FAMILIES = {"SiT-LLAMA": "SiT-LLaMA"}
 
 
 def paper_table(name: str) -> pd.DataFrame:
-    """A published table with its numbers as floats, NaN where it prints none; see `space.published.table` for the texts.
+    """A published table with its numbers as floats, NaN where it prints none; see `space.published.published_table` for the texts.
 
     One row a printed row, in columns label, gflops (multiply-accumulates / 1e9, batch 1), params_m (millions), fid, sfid, is,
     precision and recall (both 0 to 1), steps_per_s, train_steps_k, cfg (guidance scale, 1 is none), resolution (pixels), n (runs
@@ -41,7 +41,7 @@ def paper_table(name: str) -> pd.DataFrame:
     >>> paper_table("udit_table9")[["label", "gflops", "fid", "n"]].tail(2).to_numpy().tolist()
     [['U-DiT-T (+DWconv FFN)', 0.95, 79.3, 1], ['U-DiT-T (+Re-param.)', 0.95, 75.71, 1]]
     """
-    published = table(name)
+    published = published_table(name)
     frame = pd.DataFrame([_numbers(row) for row in published.rows])
     frame.attrs = {"title": published.title, "note": SINGLE_RUN}
     return frame
@@ -84,10 +84,10 @@ def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataF
     """
     if metric not in _SCORES:
         raise ToolkitError(f"the published tables have no metric '{metric}'{nearest(metric, _SCORES)}")
-    base = _numbers(table(name).row(baseline))
+    base = _numbers(published_table(name).row(baseline))
     if np.isnan(base[metric]):
         raise ToolkitError(
-            f"{table(name).title} prints no {metric} for '{baseline}', so it cannot be the baseline; name another row"
+            f"{published_table(name).title} prints no {metric} for '{baseline}', so it cannot be the baseline; name another row"
         )
     printed = paper_table(name).dropna(subset=[metric])[["label", "gflops", metric]].reset_index(drop=True)
     # Rounded as decimals of at most three places are subtracted.
@@ -97,7 +97,7 @@ def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataF
         gflops_ratio=printed["gflops"] / base["gflops"],
         n=1,
     )
-    differences.attrs = {"title": table(name).title, "note": SINGLE_RUN}
+    differences.attrs = {"title": published_table(name).title, "note": SINGLE_RUN}
     return differences
 
 
@@ -112,13 +112,15 @@ def gflops_fid(digitised: bool = False) -> pd.DataFrame:
     >>> gflops_fid().groupby("family", sort=False).size().to_dict()
     {'DiT': 12, 'U-DiT': 3, 'SiT': 4, 'SiT-LLaMA': 4}
     """
-    standard = [r for r in table("dit_table4").rows if (r.resolution, r.train_steps_k, r.block) == (256, "400", "adaLN-Zero")]
+    standard = [
+        r for r in published_table("dit_table4").rows if (r.resolution, r.train_steps_k, r.block) == (256, "400", "adaLN-Zero")
+    ]
     points = [_point("DiT", row) for row in standard]
-    points += [_point("U-DiT", row) for row in table("udit_table2").rows if row.printed.startswith("U-DiT")]
+    points += [_point("U-DiT", row) for row in published_table("udit_table2").rows if row.printed.startswith("U-DiT")]
     for family in ("SiT", "SiT-LLaMA"):
-        points += [_point(family, row) for row in table("visionllama_table8").rows if _family(row.printed) == family]
+        points += [_point(family, row) for row in published_table("visionllama_table8").rows if _family(row.printed) == family]
     if digitised:
-        points += [_point(_FAMILIES.get(row.printed, row.printed), row) for row in table("udit_figure1").rows]
+        points += [_point(_FAMILIES.get(row.printed, row.printed), row) for row in published_table("udit_figure1").rows]
     frame = pd.DataFrame(points)
     frame.attrs = {"title": "FID against GFLOPs after 400K steps", "note": SINGLE_RUN}
     return frame
@@ -176,11 +178,11 @@ def fid_by_steps() -> pd.DataFrame:
     >>> points.groupby("digitised").size().to_dict()
     {False: 15, True: 9}
     """
-    printed = [row for row in table("dit_table4").rows if row.resolution == 256 and row.block == "adaLN-Zero"]
-    gflops = {row.printed: row.gflops for row in (*printed, *table("udit_table8").rows)}
-    models = {row.printed for row in (*table("udit_table5").rows, *table("udit_figure2").rows)}
+    printed = [row for row in published_table("dit_table4").rows if row.resolution == 256 and row.block == "adaLN-Zero"]
+    gflops = {row.printed: row.gflops for row in (*printed, *published_table("udit_table8").rows)}
+    models = {row.printed for row in (*published_table("udit_table5").rows, *published_table("udit_figure2").rows)}
     points: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in (*table("udit_table5").rows, *printed, *table("udit_figure2").rows):
+    for row in (*published_table("udit_table5").rows, *printed, *published_table("udit_figure2").rows):
         key = (row.printed, int(row.train_steps_k))
         if row.printed in models and key not in points:
             points[key] = _trained(row, float(gflops[row.printed]))

@@ -87,8 +87,8 @@ class BlockSettings(Frozen):
     @field_validator("published")
     @classmethod
     def _is_known(cls, given: str | None) -> str | None:
-        if given is not None and given not in printed.names():
-            raise StudyError(f"no published table '{given}'{nearest(given, printed.names())}")
+        if given is not None and given not in printed.table_names():
+            raise StudyError(f"no published table '{given}'{nearest(given, printed.table_names())}")
         return given
 
     @model_validator(mode="after")
@@ -97,7 +97,7 @@ class BlockSettings(Frozen):
             if variant.row is not None:
                 if self.published is None:
                     raise StudyError(f"'{variant.name}' has a row, but the block names no published table; add published")
-                table = printed.table(self.published)
+                table = printed.published_table(self.published)
                 if any(variant.row == row.printed for row in table.rows):
                     # One name for several rows: a training that was scored at several steps.
                     continue

@@ -45,6 +45,9 @@ class Part:
         return self.linear_macs + self.convolution_macs + self.attention_macs
 
 
+COST_METRICS = ("gflops", "train_gflops", "params_m")
+"""The attributes of `Cost` that can be constrained, minimised or matched without training."""
+
 SUMS = tuple(entry.name for entry in fields(Part) if entry.name != "name")
 
 

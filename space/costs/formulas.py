@@ -1,46 +1,23 @@
 """What every part of a network costs, as formulas over whole numbers.
 
-The numbers are Python integers for one spec and NumPy arrays of them for many specs at once: choices enter as 0 or 1, so both
-run through the same formulas.
+The numbers are Python integers for one spec and NumPy arrays of them for many specs at once, and both run through the same
+formulas. `space.choices` holds those of every choice of a stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
+from space.choices.attention import TOKENS, learned_scale
+from space.choices.counter import PartCounter
+from space.choices.downsampler import DOWNSAMPLERS
+from space.choices.feed_forward import FEED_FORWARDS
+from space.choices.inputs import Choice, Number, StageInputs
+from space.choices.position import POSITIONS
+from space.choices.table import rules_of
 from space.spec import ModelSpec
-from space.stage import FEED_FORWARD_KERNEL, TIME_SINUSOIDS, Stage
-
-Number: TypeAlias = Any
-"""An int, or an array of int64; a choice is 0 or 1."""
-
-
-@dataclass(frozen=True)
-class StageInputs:
-    """What the cost of a stage depends on."""
-
-    name: str
-    level: int
-    condition: int
-    layers: Number
-    width: Number
-    positions: Number
-    heads: Number
-    keys: Number
-    """Tokens that each query attends to."""
-    key_value: Number
-    depthwise_kernel: Number
-    """Kernel width of a depthwise downsampler, 0 without one."""
-    ordinary_kernel: Number
-    """Kernel width of an ordinary convolution as the downsampler, 0 without one."""
-    cosine: Number
-    rope: Number
-    convolutional: Number
-    hidden: Number
-    reparam: Number
-    branches: Number
+from space.stage import TIME_SINUSOIDS, Stage
 
 
 @dataclass(frozen=True)
@@ -76,7 +53,6 @@ def cost_inputs(spec: ModelSpec) -> CostInputs:
 
 def _stage_inputs(stage: Stage) -> StageInputs:
     positions = stage.resolution**2
-    kernel = stage.kernel or 0
     return StageInputs(
         name=stage.name,
         level=stage.level,
@@ -86,83 +62,21 @@ def _stage_inputs(stage: Stage) -> StageInputs:
         positions=positions,
         heads=stage.heads,
         keys=positions // (stage.factor or 1) ** 2,
-        key_value=int(stage.tokens == "key-value"),
-        depthwise_kernel=kernel if stage.downsampler != "conv" else 0,
-        ordinary_kernel=kernel if stage.downsampler == "conv" else 0,
-        cosine=int(stage.similarity == "cosine"),
-        rope=int(stage.position == "rope2d"),
-        convolutional=int(stage.feed_forward == "conv"),
+        tokens=_chosen(stage.tokens),
+        downsampler=_chosen(stage.downsampler),
+        kernel=stage.kernel or 0,
+        similarity=_chosen(stage.similarity),
+        position=_chosen(stage.position),
+        feed_forward=_chosen(stage.feed_forward),
         hidden=stage.hidden,
         reparam=int(stage.reparam),
         branches=int(stage.branches),
     )
 
 
-@dataclass
-class PartCounter:
-    """Adds up the operators of a part; see `space.costs.cost.Part` for what the numbers mean."""
-
-    name: str
-    params: Number = 0
-    params_training: Number = 0
-    linear_macs: Number = 0
-    convolution_macs: Number = 0
-    attention_macs: Number = 0
-    elementwise_macs: Number = 0
-    norm_elements: Number = 0
-    train_macs: Number = 0
-    reparam_macs: Number = 0
-
-    def linear(
-        self, inputs: Number, outputs: Number, positions: Number = 1, *, input_gradient: bool = True, times: Number = 1
-    ) -> None:
-        """A linear layer with bias, or a 1×1 convolution, applied at a number of positions."""
-        weights = inputs * outputs * times
-        self.weights(weights + outputs * times)
-        self.linear_macs = self.linear_macs + weights * positions
-        self._train(weights * positions, 1 + input_gradient)
-
-    def convolution(
-        self,
-        inputs: Number,
-        outputs: Number,
-        positions: Number,
-        kernel: Number,
-        *,
-        bias: bool = True,
-        input_gradient: bool = True,
-        times: Number = 1,
-    ) -> None:
-        """A k×k convolution; a depthwise one has a single input to every output. With a kernel of 0 there is none."""
-        weights = inputs * outputs * kernel * kernel * times
-        self.weights(weights + bias * outputs * (kernel > 0) * times)
-        self.convolution_macs = self.convolution_macs + weights * positions
-        self._train(weights * positions, 1 + input_gradient)
-
-    def attend(self, queries: Number, keys: Number, width: Number, heads: Number, times: Number) -> None:
-        """Scores, their scaling, and their product with the values; each has two factors that need a gradient."""
-        products = 2 * queries * keys * width * times
-        self.attention_macs = self.attention_macs + products
-        self._train(products, 2)
-        self.elementwise(queries * keys * heads * times)
-
-    def elementwise(self, elements: Number) -> None:
-        """A product of every element with a factor that needs a gradient too."""
-        self.elementwise_macs = self.elementwise_macs + elements
-        self._train(elements, 2)
-
-    def norm(self, elements: Number) -> None:
-        """A norm without affine over so many elements in all."""
-        self.norm_elements = self.norm_elements + elements
-
-    def weights(self, count: Number) -> None:
-        """Parameters that both forms have."""
-        self.params = self.params + count
-        self.params_training = self.params_training + count
-
-    def _train(self, macs: Number, gradients: int) -> None:
-        """A forward pass, and a backward pass of as many for each gradient."""
-        self.train_macs = self.train_macs + macs * (1 + gradients)
+def _chosen(value: str | None) -> Choice:
+    """The choice of one spec; None is a choice that has no effect."""
+    return lambda encode: 0 if value is None else encode(value)
 
 
 def part_counters(n: CostInputs) -> Iterator[PartCounter]:
@@ -241,23 +155,25 @@ def _stage(n: CostInputs, stage: StageInputs) -> PartCounter:
 
 
 def _attention(counter: PartCounter, stage: StageInputs) -> None:
-    width, positions, keys, layers = stage.width, stage.positions, stage.keys, stage.layers
-    counter.convolution(1, width, positions, stage.depthwise_kernel, times=layers)
-    counter.convolution(width, width, positions, stage.ordinary_kernel, times=layers)
+    width, positions, layers = stage.width, stage.positions, stage.layers
+    for count, chosen in rules_of(stage.downsampler, {value: choice.count for value, choice in DOWNSAMPLERS.items()}):
+        count(counter, stage, layers * chosen)
     counter.linear(width, 3 * width, positions, times=layers)
     # Groups of `keys` tokens, or every query over `keys` keys: the same products.
-    counter.attend(positions, keys, width, stage.heads, layers)
-    # One complex product for two channels, of the queries and of the keys.
-    turned = positions + positions * (1 - stage.key_value) + keys * stage.key_value
-    counter.elementwise(turned * (width * layers) // 2 * stage.rope)
-    counter.weights(stage.heads * layers * stage.cosine)
+    counter.attend(positions, stage.keys, width, stage.heads, layers)
+    encodings = {value: choice.count for value, choice in POSITIONS.items()}
+    for encoded, attending in rules_of(stage.tokens, {value: choice.encoded for value, choice in TOKENS.items()}):
+        for encode, chosen in rules_of(stage.position, encodings):
+            encode(counter, stage, encoded(stage), layers * attending * chosen)
+    counter.weights(stage.heads * layers * learned_scale(stage))
     counter.linear(width, width, positions, times=layers)
 
 
 def _feed_forward(counter: PartCounter, stage: StageInputs) -> None:
     width, hidden, positions, layers = stage.width, stage.hidden, stage.positions, stage.layers
     counter.linear(width, hidden, positions, times=layers)
-    counter.convolution(1, hidden, positions, FEED_FORWARD_KERNEL * stage.convolutional, times=layers)
+    for count, chosen in rules_of(stage.feed_forward, {value: choice.count for value, choice in FEED_FORWARDS.items()}):
+        count(counter, stage, layers * chosen)
     counter.linear(hidden, width, positions, times=layers)
     # In place of each 1×1 two stacked ones with hidden / 2 channels between; beside the 5×5 a 3×3 and a 1×1, with biases.
     middle, reparam = hidden // 2, stage.reparam * layers

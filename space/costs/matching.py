@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from space.array import Array
-from space.costs.cost import cost
+from space.costs.cost import COST_METRICS, cost
 from space.costs.points import Column, Points
 from space.costs.table import CostTable
 from space.document import nearest
-from space.domains.space import COST_METRICS
 from space.errors import SpecError
 from space.spec import ModelSpec
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from space.choices.attention import TOKENS
+from space.choices.downsampler import DOWNSAMPLERS
+from space.choices.feed_forward import FEED_FORWARD_KERNEL, FEED_FORWARDS
+from space.choices.inputs import Number, StageInputs
+from space.choices.table import rules_of
 from space.costs.cost import cost
-from space.costs.formulas import CostInputs, Number, StageInputs, cost_inputs
+from space.costs.formulas import CostInputs, cost_inputs
 from space.spec import ModelSpec
-from space.stage import FEED_FORWARD_KERNEL, TIME_SINUSOIDS
+from space.stage import TIME_SINUSOIDS
 
 FLOAT_BYTES = 4
 
@@ -111,20 +116,17 @@ def _conditions(n: CostInputs) -> Number:
 
 def _stage(n: CostInputs, stage: StageInputs) -> Number:
     width, hidden, positions = stage.width, stage.hidden, stage.positions
-    filtered = (stage.depthwise_kernel > 0) + (stage.ordinary_kernel > 0)
     # Both halves: the normalised input and its statistic, and what the gate multiplies.
     elements = 2 * (2 * width + 1)
     # The downsampler's input, the tokens, and the output projection's input.
-    elements = elements + width * (filtered + 2)
-    # Queries, keys and values; key-value attention keeps more steps of fewer keys.
-    grouped = 3 * width + 2 * stage.heads * stage.cosine
-    coarse = (1 + 2 * stage.cosine) * width + (2 + 2 * stage.cosine) * width * stage.keys // positions
-    elements = elements + grouped * (1 - stage.key_value) + coarse * stage.key_value
+    elements = elements + width * (stage.downsampler(lambda value: DOWNSAMPLERS[value].kept) + 2)
+    for kept, chosen in rules_of(stage.tokens, {value: choice.kept for value, choice in TOKENS.items()}):
+        elements = elements + kept(stage) * chosen
     # An explicit product keeps its weights, the fused kernel a number for every row of them.
     explicit = stage.keys <= EXPLICIT_KEYS
     elements = elements + stage.heads * (explicit * stage.keys + (1 - explicit))
-    # The projections' inputs and what stands between them.
-    elements = elements + width + hidden * (2 + stage.branches * 2)
+    # The projections' inputs and what is between them.
+    elements = elements + width + hidden * (stage.feed_forward(lambda value: FEED_FORWARDS[value].kept) + stage.branches * 2)
     return stage.layers * (elements * positions + 6 * width)
 
 

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from space.array import Array
-from space.costs.formulas import CostInputs, StageInputs, part_counters
+from space.choices.attention import TOKENS, Tokens
+from space.choices.feed_forward import FEED_FORWARDS
+from space.choices.inputs import Choice, StageInputs
+from space.choices.position import POSITIONS
+from space.costs.formulas import CostInputs, part_counters
 from space.costs.points import Points
 from space.spec import PER_STAGE
-from space.stage import place
+from space.stage import stage_place
 
 _SUMS = ("params", "params_training", "macs", "train_macs", "reparam_macs")
 
@@ -96,48 +100,48 @@ def _cost_inputs(points: Points, stages: int) -> tuple[CostInputs, Any]:
 
 
 def _stage(points: Points, index: int, stages: int, channels: Any, grid: Any) -> StageInputs:
-    def at(path: str, value: Any = None) -> Any:
-        return points.at_stage(path, index, int if value is None else _is(value))
+    def chosen(path: str, effective: Any = 1) -> Choice:
+        return lambda encode: points.at_stage(path, index, encode) * effective
 
-    where = place(index, stages)
+    where = stage_place(index, stages)
     width, positions = channels << where.condition, (grid >> where.level) ** 2
-    downsampled = 1 - at("attention.tokens", "all")
-    ordinary = at("attention.downsampler", "conv") * downsampled
-    depthwise = (1 - at("attention.downsampler", "pixel-shuffle")) * downsampled - ordinary
-    kernel = points.number("attention.kernel")
-    convolutional = at("feed_forward.kind", "conv")
-    reparam = convolutional * points.number("feed_forward.reparam")
+    tokens, feed_forward = chosen("attention.tokens"), chosen("feed_forward.kind")
+    reparam = feed_forward(lambda kind: int(FEED_FORWARDS[kind].reparam)) * points.number("feed_forward.reparam")
     return StageInputs(
         name=where.name,
         level=where.level,
         condition=where.condition,
-        layers=points.number("block_layers") * at("depths"),
+        layers=points.number("block_layers") * points.at_stage("depths", index),
         width=width,
         positions=positions,
-        heads=at("heads"),
+        heads=points.at_stage("heads", index),
         keys=positions // _factor(points, index) ** 2,
-        key_value=at("attention.tokens", "key-value"),
-        depthwise_kernel=kernel * depthwise,
-        ordinary_kernel=kernel * ordinary,
-        cosine=at("attention.similarity", "cosine"),
-        rope=at("attention.position", "rope2d"),
-        convolutional=convolutional,
+        tokens=tokens,
+        downsampler=chosen("attention.downsampler", tokens(_downsamples)),
+        kernel=points.number("attention.kernel"),
+        similarity=chosen("attention.similarity"),
+        position=chosen("attention.position"),
+        feed_forward=feed_forward,
         hidden=np.asarray(width * points.number("feed_forward.ratio", float)).astype(np.int64),
         reparam=reparam,
         branches=reparam * points.number("feed_forward.branches"),
     )
 
 
+def _downsamples(tokens: Tokens) -> int:
+    return int(TOKENS[tokens].downsamples)
+
+
 def _factor(points: Points, index: int) -> Any:
-    everything = points.at_stage("attention.tokens", index, _is("all"))
-    return np.where(everything, 1, points.at_stage("attention.factor", index))
+    downsampled = points.at_stage("attention.tokens", index, _downsamples)
+    return np.where(downsampled, points.at_stage("attention.factor", index), 1)
 
 
 def _stage_conditions(points: Points, index: int, stage: StageInputs, size: Any, patch: Any) -> Iterable[Any]:
-    """What must hold at a stage; the same as ModelSpec's checks, sentence by sentence."""
+    """The conditions on one stage; the same as ModelSpec's checks, sentence by sentence."""
     yield size % ((_factor(points, index) << stage.level) * patch) == 0
     yield stage.width % stage.heads == 0
-    yield (stage.rope == 0) | (stage.width // stage.heads % 4 == 0)
+    yield stage.width // stage.heads % stage.position(lambda value: POSITIONS[value].head_unit) == 0
     yield stage.hidden >= 1
     yield (stage.reparam == 0) | (stage.hidden % 2 == 0)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from space.array import Array
-from space.costs.cost import cost
+from space.costs.cost import COST_METRICS, cost
 from space.costs.table import CostTable
 from space.domains.domain import Domain
-from space.domains.space import COST_METRICS, LARGEST_CHUNK, TRIES, SearchSpace
+from space.domains.space import LARGEST_CHUNK, TRIES, SearchSpace
 from space.errors import SpecError
 from space.spec import ModelSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from space.array import Array
-from space.costs.cost import cost
+from space.costs.cost import COST_METRICS, cost
 from space.costs.points import Column, Points
 from space.costs.table import CostTable
 from space.document import nearest
@@ -20,9 +20,6 @@ from space.spec import ModelSpec, spec_paths
 
 Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
-
-COST_METRICS = ("gflops", "train_gflops", "params_m")
-"""What can be constrained or minimised without training: attributes of `Cost`."""
 
 TRIES = 3_000_000
 """How many points are drawn before a space counts as having none that is feasible: some ten seconds."""

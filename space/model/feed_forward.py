@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from space.choices.feed_forward import FEED_FORWARD_KERNEL
 from space.model.kernels import depthwise, linear
 from space.model.layout import Depthwise
-from space.stage import FEED_FORWARD_KERNEL, Stage
+from space.stage import Stage
 
 
 class Folded(NamedTuple):
@@ -143,8 +144,12 @@ class Stacked(nn.Module):
 
 def feed_forward(stage: Stage) -> nn.Module:
     """The feed-forward of a stage, in the form that is trained."""
-    if stage.feed_forward == "mlp":
-        return MLP(stage.width, stage.hidden)
-    if stage.reparam:
-        return ReparamConvFeedForward(stage.width, stage.hidden, stage.branches)
-    return PlainConvFeedForward(stage.width, stage.hidden)
+    match stage.feed_forward:
+        case "mlp":
+            return MLP(stage.width, stage.hidden)
+        case "conv" if stage.reparam:
+            return ReparamConvFeedForward(stage.width, stage.hidden, stage.branches)
+        case "conv":
+            return PlainConvFeedForward(stage.width, stage.hidden)
+        case _:
+            assert_never(stage.feed_forward)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import torch
 from torch import Tensor, nn
 
@@ -25,4 +27,10 @@ class Offset(nn.Module):
 
 def modulation(stage: Stage) -> nn.Module:
     """The modulation of one layer: from the level's condition (N, C), or from its shared modulation (N, 6C), to (N, 6C)."""
-    return Offset(stage.width) if stage.modulation == "level" else nn.Linear(stage.width, FACTORS * stage.width)
+    match stage.modulation:
+        case "layer":
+            return nn.Linear(stage.width, FACTORS * stage.width)
+        case "level":
+            return Offset(stage.width)
+        case _:
+            assert_never(stage.modulation)

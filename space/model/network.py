@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
+from space.model.block import Blocks
 from space.model.condition import ConditionEmbedder, sinusoids
 from space.model.feed_forward import ReparamConvFeedForward
 from space.model.initial import init_weights
 from space.model.kernels import modulated_norm
-from space.model.layer import Blocks
 from space.model.layout import Convolution, Down, Up
 from space.model.modulation import FACTORS
 from space.model.patches import patchify, sincos, unpatchify
@@ -101,7 +102,13 @@ class Network(nn.Module):
 
 def _end(spec: ModelSpec, inputs: int, outputs: int) -> nn.Module:
     """The first or last layer: a 3×3 convolution over patches, or a linear layer patch by patch."""
-    return Convolution(inputs, outputs, 3) if spec.stem == "conv" else nn.Linear(inputs, outputs)
+    match spec.stem:
+        case "conv":
+            return Convolution(inputs, outputs, 3)
+        case "linear":
+            return nn.Linear(inputs, outputs)
+        case _:
+            assert_never(spec.stem)
 
 
 def build(spec: ModelSpec, seed: int = 0) -> Network:
@@ -111,5 +118,9 @@ def build(spec: ModelSpec, seed: int = 0) -> Network:
     """
     model = Network(spec)
     init_weights(model, seed)
-    # Convolution kernels in the memory order that channels-last feature maps need.
+    return channels_last(model)
+
+
+def channels_last(model: Network) -> Network:
+    """The model itself, with its convolution kernels in the memory order that channels-last feature maps need."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,9 +1,14 @@
-"""RoPE2D: rotary positions of tokens on a grid (Su et al., arXiv 2104.09864, in two dimensions)."""
+"""Encodings of positions. RoPE2D: rotary positions of tokens on a grid (Su et al., arXiv 2104.09864, in two dimensions)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
+
+from space.choices.position import Position
+from space.choices.table import covering
 
 THETA = 10000.0
 
@@ -27,3 +32,7 @@ def rotate(heads: Tensor, by: Tensor) -> Tensor:
     # As complex numbers a rotation is one product, twice as fast on a CPU as on real halves.
     pairs = torch.view_as_complex(wide.reshape(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * torch.view_as_complex(by.to(wide.dtype))).flatten(-2).to(heads.dtype)
+
+
+POSITION_ROTATIONS: Mapping[Position, Callable[..., Tensor] | None] = covering(Position, {"none": None, "rope2d": rotations})
+"""The rotations of queries and keys that each choice of `attention.position` makes, called as `rotations` is; None for none."""

@@ -13,7 +13,7 @@ from space.official.arguments import kwargs_from_spec
 from space.spec import ModelSpec
 
 
-class Place(NamedTuple):
+class OfficialParameter(NamedTuple):
     """Where a parameter of the authors' stands in our model, and the shape it has in theirs."""
 
     ours: str
@@ -76,7 +76,7 @@ _CONVOLUTIONS = ("attention.out.", "feed_forward.project", "skip.")
 """Linear layers of ours that are 1×1 convolutions in the authors' U-DiT."""
 
 
-def names(spec: ModelSpec) -> dict[str, Place]:
+def official_names(spec: ModelSpec) -> dict[str, OfficialParameter]:
     """Every parameter of the authors' model of a spec, in the form that is trained, by the authors' name.
 
     Raises SpecError when the authors' code cannot build the spec.
@@ -86,7 +86,7 @@ def names(spec: ModelSpec) -> dict[str, Place]:
         model = Network(spec)
     found = {}
     for ours, parameter in model.named_parameters():
-        found[_theirs(ours, spec)] = Place(ours, _shape(ours, tuple(parameter.shape), spec))
+        found[_theirs(ours, spec)] = OfficialParameter(ours, _shape(ours, tuple(parameter.shape), spec))
     return found
 
 

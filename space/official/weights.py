@@ -15,7 +15,7 @@ from torch import Tensor
 from space.errors import RunError, SpecError
 from space.model.network import Network
 from space.model.patches import sincos
-from space.official.names import POSITIONS, names, positions_shape
+from space.official.names import POSITIONS, official_names, positions_shape
 from space.spec import ModelSpec
 
 ENTRIES = ("ema", "model")
@@ -30,7 +30,7 @@ def load_weights(model: Network, state: Mapping[str, Any] | str | Path, entry: s
     is missing, extra or of another shape, and RunError for a file that cannot be read; the model is unchanged then.
     """
     found = _state(read(Path(state)) if isinstance(state, (str, Path)) else state, entry)
-    places = names(model.spec)
+    places = official_names(model.spec)
     if model.spec.absolute_position == "sincos" and POSITIONS in found:
         _check_positions(model, found.pop(POSITIONS))
     for name, value in found.items():
@@ -59,7 +59,7 @@ def state_dict(model: Network) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     found = {
         name: parameters[place.ours].detach().reshape(place.shape).clone(memory_format=torch.contiguous_format)
-        for name, place in names(spec).items()
+        for name, place in official_names(spec).items()
     }
     if spec.absolute_position == "sincos":
         found[POSITIONS] = sincos(spec.grid, spec.channels).reshape(positions_shape(spec))

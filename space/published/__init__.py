@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from space.published.presets import Published, counted_gflops, published
 from space.published.rows import Protocol, PublishedRow, PublishedTable
-from space.published.tables import correlations, names, table
+from space.published.tables import correlations, published_table, table_names
 
 __all__ = [
     "Protocol",
@@ -18,7 +18,7 @@ __all__ = [
     "PublishedTable",
     "correlations",
     "counted_gflops",
-    "names",
     "published",
-    "table",
+    "published_table",
+    "table_names",
 ]

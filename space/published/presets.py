@@ -8,7 +8,7 @@ from functools import cache
 
 from space.costs.cost import Cost, cost
 from space.presets import PRESETS
-from space.published.tables import table
+from space.published.tables import published_table
 
 LATENT_DOWNSAMPLING = 8
 """Pixels of an image for each position of the latents that both papers train on."""
@@ -113,13 +113,13 @@ def published(preset: str | None = None) -> tuple[Published, ...]:
 
 
 def _rows(name: str) -> Iterator[Published]:
-    for row in table(name).rows:
+    for row in published_table(name).rows:
         # DiT's Table 4 also holds other conditionings, which are not built here, and longer trainings of the same model.
         longer = row.resolution == 256 and row.train_steps_k not in ("", "400")
         if row.block in ("", "adaLN-Zero") and not longer:
             yield Published(
                 preset=_PRESET_OF[name](row.printed),
-                table=table(name).title,
+                table=published_table(name).title,
                 row=row.printed,
                 resolution=row.resolution,
                 gflops=row.gflops,

@@ -82,7 +82,7 @@ class PublishedTable:
     """A published table, or a figure whose points are rows."""
 
     name: str
-    """As in `table(name)`, such as `udit_table9`."""
+    """As in `published_table(name)`, such as `udit_table9`."""
     title: str
     """As the paper has it, such as `U-DiT Table 9`."""
     rows: tuple[PublishedRow, ...]

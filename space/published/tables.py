@@ -82,21 +82,21 @@ _APART = {"resolution": "{} px", "train_steps_k": "{}K", "gflops_plotted": "{} G
 """How a label tells rows of one name apart."""
 
 
-def names() -> tuple[str, ...]:
+def table_names() -> tuple[str, ...]:
     """The names of the tables: U-DiT's tables and figures, DiT's, and the one of VisionLLaMA that U-DiT's Figure 1 plots."""
     return tuple(_FILES)
 
 
 @cache
-def table(name: str) -> PublishedTable:
+def published_table(name: str) -> PublishedTable:
     """A published table by its name; raises ToolkitError, naming the nearest, when there is none.
 
-    >>> row = table("udit_table9").row("U-DiT-T (+RoPE2D)")
+    >>> row = published_table("udit_table9").row("U-DiT-T (+RoPE2D)")
     >>> row.gflops, row.scores["fid"], row.protocol.train_steps
     ('0.91', '84.64', 400000)
     """
     if name not in _FILES:
-        raise ToolkitError(f"no published table '{name}'{nearest(name, names())}")
+        raise ToolkitError(f"no published table '{name}'{nearest(name, table_names())}")
     file = _FILES[name]
     lines = _read(file.stem)
     printed = Counter(_first(line, _NAME) for line in lines)

@@ -1,15 +1,22 @@
 """Random specs of everything that can be built, for property tests."""
 
+from typing import get_args
+
 from hypothesis import strategies as st
 
 from space import ModelSpec
+from space.choices.attention import Similarity, Tokens
+from space.choices.downsampler import Downsampler
+from space.choices.feed_forward import FeedForwardKind
+from space.choices.position import Position
+from space.stage import Factor
 
 KINDS = {
-    "tokens": ["all", "downsampled", "key-value"],
-    "factor": [1, 2, 4],
-    "downsampler": ["pixel-shuffle", "dwconv", "dwconv-shortcut", "conv"],
-    "similarity": ["dot", "cosine"],
-    "position": ["none", "rope2d"],
+    "tokens": get_args(Tokens),
+    "factor": get_args(Factor),
+    "downsampler": get_args(Downsampler),
+    "similarity": get_args(Similarity),
+    "position": get_args(Position),
 }
 
 
@@ -39,7 +46,7 @@ def specs(draw) -> ModelSpec:
             "block_layers": draw(st.integers(1, 2)) if levels < 3 else 1,
             "attention": {**attention, "kernel": draw(st.sampled_from([1, 3, 5, 7]))},
             "feed_forward": {
-                "kind": per_stage(["mlp", "conv"]),
+                "kind": per_stage(get_args(FeedForwardKind)),
                 "ratio": draw(st.sampled_from([0.5, 1.0, 2.0, 3.5])),
                 "reparam": draw(st.booleans()),
                 "branches": draw(st.booleans()),

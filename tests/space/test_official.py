@@ -39,7 +39,7 @@ def prediction(model, spec):
 @pytest.mark.parametrize("name", SHAPES)
 def test_names_and_shapes_are_the_authors(name):
     spec = preset(name.lower())
-    ours = {theirs: list(place.shape) for theirs, place in official.names(spec).items()}
+    ours = {theirs: list(place.shape) for theirs, place in official.official_names(spec).items()}
     theirs = dict(SHAPES[name])
     if "pos_embed" in theirs:
         assert theirs.pop("pos_embed") == [1, spec.grid**2, spec.channels]
@@ -113,7 +113,7 @@ def test_arguments_nobody_knows_are_named(changes, message):
 def test_what_the_authors_cannot_build_is_refused(changes):
     spec = official.spec_from_kwargs(UDIT).replace(changes)
     with pytest.raises(ToolkitError, match="the authors' code cannot build"):
-        official.names(spec)
+        official.official_names(spec)
 
 
 @pytest.mark.parametrize("kwargs", [UDIT, {**UDIT, "ffn_type": "basic"}, DIT])

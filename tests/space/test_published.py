@@ -11,7 +11,7 @@ import pytest
 import space.published.rows
 import space.published.tables
 from space.errors import ToolkitError
-from space.published import Protocol, correlations, names, published, table
+from space.published import Protocol, correlations, published, published_table, table_names
 
 CSV = {file.name: file.read_text(encoding="utf-8") for file in files("space.published").iterdir() if file.name.endswith(".csv")}
 CORRELATIONS = "dit_figure_correlations_gflops_vs_metric.csv"
@@ -32,14 +32,14 @@ def texts_of(row):
 
 
 def test_every_file_is_a_table():
-    assert set(CSV) - {CORRELATIONS} == {stem for stem in CSV for name in names() if stem.startswith(f"{name}_")}
-    assert len(names()) == len(CSV) - 1
+    assert set(CSV) - {CORRELATIONS} == {stem for stem in CSV for name in table_names() if stem.startswith(f"{name}_")}
+    assert len(table_names()) == len(CSV) - 1
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", table_names())
 def test_every_cell_of_the_file_is_in_its_row(name):
     lines = lines_of(name)
-    rows = table(name).rows
+    rows = published_table(name).rows
     assert len(rows) == len(lines)
     for row, line in zip(rows, lines, strict=True):
         assert None not in line, "a line has more cells than the header"
@@ -58,9 +58,9 @@ def test_every_cell_of_the_file_is_in_its_row(name):
         assert row.source
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", table_names())
 def test_a_row_is_found_by_its_label_and_has_numbers(name):
-    found = table(name)
+    found = published_table(name)
     assert len(set(found.labels)) == len(found.rows)
     assert found.labels == tuple(row.label for row in found.rows)
     for row in found.rows:
@@ -73,41 +73,44 @@ def test_a_row_is_found_by_its_label_and_has_numbers(name):
 
 def test_numbers_read_off_the_papers():
     """Typed from the papers, not from the files."""
-    last = table("udit_table9").row("U-DiT-T (+Re-param.)")
+    last = published_table("udit_table9").row("U-DiT-T (+Re-param.)")
     assert (last.gflops, last.scores) == (
         "0.95",
         {"fid": "75.71", "sfid": "16.27", "is": "18.59", "precision": "0.336", "recall": "0.512"},
     )
-    assert table("udit_table2").row("DiT-XL/2 [28]").scores == {"fid": "19.47"}
-    assert table("udit_table4").row("U-DiT-L").cfg == "1.5"
-    assert table("udit_table5").row("U-DiT-L, 1000K").scores["fid"] == "7.54"
-    assert table("udit_table6").row("U-DiT-B").resolution == 512
-    assert table("udit_table8").row("U-DiT-B").params_m == "204.43"
-    assert table("udit_table11").row("U-DiT-B (Vanilla)").steps_per_s == "3.14"
-    assert table("dit_table4").row("DiT-XL/2, 256 px, 7000K, adaLN-Zero").scores == {"fid": "9.62"}
+    assert published_table("udit_table2").row("DiT-XL/2 [28]").scores == {"fid": "19.47"}
+    assert published_table("udit_table4").row("U-DiT-L").cfg == "1.5"
+    assert published_table("udit_table5").row("U-DiT-L, 1000K").scores["fid"] == "7.54"
+    assert published_table("udit_table6").row("U-DiT-B").resolution == 512
+    assert published_table("udit_table8").row("U-DiT-B").params_m == "204.43"
+    assert published_table("udit_table11").row("U-DiT-B (Vanilla)").steps_per_s == "3.14"
+    assert published_table("dit_table4").row("DiT-XL/2, 256 px, 7000K, adaLN-Zero").scores == {"fid": "9.62"}
     assert correlations() == {"fid": "-0.93", "sfid": "-0.86", "is": "0.90", "precision": "0.93", "recall": "0.86"}
 
 
 def test_labels_are_as_printed_where_that_is_enough():
-    changed = {name: [row.label for row in table(name).rows if row.label != row.printed] for name in names()}
+    changed = {name: [row.label for row in published_table(name).rows if row.label != row.printed] for name in table_names()}
     assert {name for name, labels in changed.items() if labels} == {"udit_table5", "udit_figure1", "udit_figure2", "dit_table4"}
-    assert table("udit_table5").labels[:2] == ("DiT-XL/2", "U-DiT-B, 200K")
+    assert published_table("udit_table5").labels[:2] == ("DiT-XL/2", "U-DiT-B, 200K")
 
 
 def test_only_the_figures_are_digitised():
-    assert {name for name in names() if any(row.digitised for row in table(name).rows)} == {"udit_figure1", "udit_figure2"}
-    assert all(row.digitised for name in ("udit_figure1", "udit_figure2") for row in table(name).rows)
+    assert {name for name in table_names() if any(row.digitised for row in published_table(name).rows)} == {
+        "udit_figure1",
+        "udit_figure2",
+    }
+    assert all(row.digitised for name in ("udit_figure1", "udit_figure2") for row in published_table(name).rows)
 
 
 def test_unknown_names_are_told_with_the_nearest():
     with pytest.raises(ToolkitError, match="no published table 'udit_tabel9'; did you mean 'udit_table9'?"):
-        table("udit_tabel9")
+        published_table("udit_tabel9")
     with pytest.raises(
         ToolkitError, match=r"U-DiT Table 9 \(udit_table9\) has no row 'U-DiT-T \(\+RoPE\)'; did you mean '.*RoPE2D"
     ):
-        table("udit_table9").row("U-DiT-T (+RoPE)")
+        published_table("udit_table9").row("U-DiT-T (+RoPE)")
     with pytest.raises(ToolkitError, match="U-DiT Table 5 prints 'U-DiT-B' in 5 rows; name one of them: 'U-DiT-B, 200K', "):
-        table("udit_table5").row("U-DiT-B")
+        published_table("udit_table5").row("U-DiT-B")
 
 
 PAPER = Protocol("ImageNet 256×256", 256, 400_000, 50_000, 250, 1.0)
@@ -115,19 +118,19 @@ PAPER = Protocol("ImageNet 256×256", 256, 400_000, 50_000, 250, 1.0)
 
 @pytest.mark.parametrize("name", ["udit_table1", "udit_table2", "udit_table7", "udit_table9", "udit_table10", "udit_table11"])
 def test_the_papers_common_protocol(name):
-    assert table(name).protocol == PAPER
-    assert {row.protocol for row in table(name).rows} == {PAPER}
+    assert published_table(name).protocol == PAPER
+    assert {row.protocol for row in published_table(name).rows} == {PAPER}
 
 
 def test_protocols_that_are_not_the_common_one():
-    assert PAPER.differences(table("udit_table4").protocol) == ("guidance",)
-    assert PAPER.differences(table("udit_table6").protocol) == ("data",)
-    assert table("udit_table4").protocol.guidance == 1.5
-    assert table("udit_table6").protocol.data == "ImageNet 512×512"
-    assert table("udit_table5").protocol.train_steps is None, "its rows differ"
-    assert PAPER.differences(table("udit_table5").row("U-DiT-B, 600K").protocol) == ("train_steps",)
-    assert table("udit_table8").protocol.train_steps is None, "nothing is trained"
-    sit = table("udit_figure1").row("SiT-LLAMA, 6.1 GFLOPs")
+    assert PAPER.differences(published_table("udit_table4").protocol) == ("guidance",)
+    assert PAPER.differences(published_table("udit_table6").protocol) == ("data",)
+    assert published_table("udit_table4").protocol.guidance == 1.5
+    assert published_table("udit_table6").protocol.data == "ImageNet 512×512"
+    assert published_table("udit_table5").protocol.train_steps is None, "its rows differ"
+    assert PAPER.differences(published_table("udit_table5").row("U-DiT-B, 600K").protocol) == ("train_steps",)
+    assert published_table("udit_table8").protocol.train_steps is None, "nothing is trained"
+    sit = published_table("udit_figure1").row("SiT-LLAMA, 6.1 GFLOPs")
     assert (sit.protocol.sampling_steps, sit.protocol.train_steps) == (None, 400_000)
 
 
@@ -140,7 +143,7 @@ def test_differences_of_protocols():
 
 
 def test_rows_of_presets_are_rows_of_the_tables():
-    titles = {table(name).title: table(name) for name in names()}
+    titles = {published_table(name).title: published_table(name) for name in table_names()}
     for found in published():
         alike = [row for row in titles[found.table].rows if row.printed == found.row and row.resolution == found.resolution]
         assert found.gflops in {row.gflops for row in alike}
@@ -150,7 +153,7 @@ def test_rows_of_presets_are_rows_of_the_tables():
 
 
 def test_import_needs_no_frames():
-    code = "import sys, space.published; space.published.table('udit_table9')\n"
+    code = "import sys, space.published; space.published.published_table('udit_table9')\n"
     code += "print([m for m in ('pandas', 'matplotlib', 'torch') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

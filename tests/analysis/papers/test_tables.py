@@ -23,7 +23,7 @@ from analysis.papers.tables import (
     paper_table,
 )
 from space import ToolkitError
-from space.published import correlations, names, table
+from space.published import correlations, published_table, table_names
 
 mpl.use("Agg")
 
@@ -34,9 +34,9 @@ def closed_figures():
     plt.close("all")
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", table_names())
 def test_a_table_as_a_frame_has_the_printed_numbers(name):
-    frame, rows = paper_table(name), table(name).rows
+    frame, rows = paper_table(name), published_table(name).rows
     assert frame["label"].tolist() == [row.label for row in rows]
     for column in ("gflops", "params_m", "steps_per_s", "train_steps_k", "cfg", "fid", "sfid", "is", "precision", "recall"):
         for value, row in zip(frame[column], rows, strict=True):
@@ -44,7 +44,7 @@ def test_a_table_as_a_frame_has_the_printed_numbers(name):
             assert math.isnan(value) if text == "" else value == float(text), column
     assert frame["source"].tolist() == [row.source for row in rows]
     assert (frame["n"] == 1).all()
-    assert frame.attrs == {"title": table(name).title, "note": SINGLE_RUN}
+    assert frame.attrs == {"title": published_table(name).title, "note": SINGLE_RUN}
     assert not {"sd", "ci_low", "ci_high", "p_value"} & set(frame)
 
 

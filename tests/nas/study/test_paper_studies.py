@@ -15,7 +15,7 @@ from nas.runs.run import read_run
 from nas.study.load import load_study
 from nas.study.study import Study
 from space.costs.cost import cost
-from space.published import counted_gflops, published, table
+from space.published import counted_gflops, published, published_table
 
 STUDIES = Path(__file__).parents[3] / "studies"
 NAMES = sorted(path.stem for path in (STUDIES / "paper").glob("*.yaml"))
@@ -46,7 +46,7 @@ def raw_rows(size: str, name: str):
 
 def printed_of(row):
     """The printed rows of a variant: one, or one for every count of steps."""
-    rows = table(row.published).rows
+    rows = published_table(row.published).rows
     return [one for one in rows if one.label == row.label] or [one for one in rows if one.printed == row.label]
 
 
@@ -123,7 +123,7 @@ def test_rows_are_of_the_table_and_each_is_another_architecture(name):
 def test_rows_are_the_presets_that_the_table_prints(name):
     """Where the table prints costs, it is known which preset each of its rows is."""
     study, rows = study_of("paper", name), raw_rows("paper", name)
-    title, side = table(rows[0].published).title, 8 * study.data.expected.shape[1]
+    title, side = published_table(rows[0].published).title, 8 * study.data.expected.shape[1]
     presets = {one.row: one.preset for one in published() if (one.table, one.resolution) == (title, side)}
     assert presets or title in ("U-DiT Table 4", "U-DiT Table 5", "U-DiT Table 11", "U-DiT Figure 1", "U-DiT Figure 2")
     for row in rows if presets else ():
@@ -144,7 +144,7 @@ def test_every_printed_row_is_trained_or_left_out_knowingly(name):
     named = {one.label for row in raw_rows("paper", name) for one in printed_of(row)}
     title = raw_rows("paper", name)[0].published
     patterns = [one.replace("[28]", r"\[28\]") for one in LEFT_OUT.get(title, [])]
-    rest = set(table(title).labels) - named
+    rest = set(published_table(title).labels) - named
     assert all(any(re.fullmatch(pattern, label) for pattern in patterns) for label in rest), rest
     assert all(any(re.fullmatch(pattern, label) for label in rest) for pattern in patterns)
 

@@ -1,27 +1,30 @@
 """Many specs at once: equal to one by one, and what is built on it."""
 
 import tracemalloc
+from typing import get_args
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
 from space import Domain, ModelSpec, Range, SearchSpace, ToolkitError, cost, cost_table, match_cost, preset
+from space.choices.feed_forward import FeedForwardKind
 from space.domains.census import census
 from space.domains.space import LARGEST_CHUNK, TRIES
+from tests.space.strategies import KINDS
 
 WIDE = {
     "channels": [7, 8, 12, 16, 24],
     "depths": {"each": {"int": [1, 3]}},
     "heads": {"each": [1, 2, 3, 4]},
     "block_layers": [1, 2],
-    "attention.tokens": {"each": ["all", "downsampled", "key-value"]},
+    "attention.tokens": {"each": KINDS["tokens"]},
     "attention.factor": {"each": [1, 2, 4]},
-    "attention.downsampler": {"each": ["pixel-shuffle", "dwconv", "dwconv-shortcut", "conv"]},
+    "attention.downsampler": {"each": KINDS["downsampler"]},
     "attention.kernel": [1, 3, 5, 7],
-    "attention.similarity": ["dot", "cosine"],
-    "attention.position": {"each": ["none", "rope2d"]},
-    "feed_forward.kind": {"each": ["mlp", "conv"]},
+    "attention.similarity": KINDS["similarity"],
+    "attention.position": {"each": KINDS["position"]},
+    "feed_forward.kind": {"each": get_args(FeedForwardKind)},
     "feed_forward.ratio": {"float": [0.05, 4]},
     "feed_forward.reparam": {"when": {"skip": "add"}, "choice": [False, True]},
     "feed_forward.branches": [False, True],

@@ -52,10 +52,10 @@ KERNELS = {
     "depthwise-5": (kernels.depthwise, ((2, 6, 5, 3), (3, 1, 5, 5), (3,))),
     "depthwise-3": (kernels.depthwise, ((2, 6, 5, 3), (3, 1, 3, 3), (3,))),
     "gelu-depthwise": (lambda *x: kernels.depthwise(*x, gelu=True), ((2, 6, 5, 3), (3, 1, 5, 5), (3,))),
-    "heads-dot": (lambda x, w, b: kernels.heads(x, w, b, 2), HEADS[:3]),
-    "heads-dot-rope": (lambda x, w, b: kernels.heads(x, w, b, 2, None, rotations(2, 3, 4)), HEADS[:3]),
-    "heads-cosine": (lambda x, w, b, s: kernels.heads(x, w, b, 2, s.exp()), HEADS),
-    "heads-cosine-rope": (lambda x, w, b, s: kernels.heads(x, w, b, 2, s.exp(), rotations(2, 3, 4)), HEADS),
+    "heads-dot": (lambda x, w, b: kernels.project_qkv(x, w, b, 2), HEADS[:3]),
+    "heads-dot-rope": (lambda x, w, b: kernels.project_qkv(x, w, b, 2, None, rotations(2, 3, 4)), HEADS[:3]),
+    "heads-cosine": (lambda x, w, b, s: kernels.project_qkv(x, w, b, 2, s.exp()), HEADS),
+    "heads-cosine-rope": (lambda x, w, b, s: kernels.project_qkv(x, w, b, 2, s.exp(), rotations(2, 3, 4)), HEADS),
 }
 
 
@@ -73,9 +73,9 @@ def test_gradients_written_by_hand(name):
 def test_plain_operators_compute_the_same(name):
     function, shapes = KERNELS[name]
     inputs = random(*shapes)
-    use_custom_backward = function(*inputs)
+    expected = function(*inputs)
     with torch.no_grad():
-        torch.testing.assert_close(function(*inputs), use_custom_backward)
+        torch.testing.assert_close(function(*inputs), expected)
 
 
 @pytest.mark.parametrize("cached", [kernels.CACHED, 1])

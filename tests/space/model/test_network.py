@@ -39,7 +39,7 @@ def test_forward_and_gradients_agree_with_the_authors_code(golden):
     torch.testing.assert_close(out, tensors["output.train"], rtol=0, atol=1e-5)
     (out * tensors["loss.weight"]).mean().backward()
     torch.testing.assert_close(x.grad, tensors["grad.x"], rtol=0, atol=1e-5)
-    parameters, places = dict(model.named_parameters()), official.names(model.spec)
+    parameters, places = dict(model.named_parameters()), official.official_names(model.spec)
     names = [name.removeprefix("grad.") for name in tensors if name.startswith("grad.") and name != "grad.x"]
     assert len(names) >= 5
     for name in names:

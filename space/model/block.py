@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from space.model.attention import Attention
+from space.model.attention import ATTENTION_MODULES
 from space.model.feed_forward import feed_forward
 from space.model.kernels import modulated_norm
 from space.model.modulation import modulation
@@ -18,7 +18,7 @@ class Block(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.modulation = modulation(stage)
-        self.attention = Attention(stage)
+        self.attention = ATTENTION_MODULES[stage.tokens](stage)
         self.feed_forward = feed_forward(stage)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:

@@ -1,0 +1,4 @@
+"""The choices of a stage, one module each: their names, what they mean for a spec, what they cost and what training keeps of them.
+
+`space.model` looks up how each is built in tables that are checked against the same names.
+"""
