@@ -54,7 +54,7 @@ LIGHT = {
     "space": ("torch", "ray", "optuna", "pandas"),
     "nas": ("torch", "ray", "optuna", "pandas", "numpy"),
     "analysis": ("torch", "ray", "optuna", "pandas"),
-    "nas.cli.app": ("torch", "ray", "optuna", "pandas", "numpy"),
+    "nas.cli.app": ("torch", "ray", "optuna", "pandas"),
     "nas.study.load": ("torch", "ray", "optuna", "pandas"),
     "nas.runs.run": ("torch", "ray", "optuna", "pandas"),
     "nas.search.state": ("torch", "ray", "optuna", "pandas"),
@@ -147,7 +147,8 @@ def test_no_two_public_classes_or_functions_share_a_name():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 homes[node.name].append(name)
-    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+    shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
+    assert shared == {"load": ["analysis.runs.data", "space.weights"]}, "the doors space.load and analysis.load alone"
 
 
 @pytest.mark.parametrize("package", ["space", "nas", "analysis"])

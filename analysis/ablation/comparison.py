@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.columns import numeric_column, require_columns
-from nas.stats.paired import holm, lower_is_better, paired_interval, paired_t_p, ratio_interval, sign_flip_p
+from nas.stats.paired import holm, paired_interval, paired_t_p, ratio_interval, sign_flip_p
 from nas.stats.sequential import repeated_interval, sequential_p
+from nas.study.metrics import lower_is_better
 from space.array import Array
 from space.document import nearest
 from space.errors import ToolkitError

@@ -13,7 +13,8 @@ from analysis.ablation.attribution import SHAPLEY, factorial_effects, shapley
 from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
 from analysis.runs.ablation import SCORES, AblationBlock, AblationFrames
 from analysis.runs.data import RunData, require_loaded
-from nas.stats.paired import attainable_p, lower_is_better, pairs_needed
+from nas.stats.paired import attainable_p, pairs_needed
+from nas.study.metrics import lower_is_better
 from space.document import nearest
 from space.errors import RunError, ToolkitError
 

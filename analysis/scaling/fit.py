@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.columns import numeric_column, require_columns
 from analysis.scaling.power_law import ALPHAS, Budgets, Law, Noise, SeedDraws, resampled_laws
-from nas.stats.paired import lower_is_better
+from nas.study.metrics import lower_is_better
 from space.errors import ToolkitError
 
 LEAST = 4

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from analysis.columns import numeric_column, require_columns
 from analysis.runs.data import RunData, require_loaded
-from nas.stats.paired import lower_is_better
 from nas.stats.ranks import LEAST, agreement, resampled
+from nas.study.metrics import lower_is_better
 from space.errors import ToolkitError
 
 Floats = NDArray[np.float64]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -44,14 +43,16 @@ def _here(run: str) -> Path:
     return fetch(run)
 
 
-@main.command()
+@main.command("run")
 @_study
 @click.option("--out", help="The run directory, a path or a URI such as s3://BUCKET/runs/NAME; runs/NAME by default.")
 @click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster; one is started on this machine by default.")
 @_changes
 @click.option("--dry-run", is_flag=True, help="Print what the study would cost and stop.")
 @click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
-def run(study: Path, out: str | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool) -> None:
+def run_command(
+    study: Path, out: str | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool
+) -> None:
     """Run a study; the same command again goes on or tops up."""
     from nas.study.load import load_study
 
@@ -68,6 +69,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
     from rich.console import Console
 
     from analysis.runs.data import load
+    from nas.cli.conclude import conclude_ablation, conclude_search
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
     from nas.runs.layout import SAMPLES
@@ -84,7 +86,7 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
 
     with progress_view(console, folder) as view:
         finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
-    figures = (_conclude_ablation if loaded.ablation else _conclude)(console, load(finished), folder)
+    figures = (conclude_ablation if loaded.ablation else conclude_search)(console, load(finished), folder)
     if where.uri:
         for figure in figures:
             remote_at(where.uri).upload(figure, figure.name)
@@ -104,114 +106,27 @@ def run(study: Path, out: str | None, address: str | None, changes: tuple[str, .
         sys.exit(SOME_FAILED)
 
 
-def _conclude(console: Any, found: Any, folder: Path) -> list[Path]:
-    """Print ranking, front and what was written; draw the figures, and return their files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from analysis.runs.plots import front_info, plot_curves, plot_front
-    from analysis.runs.tables import ranking_table
-
-    ranked = ranking_table(found)
-    _print_frame(
-        console,
-        ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
-        "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
-    )
-    front = front_info(found).points
-    _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
-    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
-    written = []
-    for name, plot in {"front": plot_front, "curves": plot_curves}.items():
-        path = folder / f"{name}.png"
-        figure = plot(found).get_figure(root=True)
-        assert figure is not None
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-        console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
-        written.append(path)
-    return written
-
-
-def _conclude_ablation(console: Any, found: Any, folder: Path) -> list[Path]:
-    """Print an ablation's comparisons and what was written; draw a forest plot of each, and return their files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from analysis.ablation.plots import plot_compare
-    from analysis.ablation.tables import ablation_tables
-    from analysis.ablation.text import narrow, parts
-
-    written: list[Path] = []
-    notes: dict[str, None] = {}
-    for number, table in enumerate(ablation_tables(found) if found.ablation.has_results else [], start=1):
-        for part, text in enumerate(narrow(parts(table.frame)[:1])):
-            few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
-            _print_text(console, text[few], "" if part else table.title)
-        notes |= dict.fromkeys(table.notes)
-        if table.compared is not None and table.compared["difference"].notna().any():
-            path = folder / f"comparison-{number}.png"
-            figure = plot_compare(table.compared, metric=found.ablation.metric).get_figure(root=True)
-            assert figure is not None
-            figure.suptitle(table.title, fontsize=10)
-            figure.savefig(path, dpi=150)
-            plt.close(figure)
-            written.append(path)
-    for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
-    for path in written:
-        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
-    console.print(f"whole tables     nas table {folder} --format md|latex|csv", highlight=False, soft_wrap=True)
-    return written
-
-
-def _print_frame(console: Any, frame: Any, title: str) -> None:
-    from analysis.runs.tables import cells
-
-    _print_text(console, cells(frame), title)
-
-
-def _print_text(console: Any, text: Any, title: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    console.print(f"\n{title}" if title else "", style="bold", markup=False, highlight=False, soft_wrap=True)
-    table = Table(box=None)
-    widths = {name: max([len(str(name)), *(len(cell) for cell in text[name])]) for name in text.columns}
-    fits = sum(widths.values()) + 2 * len(widths) <= console.width
-    for column in text.columns:
-        table.add_column(column, overflow="fold", no_wrap=fits and column != "reason")
-    for row in text.itertuples(index=False):
-        table.add_row(*(escape(cell) for cell in row))
-    console.print(table)
-
-
-@main.command()
+@main.command("validate")
 @click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
-def validate(studies: tuple[Path, ...]) -> None:
+def validate_command(studies: tuple[Path, ...]) -> None:
     """Check studies without training."""
-    from nas.data.sources import is_missing
+    from nas.data.sources import is_absent
     from nas.execution.preflight import check_data
     from nas.study.load import load_study
 
     for path in studies:
         study = load_study(path)
         study.check_runs()
-        if not study.data.expected or not is_missing(study.data):
+        if not study.data.expected or not is_absent(study.data):
             check_data(study)
         what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
-        absent = f"; its data, {study.data.source}, are not here" if is_missing(study.data) else ""
+        absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
         click.echo(f"{path}: fine; {what}{absent}")
 
 
-@main.command()
+@main.command("status")
 @_run
-def status(run: str) -> None:
+def status_command(run: str) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
     from nas.reporting.console import status_lines
     from nas.runs.ledger import read_events
@@ -221,11 +136,11 @@ def status(run: str) -> None:
     click.echo("\n".join(status_lines(read_state(folder).run, read_events(folder))))
 
 
-@main.command()
+@main.command("table")
 @_run
 @click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
 @click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
-def table(run: str, form: str, metric: str | None) -> None:
+def table_command(run: str, form: str, metric: str | None) -> None:
     """Print the table of a run: a search's ranking, or an ablation's comparisons."""
     from analysis.ablation.tables import ablation_tables
     from analysis.ablation.text import render_tables
@@ -245,25 +160,24 @@ def table(run: str, form: str, metric: str | None) -> None:
 @_run
 @click.argument("storage")
 @click.option("--name", help="The study's name there; the run's study's by default.")
-def optuna_export(run: str, storage: str, name: str | None) -> None:
+def optuna_export_command(run: str, storage: str, name: str | None) -> None:
     """Write a run to an Optuna STORAGE, such as sqlite:///run.db or run.log, for optuna-dashboard."""
     from nas.search.optuna_export import export_run
 
     click.echo(f"{export_run(_here(run), storage, name)} trials exported")
 
 
-@main.command()
+@main.command("export")
 @_run
 @click.option("--select", "which", default="best", show_default=True, metavar="best|pareto:K|TRIAL", help="Which trials.")
 @click.option("--ema", type=float, help="Which of the study's averaged weights, by their decay; the first by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
-def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
+def export_command(run: str, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
     from nas.runs.layout import EXPORTS, TRIALS
     from nas.runs.remote import fetch_checkpoint, is_uri, remote_at, run_identity
     from nas.runs.run import read_run
-    from nas.training.export import export as export_trial
-    from nas.training.export import select
+    from nas.training.export import export, select
 
     here = _here(run)
     found = read_run(here)
@@ -271,13 +185,13 @@ def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
         if is_uri(run):
             fetch_checkpoint(run, trial.name, here / TRIALS / trial.name, run_identity(here))
         folder = (out or here / EXPORTS) / trial.name
-        export_trial(found.study, trial, here, folder, ema)
+        export(found.study, trial, here, folder, ema)
         if is_uri(run) and out is None:
             remote_at(run).upload_folder(folder, f"{EXPORTS}/{trial.name}")
         click.echo(str(folder))
 
 
-@main.command()
+@main.command("sample")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--classes", help="Labels such as 0,3,9; all by default.")
 @click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
@@ -286,7 +200,7 @@ def export(run: str, which: str, ema: float | None, out: Path | None) -> None:
 @click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
-def sample(
+def sample_command(
     model: Path, classes: str | None, per_class: int, sampler: str | None, steps: int, cfg: float, seed: int, out: Path
 ) -> None:
     """Write a grid of images sampled from an exported model."""

@@ -43,7 +43,7 @@ class DataSet:
         return self.train.store
 
 
-def is_missing(settings: DataSettings) -> bool:
+def is_absent(settings: DataSettings) -> bool:
     """Whether the source of a study is not on this machine."""
     return settings.source not in EMBEDDED and not Path(settings.source).is_dir()
 
@@ -54,7 +54,7 @@ def header_of(settings: DataSettings) -> Header:
     Raises:
         DataError: When there is no such source and nothing is `expected` of it, or it holds something else than is expected.
     """
-    if settings.expected and is_missing(settings):
+    if settings.expected and is_absent(settings):
         return settings.expected.header(settings.source)
     header = _header(settings.source, settings.codec)
     if settings.expected:

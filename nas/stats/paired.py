@@ -11,9 +11,6 @@ from scipy.special import nctdtr, stdtr, stdtrit
 from space.array import Array
 from space.errors import ToolkitError
 
-LOWER_IS_BETTER = ("val_loss", "fid", "sfid", "kid", "step_seconds")
-HIGHER_IS_BETTER = ("precision", "recall", "inception_score", "is", "images_per_s")
-
 EXACT = 20
 """Up to this many pairs all sign flips are counted, at most 2^20."""
 
@@ -22,20 +19,6 @@ RESAMPLES = 100_000
 
 ROUNDING = 1e-9
 """Relatively smaller differences count as zero, since differences of losses carry the rounding of the losses."""
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a lower value of a metric is better; raises ToolkitError for a metric whose direction is unknown.
-
-    >>> lower_is_better("val_loss"), lower_is_better("precision")
-    (True, False)
-    """
-    if metric not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
-        raise ToolkitError(
-            f"whether less of '{metric}' is better is not known; less is better of {', '.join(LOWER_IS_BETTER)}, "
-            f"more is better of {', '.join(HIGHER_IS_BETTER)}"
-        )
-    return metric in LOWER_IS_BETTER
 
 
 def checked_differences(differences: Sequence[float] | Array, least: int) -> Array:

@@ -31,10 +31,10 @@ _ALL = (
     Metric("sfid", "lower", digits=2),
     # Unbiased, so it may fall below 0.
     Metric("kid", "lower", low=-inf),
-    Metric("inception_score", "higher", low=1.0, digits=2),
-    Metric("is", "higher", low=1.0, digits=2),
     Metric("precision", "higher", high=1.0),
     Metric("recall", "higher", high=1.0),
+    Metric("inception_score", "higher", low=1.0, digits=2),
+    Metric("is", "higher", low=1.0, digits=2),
     Metric("step_seconds", "lower", "s"),
     Metric("images_per_s", "higher", "images/s", digits=0),
     Metric("gflops", "lower", "multiply-accumulates / 1e9, folded, batch 1"),

@@ -12,7 +12,6 @@ from nas.stats import paired
 from nas.stats.paired import (
     attainable_p,
     holm,
-    lower_is_better,
     mean_and_spread,
     minimum_detectable_effect,
     paired_interval,
@@ -175,15 +174,6 @@ def test_the_bounds_of_a_ratio_are_where_the_t_test_turns():
 def test_a_ratio_to_what_may_be_zero_has_no_bounds():
     assert ratio_interval([1, 2, 3], [-1.0, 1.5, 0.2]) == (-math.inf, math.inf)
     assert ratio_interval([2, 2.5, 3], [4, 5, 6]) == (pytest.approx(0.5), pytest.approx(0.5))
-
-
-def test_directions():
-    assert all(map(lower_is_better, ("val_loss", "fid", "sfid", "kid", "step_seconds")))
-    assert not any(map(lower_is_better, ("precision", "recall", "inception_score", "is", "images_per_s")))
-    with pytest.raises(
-        ToolkitError, match="'loss' is better is not known; less is better of val_loss.*more is better of precision"
-    ):
-        lower_is_better("loss")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""What `nas run` prints and draws when a run has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def conclude_search(console: Any, found: Any, folder: Path) -> list[Path]:
+    """Print ranking, front and what was written; draw the figures, and return their files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from analysis.runs.plots import front_info, plot_curves, plot_front
+    from analysis.runs.tables import ranking_table
+
+    ranked = ranking_table(found)
+    _print_frame(
+        console,
+        ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
+        "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
+    )
+    front = front_info(found).points
+    _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
+    written = []
+    for name, plot in {"front": plot_front, "curves": plot_curves}.items():
+        path = folder / f"{name}.png"
+        figure = plot(found).get_figure(root=True)
+        assert figure is not None
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+        console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
+        written.append(path)
+    return written
+
+
+def conclude_ablation(console: Any, found: Any, folder: Path) -> list[Path]:
+    """Print an ablation's comparisons and what was written; draw a forest plot of each, and return their files."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from analysis.ablation.plots import plot_compare
+    from analysis.ablation.tables import ablation_tables
+    from analysis.ablation.text import narrow, parts
+
+    written: list[Path] = []
+    notes: dict[str, None] = {}
+    for number, table in enumerate(ablation_tables(found) if found.ablation.has_results else [], start=1):
+        for part, text in enumerate(narrow(parts(table.frame)[:1])):
+            few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
+            _print_text(console, text[few], "" if part else table.title)
+        notes |= dict.fromkeys(table.notes)
+        if table.compared is not None and table.compared["difference"].notna().any():
+            path = folder / f"comparison-{number}.png"
+            figure = plot_compare(table.compared, metric=found.ablation.metric).get_figure(root=True)
+            assert figure is not None
+            figure.suptitle(table.title, fontsize=10)
+            figure.savefig(path, dpi=150)
+            plt.close(figure)
+            written.append(path)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
+    console.print(f"whole tables     nas table {folder} --format md|latex|csv", highlight=False, soft_wrap=True)
+    return written
+
+
+def _print_frame(console: Any, frame: Any, title: str) -> None:
+    from analysis.runs.tables import cells
+
+    _print_text(console, cells(frame), title)
+
+
+def _print_text(console: Any, text: Any, title: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"\n{title}" if title else "", style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None)
+    widths = {name: max([len(str(name)), *(len(cell) for cell in text[name])]) for name in text.columns}
+    fits = sum(widths.values()) + 2 * len(widths) <= console.width
+    for column in text.columns:
+        table.add_column(column, overflow="fold", no_wrap=fits and column != "reason")
+    for row in text.itertuples(index=False):
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
