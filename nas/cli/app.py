@@ -60,9 +60,16 @@ def run_command(
     if dry_run:
         from nas.reporting.ablation_estimate import ablation_estimate
         from nas.reporting.estimate import estimate
+        from nas.runs.layout import LEDGER
+        from nas.runs.remote import is_uri, locate
+        from nas.runs.run import read_run
+        from nas.runs.throughput import throughput_of_run
 
-        root = Path(out).parent if out and "://" not in out else Path("runs")
-        click.echo(ablation_estimate(loaded, root) if loaded.ablation else estimate(loaded))
+        folder = locate(out or f"runs/{loaded.name}").folder
+        begun = (folder / LEDGER).exists()
+        throughput = throughput_of_run(read_run(folder), loaded.resources.concurrent or 1) if begun else None
+        root = Path(out).parent if out and not is_uri(out) else Path("runs")
+        click.echo(ablation_estimate(loaded, root, throughput) if loaded.ablation else estimate(loaded, throughput))
         return
     import warnings
 
@@ -175,7 +182,8 @@ def optuna_export_command(run: str, storage: str, name: str | None) -> None:
 def export_command(run: str, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
     from nas.runs.layout import EXPORTS, TRIALS
-    from nas.runs.remote import fetch_checkpoint, is_uri, remote_at, run_identity
+    from nas.runs.ledger import run_identity
+    from nas.runs.remote import fetch_checkpoint, is_uri, remote_at
     from nas.runs.run import read_run
     from nas.training.export import export, select
 

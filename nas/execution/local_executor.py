@@ -8,8 +8,9 @@ import torch
 
 from nas.execution.smoke import Smoke, smoke
 from nas.execution.watchdog import raises_when_still
+from nas.runs.ledger import run_identity
 from nas.runs.records import TrialPlan
-from nas.runs.remote import fetch_checkpoint, run_identity, upload_checkpoint
+from nas.runs.remote import fetch_checkpoint, upload_checkpoint
 from nas.search.controller import Search
 from nas.study.study import Study
 from nas.training.trial import Trial, as_failure

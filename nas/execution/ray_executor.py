@@ -28,8 +28,9 @@ from nas.execution.ray_adapters import (
 )
 from nas.execution.smoke import Smoke, read_smoke, smoke_step
 from nas.runs.layout import RAY, STUDY, TRIALS
+from nas.runs.ledger import run_identity
 from nas.runs.records import TrialPlan
-from nas.runs.remote import remote_at, run_identity
+from nas.runs.remote import remote_at
 from nas.search.controller import Search
 from nas.study.settings import ResourceSettings
 from nas.study.study import Study

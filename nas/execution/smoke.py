@@ -10,7 +10,6 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -119,16 +118,18 @@ def smoke_lines(found: Smoke) -> list[str]:
 
 
 def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) -> Step:
+    from nas.training.peak_memory import peak_bytes, reset_peak
+
     _release(device)
-    before = _memory_bytes(device)
+    before = reset_peak(device)
     _, seconds = _two_steps(study, what, spec)
-    peak = _peak_memory_bytes(device)
+    peak = peak_bytes(device)
     return Step(
         what=what,
         gflops=cost(spec).gflops,
         step_macs=cost(spec).step_macs(study.training.batch_size),
         seconds=seconds,
-        memory_bytes=None if before is None or peak is None else peak - before,
+        memory_bytes=None if before is None else peak - before,
         predicted_memory_bytes=memory(spec, study.training.batch_size, len(study.training.ema)).peak,
     )
 
@@ -184,34 +185,6 @@ def _release(device: torch.device) -> None:
         # glibc keeps freed memory for later; other systems' libraries have no such call.
         with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _memory_bytes(device: torch.device) -> int | None:
-    """What is in use now, from where the peak counts anew: CUDA's allocations, or the process's resident memory on a CPU."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return _status_bytes("VmRSS")
-
-
-def _peak_memory_bytes(device: torch.device) -> int | None:
-    import torch
-
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status_bytes("VmHWM")
-
-
-def _status_bytes(key: str) -> int | None:
-    """An entry of Linux's account of this process; None elsewhere."""
-    try:
-        return int(Path("/proc/self/status").read_text().partition(f"{key}:")[2].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def _time(seconds: float) -> str:

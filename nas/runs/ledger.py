@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from errno import ENOSPC
@@ -43,6 +44,34 @@ def read_events(folder: Path) -> Iterator[Event]:
         if isinstance(event, RunBegan):
             header = event.data
         yield event
+
+
+def apply_events(folder: Path, events: Iterable[Event], apply: Callable[[Event], None]) -> None:
+    """Apply the events of a run's ledger, from its first line on.
+
+    Raises:
+        RunError: When an event does not follow from those before it, such as the report of a trial that has not begun.
+    """
+    for number, event in enumerate(events, start=1):
+        try:
+            apply(event)
+        except (LookupError, ValueError) as error:
+            raise RunError(
+                f"{folder / LEDGER}:{number}: the event '{event.event}' does not follow from the lines before it ({error!r}); "
+                "restore the file from a copy, or move the directory away to start anew"
+            ) from None
+
+
+def run_identity(folder: Path) -> str:
+    """What tells a run from every other at the same address: a digest of the first line of its ledger, which has a time.
+
+    Raises RunError when the folder has no ledger.
+    """
+    try:
+        with (folder / LEDGER).open("rb") as file:
+            return hashlib.sha256(file.readline()).hexdigest()[:16]
+    except OSError as error:
+        raise RunError(f"{folder / LEDGER} cannot be read: {error.strerror}") from None
 
 
 class Ledger:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from nas.runs.events import Event, Exported, Reported
 from nas.runs.layout import LEDGER, TRIALS, UPLOADED
 from nas.runs.layout import LOCK as LOCAL_LOCK
-from nas.runs.ledger import read_events
-from nas.runs.remote import Remote, RunLocation, fetch_checkpoint, locate, remote_at, run_identity, upload_checkpoint
+from nas.runs.ledger import read_events, run_identity
+from nas.runs.remote import Remote, RunLocation, fetch_checkpoint, locate, remote_at, upload_checkpoint
 from nas.runs.remote_lock import RemoteLock
 from space.errors import RunError
 from space.files import replace_file

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs  # type: ignore[import-untyped]
 
 from nas.runs.checkpoints import facts_in, step_of
-from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER, ORIGIN, TRIALS
+from nas.runs.layout import CHECKPOINT, LAST_RUNG, ORIGIN, TRIALS
 from space.errors import RunError
 from space.files import cache_folder
 
@@ -252,18 +252,6 @@ def fetch_folder(uri: str) -> Path:
     if not remote_at(uri).download_folder("", folder):
         raise RunError(f"{shown(uri)} holds no files; check the address")
     return folder
-
-
-def run_identity(folder: Path) -> str:
-    """What tells a run from every other at the same address: a digest of the first line of its ledger, which has a time.
-
-    Raises RunError when the folder has no ledger.
-    """
-    try:
-        with (folder / LEDGER).open("rb") as file:
-            return hashlib.sha256(file.readline()).hexdigest()[:16]
-    except OSError as error:
-        raise RunError(f"{folder / LEDGER} cannot be read: {error.strerror}") from None
 
 
 def fetch_checkpoint(uri: str, name: str, folder: Path, run: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from nas.data.header import Header
 from nas.runs.events import Event, Exported, FinishFailed, Reported, RunBegan, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.layout import trial_name
-from nas.runs.ledger import read_events
+from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import Rejected, Report, State
 from nas.stats.pareto import fronts
 from nas.study.study import Study
@@ -211,7 +211,8 @@ def read_run(folder: str | Path) -> Run:
     # Nothing that is read here is garbage, and looking for it would take half of the time.
     gc.disable()
     try:
-        run = Run(read_events(Path(folder)))
+        run = Run()
+        apply_events(Path(folder), read_events(Path(folder)), run.apply)
     finally:
         if collects:
             gc.enable()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from nas.runs.events import Event, FinishFailed, HandedOutAgain, Promoted, Reported, SpaceSpent, TrialEnded
 from nas.runs.layout import TRIALS
-from nas.runs.ledger import Ledger
+from nas.runs.ledger import Ledger, apply_events
 from nas.runs.records import Failure, Report, State, TrialPlan
 from nas.runs.run import Run, TrialResult, objective_values
 from nas.search.halving import SuccessiveHalving
@@ -51,8 +51,7 @@ class Search:
         self._cache = RunCache(ledger.folder, study)
         self._state = SearchState()
         self._failures, self._reported, self._finish_failed = 0, False, set[int]()
-        for event in resumed(study, ledger):
-            self._apply(event)
+        apply_events(ledger.folder, resumed(study, ledger), self._apply)
         # No worker of an earlier process has them any more.
         self._state.idle = {number for number in self._state.running if self._halving.may_train(number)}
         # Written again when the process died between a report and what follows from it.

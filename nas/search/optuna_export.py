@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -20,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.runs.events import Event, TrialBegan, TrialEnded
-from nas.runs.ledger import read_events
+from nas.runs.ledger import read_events, run_identity
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_value
 from nas.search.distributions import distribution, encoded
@@ -53,16 +52,11 @@ def export_run(folder: Path, storage: str, name: str | None = None) -> int:
     name = name or run.study.name
     trials = _trials(run, events)
     with _opened(storage) as opened:
-        study = _emptied(opened, storage, name, run, _identity(events))
+        study = _emptied(opened, storage, name, run, run_identity(folder))
         study.set_user_attr("run directory", str(folder.resolve()))
         study.set_user_attr("question", run.study.question)
         study.add_trials(trials)
     return len(trials)
-
-
-def _identity(events: list[Event]) -> str:
-    """What tells this run from any other, wherever its directory lies: its first event, with the time it began."""
-    return hashlib.sha256(json.dumps(events[0].plain(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 # The storage.

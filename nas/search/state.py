@@ -15,7 +15,7 @@ from nas.runs.events import (
     TrialBegan,
     TrialEnded,
 )
-from nas.runs.ledger import read_events
+from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import State
 from nas.runs.run import Run, objective_values
 from nas.search.halving import SuccessiveHalving
@@ -129,8 +129,7 @@ class SearchState:
 def read_state(folder: Path) -> SearchState:
     """The state of the search in a run directory; raises RunError when it is none or is damaged."""
     state = SearchState()
-    for event in read_events(folder):
-        state.apply(event)
+    apply_events(folder, read_events(folder), state.apply)
     if not state.run.begun:
         raise RunError(f"{folder} holds no study; its ledger is empty")
     return state

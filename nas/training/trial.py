@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +17,10 @@ from nas.evaluation.validation import ValidationGrid
 from nas.runs.checkpoints import keep
 from nas.runs.layout import CHECKPOINT, LAST_RUNG
 from nas.runs.records import Failure, Report, TrialPlan
+from nas.study.settings import first_step
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
+from nas.training.peak_memory import peak_bytes, reset_peak
 from nas.training.scores import due, scores
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
@@ -45,7 +44,7 @@ class Trial:
     def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None) -> None:
         self.plan, self.study, self.folder = plan, study, folder
         self.device = _device(study)
-        _reset_peak_memory(self.device)
+        reset_peak(self.device)
         self.train, validation = feeds(study.data, self.device)
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
         self.training = Trainer(plan.spec, plan.seed, study.training, self.train, self._decay())
@@ -65,7 +64,7 @@ class Trial:
         if not share:
             return None
         first = round(whole - share * (whole - before))
-        return Decay(-(-first // self.step_macs), -(-whole // self.step_macs))
+        return Decay(first_step(first, self.step_macs), first_step(whole, self.step_macs))
 
     @property
     def finished(self) -> bool:
@@ -98,7 +97,7 @@ class Trial:
             train_loss=train_loss,
             seconds=seconds,
             images_per_s=(step - before) * self.study.training.batch_size / seconds,
-            peak_memory_mib=_peak_memory_mib(self.device),
+            peak_memory_mib=peak_bytes(self.device) / 2**20,
             scores=self._scores(rung),
         )
         self._kept[step] = report
@@ -122,7 +121,7 @@ class Trial:
 
     def _step_at(self, rung: int) -> int:
         """The first step that reaches a milestone of the plan."""
-        return -(-self.plan.milestones[rung - self.plan.reported] // self.step_macs)
+        return first_step(self.plan.milestones[rung - self.plan.reported], self.step_macs)
 
     def _save(self) -> None:
         if self.folder is not None:
@@ -149,13 +148,6 @@ class Trial:
         self._kept = kept
 
 
-def run_trial(plan: TrialPlan, study: Study, report: Callable[[Report], bool], folder: Path | None = None) -> None:
-    """Carry out a plan; `report` takes every report and tells whether to go on."""
-    trial = Trial(plan, study, folder)
-    while not trial.finished and report(trial.advance()):
-        pass
-
-
 def as_failure(number: int, error: BaseException) -> Failure:
     """An exception as data: one line of reason, and the traceback."""
     out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
@@ -168,22 +160,3 @@ def as_failure(number: int, error: BaseException) -> Failure:
 def _device(study: Study) -> torch.device:
     """A GPU when there is one and the study does not forbid it."""
     return torch.device("cuda" if study.resources.gpu != 0 and torch.cuda.is_available() else "cpu")
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak of the trials before, in a process that trains several."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Peak memory of the trial: CUDA's own on a GPU, the process's resident set (libraries included) on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,4 +1,4 @@
-"""The bill of an ablation: what it costs, and what its seeds could show."""
+"""The estimate of an ablation: what it costs, and what its seeds could show."""
 
 import pytest
 
@@ -12,26 +12,26 @@ from tests.nas.reporting.test_estimate import lines
 from tests.nas.scripted import searched
 
 
-def bill_of(tmp_path, *changes, rate=None, **block):
+def estimate_of(tmp_path, *changes, rate=None, **block):
     text = ablation_estimate(ablation(tmp_path, *changes, **block), tmp_path / "runs", rate)
     assert max(map(len, text.splitlines())) <= 100
     return lines(text)
 
 
-def test_the_bill_says_what_is_trained(tmp_path):
+def test_the_estimate_says_what_is_trained(tmp_path):
     study = ablation(tmp_path, seeds=6)
-    found = bill_of(tmp_path, seeds=6)
+    found = estimate_of(tmp_path, seeds=6)
     assert found["trials"] == "24: 4 architectures × 6 seeds, the first of them 0"
     assert found["rows"] == "add-one-in, raw: plain; + cosine; + RoPE; + conv (baseline plain)"
     assert found["budget"] == "2 steps a trial: the same samples for every row, not the same compute"
     macs = sum(6 * 2 * cost(row.spec).step_macs(4) for row in study.rows)
     assert planned_macs(study, 6) == macs
     assert found["training"] == f"{macs / 1e15:.4g} PFLOPs"
-    assert bill_of(tmp_path, seeds=6, rate=Throughput(macs / 100, 2, "x"))["hours"].startswith("about 50 s of training")
+    assert estimate_of(tmp_path, seeds=6, rate=Throughput(macs / 100, 2, "x"))["hours"].startswith("about 50 s of training")
 
 
 def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
-    found = bill_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
+    found = estimate_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
     assert found["budget"] == "4, 8 training TFLOPs a trial"
     assert found["training"] == f"{12 * 8 / 1000:.4g} PFLOPs"
 
@@ -49,15 +49,15 @@ def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
         ),
     ],
 )
-def test_the_bill_says_which_p_value_can_be_reached(tmp_path, seeds, rows, words):
+def test_the_estimate_says_which_p_value_can_be_reached(tmp_path, seeds, rows, words):
     variants = [{"name": f"ratio {n}", "set": {"feed_forward.ratio": 2 + n / 4}} for n in range(1, rows + 1)]
-    claims = bill_of(tmp_path, seeds=seeds, variants=variants)["claims"]
+    claims = estimate_of(tmp_path, seeds=seeds, variants=variants)["claims"]
     assert claims.startswith(words)
     assert ("the paired t test can, if the differences are normal" in claims) == (seeds == rows == 6)
 
 
 def test_the_smallest_difference_comes_from_earlier_runs(tmp_path):
-    without = bill_of(tmp_path, seeds=6)["visible"]
+    without = estimate_of(tmp_path, seeds=6)["visible"]
     sds = f"{minimum_detectable_effect(1.0, 6, 0.05 / 3):.2g}"
     assert f"a chance of 80 % (paired t, Bonferroni), a difference of {sds} standard deviations of the paired" in without
     assert "no earlier run under" in without
@@ -65,13 +65,13 @@ def test_the_smallest_difference_comes_from_earlier_runs(tmp_path):
     searched(study, tmp_path / "runs" / "first", loss=effects(study, noise=0.01))
     spread = pooled_sd(tmp_path / "runs", study)
     seen = minimum_detectable_effect(spread.sd, 6, 0.05 / 3)
-    found = bill_of(tmp_path, seeds=6)["visible"]
+    found = estimate_of(tmp_path, seeds=6)["visible"]
     known = f"paired differences scatter by {spread.sd:.2g} in run first (15 pairs)"
     assert f"a difference of {seen:.2g} in val_loss, as {known}" in found
 
 
-def test_sequential_seeds_are_billed_from_least_to_most(tmp_path):
-    found = bill_of(tmp_path, seeds={"min": 3, "max": 12})
+def test_sequential_seeds_are_estimated_from_least_to_most(tmp_path):
+    found = estimate_of(tmp_path, seeds={"min": 3, "max": 12})
     assert found["trials"] == "12 to 48: 4 architectures × 3 to 12 seeds, the first of them 0"
     assert " to " in found["training"]
 
@@ -79,16 +79,16 @@ def test_sequential_seeds_are_billed_from_least_to_most(tmp_path):
 def test_a_cost_that_cannot_be_matched_is_told(tmp_path):
     # Four times the layers cost more than the baseline whatever the ratio.
     block = {"variants": [VARIANTS[0], {"name": "deep", "set": {"depths": [4, 4, 4, 4, 4]}}], "controls": ["raw", "flop-matched"]}
-    found = bill_of(tmp_path, matched_by="feed_forward.ratio", **block)
+    found = estimate_of(tmp_path, matched_by="feed_forward.ratio", **block)
     assert found["not matched"].startswith("deep: +")
     assert "cosine" not in found["not matched"]
-    assert "not matched" not in bill_of(tmp_path, variants=VARIANTS, controls=["raw", "flop-matched"])
+    assert "not matched" not in estimate_of(tmp_path, variants=VARIANTS, controls=["raw", "flop-matched"])
 
 
 def test_a_row_that_is_its_baseline_is_told(tmp_path):
-    found = bill_of(tmp_path, variants=[*VARIANTS, {"name": "dot", "set": {"attention.similarity": "dot"}}])
+    found = estimate_of(tmp_path, variants=[*VARIANTS, {"name": "dot", "set": {"attention.similarity": "dot"}}])
     assert found["equal rows"] == "dot is plain (raw); they cannot differ, but count in the correction"
-    assert "equal rows" not in bill_of(tmp_path)
+    assert "equal rows" not in estimate_of(tmp_path)
 
 
 def test_a_spread_of_another_budget_says_nothing(tmp_path):
@@ -100,7 +100,7 @@ def test_a_spread_of_another_budget_says_nothing(tmp_path):
 
 
 def test_fid_and_published_tables_are_named(tmp_path):
-    found = bill_of(
+    found = estimate_of(
         tmp_path,
         "evaluation.fid={samples: 160, steps: 2, seeds: [0, 1], at: every}",
         "budget={steps: 4, rungs: 2}",

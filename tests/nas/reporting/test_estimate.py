@@ -1,4 +1,4 @@
-"""The bill before a run: what it says, and the arithmetic behind it."""
+"""The estimate before a run: what it says, and the arithmetic behind it."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def lines(text):
     return found
 
 
-def test_the_bill_of_a_plain_search(tiny_file):
+def test_the_estimate_of_a_plain_search(tiny_file):
     text = estimate(load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"]))
     assert max(map(len, text.splitlines())) <= 100
     found = lines(text)
@@ -128,7 +128,7 @@ def test_what_cannot_be_run_has_no_estimate(tiny_file):
         estimate(load_study(tiny_file, ["search.constraints={gflops: {min: 2}}"]))
 
 
-def test_the_bill_imports_neither_torch_nor_ray_nor_optuna(tiny_file):
+def test_the_estimate_imports_neither_torch_nor_ray_nor_optuna(tiny_file):
     code = f"""
 import sys
 from pathlib import Path

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER
-from nas.runs.ledger import Ledger
+from nas.runs.ledger import Ledger, run_identity
 from nas.runs.mirror import Mirror, fetch
-from nas.runs.remote import Remote, fetch_checkpoint, locate, remote_at, run_identity, shown, upload_checkpoint
+from nas.runs.remote import Remote, fetch_checkpoint, locate, remote_at, shown, upload_checkpoint
 from nas.search.controller import Search
 from nas.study.load import load_study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.trainer import Trainer
-from nas.training.trial import run_trial
+from nas.training.trial import Trial
 from space import ToolkitError
 from tests.nas.runs.stores import ledger_at, store
 from tests.nas.scripted import facts
@@ -227,7 +227,9 @@ def run_at(study, uri):
                 return search.report(found)
 
             mirror.fetch_checkpoint(plan.name)
-            run_trial(plan, study, report, where.folder / "trials" / plan.name)
+            trial = Trial(plan, study, where.folder / "trials" / plan.name)
+            while not trial.finished and report(trial.advance()):
+                pass
 
         while (plan := search.next_plan()) is not None:
             carry_out_plan(plan)
