@@ -286,6 +286,14 @@ def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None
     inner[parts[-1]] = tuple(values)
 
 
+def current_words(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data of a spec that may have been written when fields had other names, with today's names."""
+    return {_RENAMED.get(name, name): value for name, value in data.items()}
+
+
+_RENAMED = {"ends": "stem"}
+"""Today's names of renamed fields, by the old name."""
+
 NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
 
 
