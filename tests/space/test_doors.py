@@ -1,11 +1,13 @@
 """The names that `import space` offers."""
 
+import doctest
 import subprocess
 import sys
 
 import pytest
 
 import space
+import space.paths
 from space.weights import load_as_saved
 
 
@@ -38,3 +40,9 @@ def test_save_writes_a_folder_that_loads(tmp_path, folded):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.safetensors", "spec.yaml"]
     assert load_as_saved(tmp_path / "model").training is not folded
     assert space.load(tmp_path / "model").spec == model.spec
+
+
+def test_examples():
+    result = doctest.testmod(space.paths)
+    assert result.attempted
+    assert not result.failed
