@@ -1,6 +1,6 @@
-"""What can be built, how it varies, and what it costs.
+"""The architectures that can be built, the ways in which they vary, and what they cost.
 
-Names that need torch (`build`, `load`, `official`) are imported when they are first used, so `import space` stays light.
+Names that need torch (`build`, `load`, `save`, `official`) are imported on first use, so `import space` stays light.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from space.domains.census import Census, census
 from space.domains.domain import Domain, Range
 from space.domains.space import SearchSpace, cost_table
 from space.errors import ToolkitError
+from space.paths import replace
 from space.presets import PRESETS, preset
 from space.spec import AttentionSpec, FeedForwardSpec, ModelSpec
 
 if TYPE_CHECKING:
     from space import official
     from space.model.network import build
-    from space.weights import load
+    from space.weights import load, save
 
 __all__ = [
     "PRESETS",
@@ -47,9 +48,12 @@ __all__ = [
     "memory",
     "official",
     "preset",
+    "replace",
+    "save",
 ]
 
-_LATER = {"build": "space.model.network", "load": "space.weights"}
+_LATER = {"build": "space.model.network", "load": "space.weights", "save": "space.weights"}
+"""The module of each name that is imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
@@ -58,3 +62,7 @@ def __getattr__(name: str) -> Any:
     if name == "official":
         return import_module("space.official")
     raise AttributeError(f"module 'space' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

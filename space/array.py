@@ -1,4 +1,4 @@
-"""The type of arrays whose element type is said in words."""
+"""The type of arrays whose element type is given in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A YAML document that remembers the line of every key, and the sentence for what is wrong in it."""
+"""YAML documents that know the line of every key, and one-sentence messages for mistakes in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Document:
         self.name = name
         self._lines: dict[Location, int] = {}
         self._below: list[Document] = []
-        """The documents that this one lies over, the uppermost first."""
+        """The documents that this one extends, nearest first."""
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             self.data: dict[str, Any] = yaml.safe_load(text)
@@ -55,9 +55,14 @@ class Document:
 
     @classmethod
     def read_extended(cls, path: Path, key: str = "extends") -> Document:
-        """The document in a file, laid over the one that its `extends` names, relative to it, and so on.
+        """The document in a file, merged over the file that its `extends` names, and so on.
 
-        Raises StudyError when one cannot be read, or they extend each other in a circle.
+        Args:
+            path: The file to read.
+            key: The key that names the file to extend, relative to the file that holds the key.
+
+        Raises:
+            StudyError: When a file cannot be read, or files extend each other in a circle.
         """
         document, seen = cls.read(path), [path.resolve()]
         newest = document
@@ -71,11 +76,11 @@ class Document:
                 raise StudyError(f"{newest.where((key,))}: there is no file {name} beside it to extend")
             newest = cls.read(file)
             seen.append(file.resolve())
-            document._lie_over(newest, key)
+            document._merge_over(newest, key)
         return document
 
-    def _lie_over(self, base: Document, key: str) -> None:
-        """Keep what this document says, and take the rest from another but its `key`: mappings merge, all else is replaced."""
+    def _merge_over(self, base: Document, key: str) -> None:
+        """Merge this document over a base without its `key`: mappings are merged, all other values replaced."""
         self.data = _merged({name: value for name, value in base.data.items() if name != key}, self.data)
         self._below.append(base)
 
@@ -88,7 +93,7 @@ class Document:
                 line = key.start_mark.line + 1
                 if where in self._lines:
                     first = self._lines[where]
-                    raise StudyError(f"{self.name}:{line}: key '{key.value}' stands twice (first in line {first}); remove one")
+                    raise StudyError(f"{self.name}:{line}: key '{key.value}' appears twice (first in line {first}); remove one")
                 self._lines[where] = line
                 self._index(value, where)
         elif isinstance(node, yaml.SequenceNode):
@@ -97,7 +102,7 @@ class Document:
                 self._index(value, (*at, index))
 
     def where(self, at: Location) -> str:
-        """`file:line` of a location, or of its nearest enclosing key that stands in the file or in one below."""
+        """`file:line` of a location, or of the nearest enclosing key in this document or in one that it extends."""
         for end in range(len(at), 0, -1):
             for document in (self, *self._below):
                 line = document._lines.get(at[:end])
@@ -113,7 +118,17 @@ def _merged(base: Any, over: Any) -> Any:
 
 
 def parse(model: type[Model], data: Mapping[str, Any], document: Document | None = None, context: Any = None) -> Model:
-    """`data` as a `model`; raises StudyError with the one sentence for the first thing wrong."""
+    """Plain data as a validated model.
+
+    Args:
+        model: The pydantic model.
+        data: The plain data.
+        document: The document that the data were read from, for line numbers in the message.
+        context: What the model's validators are given, such as the header of a study's data.
+
+    Raises:
+        StudyError: With one sentence about the first mistake.
+    """
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
@@ -123,42 +138,42 @@ def parse(model: type[Model], data: Mapping[str, Any], document: Document | None
 def sentence_of(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], document: Document | None = None) -> str:
     """One sentence for the first thing wrong: `file:line: key: what`, as far as these are known."""
     problems = error.errors(include_url=False)
-    # An unknown key is usually the cause of the rest, a missing one say: tell it first.
+    # An unknown key is usually the cause of the other problems, such as a missing key: report it first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    at = _stands_in_data(problem["loc"], data)
+    at = _location_in_data(problem["loc"], data)
     if not at:
         return _about_whole(str(problem.get("ctx", {}).get("error", problem["msg"])), document)
     key = ".".join(str(part) for part in at)
-    place = f"{document.where(at)}: " if document else ""
+    where = f"{document.where(at)}: " if document else ""
     kind, context = problem["type"], problem.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, ToolkitError) or kind == "value_error":
-        return f"{place}{key}: {cause}"
+        return f"{where}{key}: {cause}"
     if kind == "extra_forbidden":
-        return f"{place}unknown key '{key}'{nearest(str(at[-1]), _names(model, at[:-1]))}"
+        return f"{where}unknown key '{key}'{nearest(str(at[-1]), _names(model, at[:-1]))}"
     if kind == "missing":
-        return f"{place}'{key}' is missing"
+        return f"{where}'{key}' is missing"
     given = problem["input"]
     if kind == "literal_error":
         expected = context["expected"]
         names = [part.strip(" '") for part in expected.replace(" or ", ", ").split(",")]
         if len(names) == 1:
-            return f"{place}{key}: {given!r} is not {expected}"
-        return f"{place}{key}: {given!r} is not one of {expected}{nearest(str(given), names, list_known=False)}"
+            return f"{where}{key}: {given!r} is not {expected}"
+        return f"{where}{key}: {given!r} is not one of {expected}{nearest(str(given), names, list_known=False)}"
     message = problem["msg"]
-    return f"{place}{key}: {message[0].lower()}{message[1:]}, not {given!r}"
+    return f"{where}{key}: {message[0].lower()}{message[1:]}, not {given!r}"
 
 
 def _about_whole(message: str, document: Document | None) -> str:
-    """A message about several keys, placed at the key it begins with."""
+    """A message about several keys, with the line of the key that it begins with."""
     if document is None:
         return message
     leading = re.match(r"[\w.]+", message)
     return f"{document.where(tuple(leading[0].split('.')) if leading else ())}: {message}"
 
 
-def _stands_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
-    """pydantic's location without the union members it puts between the keys of the data."""
+def _location_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
+    """pydantic's location of a problem, without the names of union members that it inserts between the keys."""
     kept: Location = ()
     inner: Any = data
     for position, part in enumerate(loc):
@@ -172,14 +187,14 @@ def _stands_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
 
 
 def _names(model: type[BaseModel], at: Location) -> list[str]:
-    """The keys that the model at a location knows."""
+    """The valid keys at a location of the model."""
     current: Any = model
     for part in at:
         if hasattr(current, "model_fields"):
             field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
             current = field.annotation if field else None
         else:
-            # A key of a mapping or an item of a list: what it holds is the last argument of its type.
+            # A key of a mapping or an item of a list: the type of its value is the last argument of the type.
             current = (get_args(current) or (None,))[-1]
         if get_origin(current) in (Union, UnionType):
             current = next((member for member in get_args(current) if hasattr(member, "model_fields")), None)
@@ -188,7 +203,7 @@ def _names(model: type[BaseModel], at: Location) -> list[str]:
 
 
 def nearest(given: str, known: Sequence[str], list_known: bool = True) -> str:
-    """`; did you mean 'x'?`, or the known names, where wanted, when none is near."""
+    """The end of a message about an unknown name: `; did you mean 'x'?`, or the known names when none is similar."""
     close = difflib.get_close_matches(given, known, n=1)
     if close and close[0] != given:
         return f"; did you mean '{close[0]}'?"

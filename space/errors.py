@@ -1,11 +1,11 @@
-"""The errors of the toolkit: one base class, told to the user as one sentence."""
+"""The errors of the toolkit, under one base class; each message is one sentence for the user."""
 
 
 class ToolkitError(Exception):
-    """A mistake the user can mend.
+    """A mistake that the user can mend.
 
-    The message is one sentence that says what is wrong, where, and how to mend it. The command line
-    prints it without a traceback and exits with code 2; nothing that was done before is lost.
+    The message is one sentence: what is wrong, where, and how to mend it. The command line prints it without a traceback and exits
+    with code 2. Completed work is kept.
     """
 
 

@@ -11,17 +11,22 @@ from pydantic import TypeAdapter
 from space.spec import NESTED, PER_STAGE, ModelSpec
 
 PER_STAGE_PATHS = ("depths", *PER_STAGE)
-"""The paths that may hold one value a stage."""
+"""The paths that can hold one value per stage."""
 
 
 def replace(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
-    """A copy of a spec with other values at dotted paths; see `ModelSpec.replace`."""
+    """A copy of a spec with other values at dotted paths; see `ModelSpec.replace`.
+
+    >>> from space import preset
+    >>> replace(preset("u-dit-s"), {"channels": 192, "depths.2": 4}).depths
+    (2, 5, 4, 5, 2)
+    """
     return spec.replace(changes)
 
 
 @lru_cache
 def value_type(path: str) -> TypeAdapter[Any]:
-    """What values a path can hold, each by itself; raises KeyError for a path that no spec has."""
+    """The validator of the values at a path; raises KeyError for a path that no spec has."""
     outer, _, inner = path.partition(".")
     field = (NESTED[outer] if inner else ModelSpec).model_fields[inner or outer]
     annotation: Any = field.annotation

@@ -9,7 +9,7 @@ from space.errors import SpecError
 from space.spec import ModelSpec
 
 _PLAIN = {"attention.similarity": "dot", "attention.position": "none", "feed_forward.kind": "mlp"}
-"""Vanilla: none of the component table's modifications but downsampled tokens."""
+"""Vanilla: downsampled tokens, and no other modification of the component table."""
 
 _DIT: dict[str, tuple[int, int, int]] = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}
 """Blocks, width and heads of DiT's Table 1."""
@@ -24,7 +24,7 @@ def _paper(size: str) -> ModelSpec:
 
 
 def _toy(**changes: Any) -> ModelSpec:
-    # The paper does not print the toy's size: C 48, 2 heads, depths 1 1 2 1 1 and ratio 4 reproduce six of its printed GFLOPs.
+    # The paper does not print the size of its toy models; this one reproduces six of their printed GFLOPs.
     base = ModelSpec(channels=48, heads=2, depths=(1, 1, 2, 1, 1))
     return base.replace({"feed_forward.ratio": 4.0, **changes})
 
@@ -63,10 +63,10 @@ def _all() -> dict[str, ModelSpec]:
     presets["u-dit-t+rope2d"] = _toy(**{"feed_forward.kind": "mlp"})
     presets["u-dit-t+dwconv-ffn"] = _toy(**{"feed_forward.reparam": False})
     presets["u-dit-t+reparam"] = _toy()
-    # Table 7: what stands before the pixel-unshuffle; the paper's choice, a depthwise convolution beside a shortcut, is u-dit-t.
+    # Table 7: the filter before the pixel-unshuffle; the paper's choice, a depthwise convolution beside a shortcut, is u-dit-t.
     for downsampler in ("pixel-shuffle", "dwconv", "conv"):
         presets[f"u-dit-t-{downsampler}"] = _toy(**{**_PLAIN, "attention.downsampler": downsampler})
-    # The quickest U-DiT with every modification, for laptops and tests: 16×16 inputs, ten classes.
+    # A small U-DiT with every modification, for laptops and tests: 16×16 inputs, ten classes.
     presets["u-dit-toy"] = _toy(channels=16, input_size=16, num_classes=10)
     return presets
 

@@ -1,4 +1,4 @@
-"""A preset in the small: the same topology with fewer channels, heads and blocks."""
+"""Resized specs: the same topology with other numbers of channels, heads and blocks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from space.frozen import Frozen
 from space.spec import ModelSpec
 
 _REACH = 64
-"""Widths so far from the scaled one are tried, nearest first."""
+"""Widths at most this far from the scaled one are tried, nearest first."""
 
 Ratio = Annotated[float, Field(gt=0, le=16)]
 
 
 class Scale(Frozen):
-    """What channels and blocks are multiplied by; heads go with the channels, so the width of a head stays about the same."""
+    """The factors of channels and of blocks; heads follow the channels, so the width of a head stays about the same."""
 
     channels: Ratio = 1.0
     depths: Ratio = 1.0
 
 
 def scaled(spec: ModelSpec, scale: Scale, input_size: int | None = None) -> ModelSpec:
-    """The spec with channels, heads and depths multiplied and rounded, at least one each, for inputs of another size.
+    """The spec with channels, heads and depths multiplied and rounded, each at least one.
 
-    Channels are the nearest number that can be built with the scaled heads. Raises SpecError when none within 64 can.
+    Channels are the number nearest to the scaled one that can be built with the scaled heads.
+
+    Args:
+        spec: The spec to resize.
+        scale: The factors.
+        input_size: Another height and width of the input; None keeps the spec's.
+
+    Raises:
+        SpecError: When no width within 64 channels of the scaled one can be built.
     """
     heads = _each(spec.heads, scale.channels)
     depths = _each(spec.depths, scale.depths)
@@ -45,5 +53,5 @@ def scaled(spec: ModelSpec, scale: Scale, input_size: int | None = None) -> Mode
 
 def _each(value: int | tuple[int, ...], ratio: float) -> int | tuple[int, ...]:
     if isinstance(value, tuple):
-        return tuple(max(1, round(one * ratio)) for one in value)
+        return tuple(max(1, round(count * ratio)) for count in value)
     return max(1, round(value * ratio))

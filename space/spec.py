@@ -34,14 +34,14 @@ PER_STAGE = (
     "attention.position",
     "feed_forward.kind",
 )
-"""Paths that hold one value for all stages or one a stage; `depths` always lists one a stage."""
+"""Paths that hold one value for all stages or one per stage; `depths` always lists one per stage."""
 
 
 class AttentionSpec(Frozen):
-    """How the tokens of a stage attend to each other.
+    """The attention of every block of a stage.
 
-    `factor`, `downsampler` and `kernel` say how tokens are downsampled; they mean nothing, and do not tell two specs apart,
-    where `tokens` is `all`. `kernel` is the width of the downsampler's convolution.
+    `factor`, `downsampler` and `kernel` set how tokens are downsampled. Where `tokens` is `all` they have no effect, and specs that
+    differ in them alone have the same digest. `kernel` is the width of the downsampler's convolution.
     """
 
     tokens: PerStage[Tokens] = "downsampled"
@@ -53,11 +53,12 @@ class AttentionSpec(Frozen):
 
 
 class FeedForwardSpec(Frozen):
-    """The feed-forward of a layer: `mlp`, or `conv` with a depthwise 5×5 between the projections.
+    """The feed-forward of a transformer block: `mlp`, or `conv` with a depthwise 5×5 convolution between the projections.
 
-    `ratio` is hidden width over width. `reparam` trains `conv` with extra linear branches that fold away; it means nothing for
-    `mlp`. The folded weights are computed in every step, so training costs what the folded form costs; `branches` applies every
-    branch by itself instead, as the authors' code does: the same function and gradients, dearer.
+    `ratio` is hidden width over width. `reparam` trains `conv` with extra linear branches that are folded into it afterwards; it
+    has no effect on `mlp`. Training computes the folded weights in every step, so a sample costs as much as in the folded form.
+    With `branches`, training applies each branch by itself, as the authors' code does: the same
+    function and gradients at a higher cost.
     """
 
     kind: PerStage[FeedForwardKind] = "conv"
@@ -69,19 +70,23 @@ class FeedForwardSpec(Frozen):
 class ModelSpec(Frozen):
     """One architecture: two specs that build the same network have the same digest.
 
-    `depths` lists blocks per stage (encoder from the outside in, bottleneck, decoder from the inside out), so five numbers are two
-    down-levels and a bottleneck, and one number is the isotropic DiT. A block is `block_layers` layers: two in U-DiT's code, one
-    in DiT's. Widths are C, 2C, 4C, 2C, 2C: the outermost decoder stage keeps the width of the level below.
+    `depths` counts the blocks of each stage as the papers do: encoder from the outside in, bottleneck, decoder from the inside out.
+    Five numbers are two down-levels and a bottleneck; one number is the isotropic DiT. Such a block consists of `block_layers`
+    transformer blocks, each attention and feed-forward (`space.model.block.Block`): two in U-DiT's code, one in DiT's. "Layer" in
+    the names of fields means one transformer block, so a stage has `block_layers` × its depth layers.
+
+    Widths are C, 2C, 4C, 2C, 2C: the outermost decoder stage keeps the width of the level below.
 
     `input_size` is the height and width of the input, cut into patches of `patch` × `patch`. `stem: conv` embeds and predicts with
     3×3 convolutions over the patches (U-DiT), `stem: linear` patch by patch (DiT). `absolute_position: sincos` adds DiT's fixed
-    embedding of every patch's place.
+    embedding of the patches' positions.
 
-    `skip` joins a decoder stage with its encoder stage: both side by side (U-DiT) or their sum, before a 1×1 convolution.
-    `modulation: level` has one modulation network a level and a learned offset a layer in place of a network a layer.
-    `null_class` adds the row of the label table that guidance needs.
+    `skip` joins a decoder stage with its encoder stage before a 1×1 convolution: concatenated (U-DiT) or added.
+    `modulation: layer` has one modulation network per transformer block; `modulation: level` has one per level and a learned offset
+    per transformer block. `null_class` adds the row of the label table that classifier-free guidance needs.
 
-    Raises a pydantic ValidationError (a ValueError) whose message names the nearest valid value.
+    Raises:
+        pydantic.ValidationError: When the architecture cannot be built; the message names the nearest valid value.
     """
 
     channels: Width
@@ -103,7 +108,7 @@ class ModelSpec(Frozen):
 
     @property
     def levels(self) -> int:
-        """Resolutions of the U, the bottleneck's included."""
+        """Number of resolutions in the U, the bottleneck's included."""
         return (len(self.depths) + 1) // 2
 
     @property
@@ -157,7 +162,7 @@ class ModelSpec(Frozen):
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the architecture and its input."""
+        """Twelve hexadecimal digits that identify the architecture and its input."""
         plain = {
             "stages": [asdict(stage) for stage in self.stages],
             "skip": self.skip if self.levels > 1 else None,
@@ -233,7 +238,7 @@ class ModelSpec(Frozen):
             if not _takes(stage, ratio):
                 # The next ratio up that suits every stage.
                 tries = (round(ratio + step * 1e-4, 4) for step in range(20_001))
-                near = next((one for one in tries if all(_takes(other, one) for other in self.stages)), None)
+                near = next((tried for tried in tries if all(_takes(other, tried) for other in self.stages)), None)
                 raise SpecError(
                     f"feed_forward.ratio {ratio:g} gives {stage.name} a hidden width of {stage.hidden}, but it must be "
                     f"{'even' if stage.reparam else 'at least 1'}; take {f'a ratio of {near:g}' if near else 'another ratio'}"
@@ -241,7 +246,7 @@ class ModelSpec(Frozen):
 
     def _check_input_size(self) -> None:
         factors = [max(s.factor or 1 for s in self.stages if s.level == level) for level in range(self.levels)]
-        # All are powers of two, so what the most demanding level needs serves the others.
+        # All are powers of two, so a size that suits the most demanding level suits the others.
         level = max(range(self.levels), key=lambda level: factors[level] << level)
         unit = (factors[level] << level) * self.patch
         if self.input_size % unit:
@@ -255,7 +260,7 @@ class ModelSpec(Frozen):
 
 
 def _takes(stage: Stage, ratio: float) -> bool:
-    """Whether a feed-forward ratio gives a stage a hidden width that it can have."""
+    """Whether a feed-forward ratio gives a stage a valid hidden width."""
     hidden = int(stage.width * ratio)
     return hidden >= 1 and not (stage.reparam and hidden % 2)
 
@@ -273,7 +278,7 @@ def _check_heads(stage: Stage) -> None:
 
 
 def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None:
-    """Set one stage's entry of a per-stage value, whose path ends in the stage's index."""
+    """Set the entry of one stage in a per-stage value; the path ends in the stage's index."""
     *parts, last = path.split(".")
     inner: Any = data
     for part in parts[:-1]:
@@ -285,6 +290,14 @@ def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None
     values[int(last)] = value
     inner[parts[-1]] = tuple(values)
 
+
+def current_words(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data of a spec that may have been written when fields had other names, with today's names."""
+    return {_RENAMED.get(name, name): value for name, value in data.items()}
+
+
+_RENAMED = {"ends": "stem"}
+"""Today's names of renamed fields, by the old name."""
 
 NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
 

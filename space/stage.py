@@ -1,4 +1,4 @@
-"""A stage of a spec with every choice resolved: what a model is built from and a cost is counted on."""
+"""A stage of a spec with every choice resolved: the input of the model's builder and of the cost formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from space.choices.position import Position
 
 T = TypeVar("T")
 PerStage: TypeAlias = T | tuple[T, ...]
-"""One value for every stage, or one value a stage in the order of `ModelSpec.depths`."""
+"""One value for all stages, or one per stage in the order of `ModelSpec.depths`."""
 
 Modulation = Literal["layer", "level"]
 Factor = Literal[1, 2, 4]
@@ -38,6 +38,7 @@ class Stage:
     condition: int
     """The level whose condition embedding modulates the stage; its width is the stage's width."""
     layers: int
+    """Number of transformer blocks."""
     modulation: Modulation
     heads: int
     tokens: Tokens
@@ -50,7 +51,7 @@ class Stage:
     hidden: int
     reparam: bool
     branches: bool
-    """Whether the re-parameterised branches are applied one by one in training."""
+    """Whether training applies the re-parameterised branches one by one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class StagePlace:
 def stage_place(index: int, stages: int) -> StagePlace:
     """The position of a stage: encoder from the outside in, bottleneck, decoder from the inside out.
 
-    Widths follow the condition's level: C, 2C, 4C, 2C, 2C for five stages, the outermost decoder stage keeping the width of the
+    Widths follow the condition's level: C, 2C, 4C, 2C, 2C for five stages. The outermost decoder stage keeps the width of the
     level below (U-DiT, Figure 3). A single stage is the trunk of an isotropic model.
     """
     bottleneck = stages // 2
@@ -80,5 +81,5 @@ def stage_place(index: int, stages: int) -> StagePlace:
 
 
 def at_stage(value: PerStage[T], index: int) -> T:
-    """The value that holds at a stage."""
+    """The value at a stage."""
     return value[index] if isinstance(value, tuple) else value

@@ -1,8 +1,9 @@
-"""Model folders: a spec, weights, and facts about where they come from."""
+"""Model folders: the spec, the weights, and facts about where they come from."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,28 @@ from safetensors.torch import save_file
 from space.document import parse
 from space.errors import RunError, SpecError
 from space.model.network import Network, channels_last
-from space.spec import ModelSpec
+from space.spec import ModelSpec, current_words
 
 WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
 
 
-def save(model: Network, folder: Path, facts: dict[str, Any] | None = None, *, folded: bool = True) -> None:
-    """Write a model as `model.safetensors` and `spec.yaml`; `facts` (JSON) travel inside the weights' file.
+def save(model: Network, folder: str | Path, facts: Mapping[str, Any] | None = None, *, folded: bool = True) -> None:
+    """Write a model as `model.safetensors` and `spec.yaml`.
 
-    Written folded, or with every parameter of the training form. Raises RunError when the folder cannot be written.
+    Args:
+        model: The model, in training form.
+        folder: The folder to write, made where it is missing.
+        facts: Plain data (JSON) about the model, kept in the file of the weights.
+        folded: Whether to write the folded form; otherwise every parameter of the training form is written.
+
+    Raises:
+        RunError: When the folder cannot be written.
     """
+    folder = Path(folder)
     written = model.folded() if folded else model
     tensors = {name: value.contiguous() for name, value in written.state_dict().items()}
     plain = model.spec.model_dump(mode="json")
-    metadata = {"spec": json.dumps(plain), "facts": json.dumps(facts or {}), "form": "folded" if folded else "training"}
+    metadata = {"spec": json.dumps(plain), "facts": json.dumps(dict(facts or {})), "form": "folded" if folded else "training"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SPEC).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
@@ -36,20 +45,25 @@ def save(model: Network, folder: Path, facts: dict[str, Any] | None = None, *, f
 
 
 def load(folder: str | Path) -> Network:
-    """The model in a folder that `nas export` or `nas import-official` wrote: folded, in eval mode.
+    """The model in a folder that `space.save`, `nas export` or `nas import-official` wrote: folded, in eval mode.
 
-    Raises RunError when there is none or its weights do not fit its spec.
+    Raises:
+        RunError: When the folder holds no model, or its weights do not fit its spec.
     """
     model = load_as_saved(folder)
     return model.folded() if model.training else model
 
 
 def load_as_saved(folder: str | Path) -> Network:
-    """The model in the form in which it was saved: folded in eval mode, or the training form in training mode."""
+    """The model in the form in which it was saved: folded in eval mode, or the training form in training mode.
+
+    Raises:
+        RunError: As `load`.
+    """
     path = Path(folder) / WEIGHTS
     tensors, metadata = _read(path)
     try:
-        model = channels_last(Network(parse(ModelSpec, json.loads(metadata["spec"]))))
+        model = channels_last(Network(parse(ModelSpec, current_words(json.loads(metadata["spec"])))))
         model = model if metadata.get("form") == "training" else model.folded()
         model.load_state_dict(tensors)
     except (SpecError, RuntimeError, ValueError) as error:
@@ -58,20 +72,20 @@ def load_as_saved(folder: str | Path) -> Network:
 
 
 def facts_of(folder: str | Path) -> dict[str, Any]:
-    """The facts that were saved with a model."""
-    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS, tensors=False)[1].get("facts", "{}"))
+    """The facts that were saved with a model; raises RunError when the folder holds none."""
+    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS, with_tensors=False)[1].get("facts", "{}"))
     return facts
 
 
-def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except FileNotFoundError:
         raise RunError(f"{path.parent} is not a model folder: it has no {path.name}") from None
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     if "spec" not in metadata:
         raise RunError(f"{path} holds weights without a spec; use a folder that `nas export` wrote")
-    return found, metadata
+    return tensors, metadata

@@ -1,4 +1,4 @@
-"""Which tokens attend to which, and how alike a query and a key are."""
+"""The choices of attention: the tokens that attend to each other, and the similarity of a query and a key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TokensChoice:
     """One kind of attention; `space.model.attention.ATTENTION_MODULES` says how it is built."""
 
     downsamples: bool
-    """Whether factor, downsampler and kernel mean anything."""
+    """Whether factor, downsampler and kernel have an effect."""
     encoded: Callable[[StageInputs], Number]
     """Queries and keys of one block that an encoding of positions acts on."""
     kept: Callable[[StageInputs], Number]

@@ -1,1 +1,1 @@
-"""What a spec costs: parameters, multiply-accumulates and memory, in closed form, for one spec or many at once."""
+"""The cost of a spec in closed form: parameters, multiply-accumulates and memory, for one spec or many at once."""

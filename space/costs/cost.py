@@ -1,8 +1,9 @@
-"""What a spec costs, in closed form and without torch.
+"""The cost of a spec in parameters and multiply-accumulates, in closed form and without torch.
 
-One multiply-accumulate is one operation, as in both papers, so "GFLOPs" are multiply-accumulates / 1e9. Counted are matrix products
-and convolutions (the attention's two products among them) and, as in the numbers that U-DiT prints, the elementwise products:
-modulation, gates, the scaling of attention scores, and RoPE's rotation. Norms, activations, softmax, additions and biases are not.
+One multiply-accumulate is one operation, as in both papers, so "GFLOPs" are multiply-accumulates / 1e9. The count covers matrix
+products and convolutions, the two products of attention included, and, as in the numbers that U-DiT prints, elementwise products:
+modulation, gates, the scaling of attention scores, and the rotations of RoPE. Norms, activations, softmax, additions and biases are
+not counted.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from space.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Part:
-    """The cost of one stage or connection; whole numbers.
+    """The cost of one stage or connection, in whole numbers.
 
-    The multiply-accumulates by operator are one forward pass of one sample in the folded form; `norm_elements` are the elements
-    that pass a norm, which counts nothing here. `train_macs` is the forward and backward pass of one sample in the form that is
-    trained, folding apart; `reparam_macs` is the folding of re-parameterised weights, once a forward pass whatever the batch.
+    The multiply-accumulates by operator are those of one forward pass of one sample in the folded form. `norm_elements` are the
+    elements that pass a norm; they add nothing to `macs`. `train_macs` is the forward and backward pass of one sample in training
+    form, without folding. `reparam_macs` is the folding of re-parameterised weights, once per forward pass at any batch size.
     """
 
     name: str
@@ -36,12 +37,12 @@ class Part:
 
     @property
     def macs(self) -> int:
-        """One forward pass of one sample, folded form."""
+        """Multiply-accumulates of one forward pass of one sample, in the folded form."""
         return self.product_macs + self.elementwise_macs
 
     @property
     def product_macs(self) -> int:
-        """Matrix products and convolutions alone, what fvcore counts."""
+        """Multiply-accumulates of matrix products and convolutions alone, as fvcore counts."""
         return self.linear_macs + self.convolution_macs + self.attention_macs
 
 
@@ -53,10 +54,10 @@ SUMS = tuple(entry.name for entry in fields(Part) if entry.name != "name")
 
 @dataclass(frozen=True)
 class Cost(Part):
-    """The cost of a spec: its parts, in the order of the forward pass, and their sum.
+    """The cost of a spec: the sum over its parts, which are in the order of the forward pass.
 
-    `gflops` is the inference cost of the folded form, batch 1. `train_gflops` is what one training sample costs, forward and
-    backward, folding apart, which is paid once a step: see `step_macs`.
+    `gflops` is the inference cost of the folded form at batch 1. `train_gflops` is the forward and backward pass of one training
+    sample, without folding, which is done once per step: see `step_macs`.
     """
 
     parts: tuple[Part, ...]

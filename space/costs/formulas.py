@@ -1,7 +1,7 @@
-"""What every part of a network costs, as formulas over whole numbers.
+"""The cost of every part of a network, as formulas over whole numbers.
 
-The numbers are Python integers for one spec and NumPy arrays of them for many specs at once, and both run through the same
-formulas. `space.choices` holds those of every choice of a stage.
+The numbers are Python integers for one spec and NumPy arrays for many specs at once; both run through the same formulas. The
+formulas of the choices of a stage are in `space.choices`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from space.stage import TIME_SINUSOIDS, Stage
 
 @dataclass(frozen=True)
 class CostInputs:
-    """What the cost of a spec depends on."""
+    """The numbers that the cost of a spec depends on."""
 
     channels: Number
     grid: Number
     patch_inputs: Number
-    """Values in a patch of the input."""
+    """Number of values in a patch of the input."""
     patch_outputs: Number
     label_rows: Number
     conv_stem: Number
@@ -37,7 +37,7 @@ class CostInputs:
 
 
 def cost_inputs(spec: ModelSpec) -> CostInputs:
-    """The numbers of one spec."""
+    """The inputs of the cost formulas for one spec."""
     return CostInputs(
         channels=spec.channels,
         grid=spec.grid,
@@ -80,7 +80,7 @@ def _chosen(value: str | None) -> Choice:
 
 
 def part_counters(n: CostInputs) -> Iterator[PartCounter]:
-    """The parts of a network in the order of the forward pass."""
+    """The counters of the parts of a network, in the order of the forward pass."""
     yield _embedding(n)
     yield _conditions(n)
     bottleneck = len(n.stages) // 2
@@ -95,7 +95,7 @@ def part_counters(n: CostInputs) -> Iterator[PartCounter]:
 
 def _embedding(n: CostInputs) -> PartCounter:
     counter = PartCounter("embedding")
-    # The images need no gradient, so the first layer has only its weights'.
+    # The images need no gradient, so the first layer computes those of its weights alone.
     positions, kernel = n.grid**2, 3 * n.conv_stem
     counter.convolution(n.patch_inputs, n.channels, positions, kernel, input_gradient=False)
     counter.linear(n.patch_inputs, n.channels, positions, input_gradient=False, times=1 - n.conv_stem)
@@ -120,11 +120,11 @@ def _down(stage: StageInputs) -> PartCounter:
 
 
 def _up(n: CostInputs, stage: StageInputs) -> PartCounter:
-    """Upsampling into a decoder stage, and the skip's 1×1 convolution."""
+    """The upsampling into a decoder stage, and the 1×1 convolution of the skip."""
     counter = PartCounter(f"up-{stage.level + 1}")
     below, skipped = n.channels << (stage.level + 1), n.channels << stage.level
     counter.convolution(below, 2 * below, stage.positions // 4, 3, bias=False)
-    # What comes up is as wide as what is skipped.
+    # The upsampled and the skipped feature maps are equally wide.
     counter.linear(skipped * (2 - n.add_skips), stage.width, stage.positions)
     return counter
 
@@ -146,7 +146,7 @@ def _stage(n: CostInputs, stage: StageInputs) -> PartCounter:
     layers = stage.layers
     counter.linear(stage.width, 6 * stage.width, times=layers * (1 - n.level_modulation))
     counter.weights(6 * stage.width * layers * n.level_modulation)
-    # Norm, scale and gate, around the attention and around the feed-forward.
+    # Norm, scale and gate, for the attention and for the feed-forward.
     counter.norm(2 * stage.width * stage.positions * layers)
     counter.elementwise(4 * stage.width * stage.positions * layers)
     _attention(counter, stage)
@@ -159,7 +159,7 @@ def _attention(counter: PartCounter, stage: StageInputs) -> None:
     for count, chosen in rules_of(stage.downsampler, {value: choice.count for value, choice in DOWNSAMPLERS.items()}):
         count(counter, stage, layers * chosen)
     counter.linear(width, 3 * width, positions, times=layers)
-    # Groups of `keys` tokens, or every query over `keys` keys: the same products.
+    # Groups of `keys` tokens need as many products as attention of every query over `keys` keys.
     counter.attend(positions, stage.keys, width, stage.heads, layers)
     encodings = {value: choice.count for value, choice in POSITIONS.items()}
     for encoded, attending in rules_of(stage.tokens, {value: choice.encoded for value, choice in TOKENS.items()}):
@@ -175,11 +175,12 @@ def _feed_forward(counter: PartCounter, stage: StageInputs) -> None:
     for count, chosen in rules_of(stage.feed_forward, {value: choice.count for value, choice in FEED_FORWARDS.items()}):
         count(counter, stage, layers * chosen)
     counter.linear(hidden, width, positions, times=layers)
-    # In place of each 1×1 two stacked ones with hidden / 2 channels between; beside the 5×5 a 3×3 and a 1×1, with biases.
+    # Each 1×1 becomes two stacked ones with hidden / 2 channels between; the 5×5 gains a 3×3 and a 1×1 branch, with biases.
     middle, reparam = hidden // 2, stage.reparam * layers
     stacked, single, branches = 2 * middle * (width + hidden), 2 * width * hidden, hidden * (9 + 1)
     counter.params_training = counter.params_training + (stacked + 2 * middle - single + branches + 2 * hidden) * reparam
-    # Applied branch by branch, forward and two gradients; or folded: the weights, and the inner bias through the outer matrix.
+    # Branches that are applied one by one cost a forward pass and two gradients. Folding multiplies the stacked weights, and the
+    # inner bias with the outer matrix.
     counter.train_macs = counter.train_macs + 3 * (stacked - single + branches) * positions * layers * stage.branches
     folding = hidden * middle * (width + 1) + width * middle * (hidden + 1)
     counter.reparam_macs = counter.reparam_macs + folding * (reparam - layers * stage.branches)

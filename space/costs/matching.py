@@ -1,4 +1,4 @@
-"""Equal cost by another width: the control that tells an architecture's merit from its size."""
+"""Equal cost at another width: the control that separates the merit of an architecture from its size."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from space.errors import SpecError
 from space.spec import ModelSpec
 
 TOLERANCE = 0.01
+"""The largest relative error that counts as equal cost."""
 
 WIDEST, FIRST_WIDEST = 65_536, 256
-"""Channels up to which a width is looked for, and how far at first."""
+"""The most channels that are searched, and the most in the first search."""
 
 HIGHEST_RATIO = 64
-"""The feed-forward's hidden width is looked for up to so many times the width."""
+"""The largest ratio of the feed-forward's hidden width to the width that is searched."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The nearest spec on the grid of valid widths, and how near it came."""
+    """The spec of the valid width whose cost is nearest to a target."""
 
     spec: ModelSpec
     by: str
@@ -35,7 +36,7 @@ class Match:
 
     @property
     def error(self) -> float:
-        """Relative to the target; positive when the spec is dearer."""
+        """The relative difference from the target; positive when the spec costs more."""
         return self.value / self.target - 1
 
     @property
@@ -45,16 +46,24 @@ class Match:
 
     def __str__(self) -> str:
         width = f"{self.by} {self.spec.value_at(self.by):g}"
-        found = f"{width} has {self.metric} {self.value:.4g}, {self.error:+.2%} from {self.target:.4g}"
-        return found if self.within else f"no valid value comes within {TOLERANCE:.0%}: the nearest, {found}"
+        nearest_value = f"{width} has {self.metric} {self.value:.4g}, {self.error:+.2%} from {self.target:.4g}"
+        return nearest_value if self.within else f"no valid value comes within {TOLERANCE:.0%}: the nearest, {nearest_value}"
 
 
 def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str = "gflops") -> Match:
-    """Re-solve a width so that a cost comes nearest to a target, everything else as it is.
+    """Find the width at which a spec costs nearest to a target, with everything else unchanged.
 
-    `by` is `channels` or `feed_forward.ratio`; `metric` is `gflops`, `train_gflops` or `params_m`. Heads stay, so widths are
-    multiples of what they need; where that grid is too coarse for 1 %, the match says how near it came. Raises SpecError for
-    another `by` or metric, a target that is not above 0, and when no width at all can be built.
+    The number of heads stays, so valid widths are multiples of what the heads need. Where that grid is too coarse to
+    come within 1 %, the match reports the remaining difference.
+
+    Args:
+        spec: The spec to resize.
+        target: The wanted cost.
+        by: The width to change, `channels` or `feed_forward.ratio`.
+        metric: The cost to match: `gflops`, `train_gflops` or `params_m`.
+
+    Raises:
+        SpecError: For another `by` or metric, for a target that is not above 0, and when no width can be built.
     """
     if metric not in COST_METRICS:
         raise SpecError(f"'{metric}' is not a cost{nearest(metric, COST_METRICS)}")
@@ -62,16 +71,16 @@ def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str
         raise SpecError(f"the target {target:g} is not above 0")
     if by == "channels":
         most = FIRST_WIDEST
-        found = _costs(spec, by, np.arange(1, most + 1), metric)
-        # A width's cost grows with it, so nothing beyond the first that is dear enough is nearer.
-        while most < WIDEST and not (found[1] >= target).any():
+        widths = _costs(spec, by, np.arange(1, most + 1), metric)
+        # The cost grows with the width, so no width beyond the first that reaches the target is nearer.
+        while most < WIDEST and not (widths[1] >= target).any():
             most *= 2
-            found = _costs(spec, by, np.arange(1, most + 1), metric)
+            widths = _costs(spec, by, np.arange(1, most + 1), metric)
     elif by == "feed_forward.ratio":
-        found = _costs(spec, by, _ratios(max(stage.width for stage in spec.stages)), metric)
+        widths = _costs(spec, by, _ratios(max(stage.width for stage in spec.stages)), metric)
     else:
         raise SpecError(f"the cost is matched by channels or feed_forward.ratio, not by '{by}'")
-    values, costs = found
+    values, costs = widths
     if not len(values):
         raise SpecError(f"no value of {by} makes an architecture that can be built")
     best = int(np.argmin(np.abs(costs - target)))
@@ -80,16 +89,19 @@ def match_cost(spec: ModelSpec, target: float, by: str = "channels", metric: str
 
 
 def match_width(spec: ModelSpec, target: float, metric: str = "gflops") -> Match:
-    """Re-solve the channels so that a cost comes nearest to a target, and the feed-forward's ratio where their grid is too coarse.
+    """As `match_cost` by channels, and then by the feed-forward's ratio where the grid of channels is too coarse.
 
-    Small models have few valid widths; the ratio then closes the gap that the nearest one leaves. Raises SpecError as `match_cost`.
+    Small models have few valid widths; the ratio then closes the gap that the nearest width leaves.
+
+    Raises:
+        SpecError: As `match_cost`.
     """
     match = match_cost(spec, target, "channels", metric)
     return match if match.within else match_cost(match.spec, target, "feed_forward.ratio", metric)
 
 
 def _ratios(width: int) -> Array:
-    """Ratios that give a stage of this width every hidden width in turn, rounded up where a product would fall below it."""
+    """The ratio of every hidden width of a stage, rounded up where its product with the width would be too small."""
     hidden = np.arange(1, HIGHEST_RATIO * width + 1)
     ratios = hidden / width
     return np.where((width * ratios).astype(np.int64) < hidden, np.nextafter(ratios, np.inf), ratios)

@@ -1,4 +1,4 @@
-"""Many points of a search space at once: a column of values for every parameter."""
+"""Many points of a search space at once: one column of values per parameter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from space.array import Array
 from space.spec import ModelSpec
 
 Encode: TypeAlias = Callable[[Any], Any]
-"""From a value of a spec to a number."""
+"""A function from a value of a spec to a number."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The values of one parameter: numbers, or places in a list of `choices`; `active` marks the rows that have a value."""
+    """The values of one parameter: numbers, or indices into `choices`; `active` marks the rows that have a value."""
 
     entries: Array
     choices: Sequence[Any] | None
@@ -28,13 +28,13 @@ class Column:
         return self.entries[row].item() if self.choices is None else self.choices[self.entries[row]]
 
     def numbers(self, encode: Encode) -> Array:
-        """The values as numbers, those of inactive rows too."""
+        """The values as numbers, in inactive rows too."""
         if self.choices is None:
             return self.entries
         return np.array([encode(value) for value in self.choices])[self.entries]
 
     def equals(self, wanted: Any) -> Array:
-        """Which rows hold the wanted value, or one of a list of them."""
+        """The rows that hold the wanted value, or one of several."""
         several = wanted if isinstance(wanted, (list, tuple)) else [wanted]
         if self.choices is None:
             return np.isin(self.entries, several)
@@ -64,33 +64,33 @@ class Points:
         return self._over(path, encode(self.base.value_at(path)), encode)
 
     def at_stage(self, path: str, stage: int, encode: Encode = int) -> Any:
-        """The values that hold at a stage."""
+        """The values at a stage, as numbers: an array, or one number where they do not vary."""
 
-        def there(value: Any) -> Any:
+        def value_there(value: Any) -> Any:
             # A list that is too short makes the point unbuildable; see `fits`.
             return encode(value[min(stage, len(value) - 1)] if isinstance(value, (list, tuple)) else value)
 
-        whole = self._over(path, there(self.base.value_at(path)), there)
+        whole = self._over(path, value_there(self.base.value_at(path)), value_there)
         return self._over(f"{path}.{stage}", whole, encode)
 
     def fits(self, path: str, stages: int) -> Any:
-        """Whether a path's values are one for all stages, or as many as there are stages."""
+        """Whether the value at a path is one for all stages, or lists one per stage."""
 
-        def has_place(value: Any) -> bool:
+        def has_right_length(value: Any) -> bool:
             return not isinstance(value, (list, tuple)) or len(value) == stages
 
-        fitting = self._over(path, has_place(self.base.value_at(path)), has_place)
+        fitting = self._over(path, has_right_length(self.base.value_at(path)), has_right_length)
         # Values set stage by stage make a list as long as the base spec's.
         listed = self.columns.get(f"{path}.0")
         return fitting if listed is None else np.where(listed.active, len(self.base.depths) == stages, fitting)
 
     def stage_counts(self) -> Array:
-        """How many stages each point has."""
+        """The number of stages of each point."""
         counts = self._over("depths", len(self.base.depths), len)
         return np.broadcast_to(np.asarray(counts), self.count)
 
     def _over(self, name: str, below: Any, encode: Encode) -> Any:
-        """A column's numbers, over what holds in rows where it is not active."""
+        """The numbers of a column, with those of `below` in rows where it is inactive."""
         column = self.columns.get(name)
         if column is None:
             return below

@@ -22,9 +22,9 @@ _SUMS = ("params", "params_training", "macs", "train_macs", "reparam_macs")
 
 
 class CostTable:
-    """What every one of some points costs, as arrays with a row a point.
+    """The cost of every point, as arrays with one row per point.
 
-    `buildable` says which points are architectures at all; the others' costs mean nothing. Names and units are those of
+    `buildable` marks the points that are valid architectures; the costs of the others mean nothing. Names and units are those of
     `space.costs.cost.Cost`.
     """
 
@@ -76,7 +76,7 @@ def _is(value: Any) -> Callable[[Any], int]:
 
 
 def _cost_inputs(points: Points, stages: int) -> tuple[CostInputs, Any]:
-    """The numbers of points that all have so many stages, and which of the points can be built."""
+    """The inputs of the cost formulas for points with an equal number of stages, and which of them can be built."""
     channels, patch, size = (points.number(path) for path in ("channels", "patch", "input_size"))
     outputs = points.base.in_channels * (1 + points.number("learned_variance"))
     cost_inputs = CostInputs(
@@ -138,7 +138,7 @@ def _factor(points: Points, index: int) -> Any:
 
 
 def _stage_conditions(points: Points, index: int, stage: StageInputs, size: Any, patch: Any) -> Iterable[Any]:
-    """The conditions on one stage; the same as ModelSpec's checks, sentence by sentence."""
+    """The conditions that a stage must meet: the checks of ModelSpec, one by one."""
     yield size % ((_factor(points, index) << stage.level) * patch) == 0
     yield stage.width % stage.heads == 0
     yield stage.width // stage.heads % stage.position(lambda value: POSITIONS[value].head_unit) == 0

@@ -1,1 +1,1 @@
-"""How specs vary: the domains of a search space, its points, and what is feasible among them."""
+"""Search spaces over specs: their domains, their points, and the feasible ones among them."""

@@ -1,4 +1,4 @@
-"""What a space holds: the feasible share, what the feasible cost, and which values are common among them."""
+"""A census of a search space: the feasible share, the costs of feasible specs, and the values that are common among them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from space.errors import SpecError
 from space.spec import ModelSpec
 
 BINS = 4
-"""Ranges of numbers with more than so many values are told in as many equal parts."""
+"""Ranges with more values than this are reported in this many equal parts."""
 
 SURELY_SEEN = 50
-"""Draws for every point of a small space after which each was drawn, but for a chance of exp(-50)."""
+"""Draws per point of a small space after which a given point is missed with a chance of exp(-50)."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Marginal:
 
 @dataclass(frozen=True)
 class Census:
-    """What random points of a space are; `costs` holds the lowest and highest of every metric among the feasible.
+    """Counts and extremes over random points of a space.
 
-    `draws` says how many were drawn in the end, `cheapest` and `dearest` are the feasible specs with the least and the most
-    multiply-accumulates of one training step, and `nearest` is the spec that breaks the constraints least.
+    `draws`, `buildable` and `feasible` are numbers of points. `costs` holds the lowest and highest value of every metric among the
+    feasible. `cheapest` and `dearest` are the feasible specs with the least and the most multiply-accumulates of one training step,
+    and `nearest` is the spec that breaks the constraints least.
     """
 
     draws: int
@@ -48,7 +49,7 @@ class Census:
     marginals: dict[str, list[Marginal]]
     nearest: ModelSpec | None
     dearest_step_macs: int
-    """One training step of the dearest feasible spec."""
+    """Multiply-accumulates of one training step of the dearest feasible spec."""
     cheapest: ModelSpec | None = None
     dearest: ModelSpec | None = None
 
@@ -59,10 +60,19 @@ class Census:
 
 
 def census(space: SearchSpace, rng: np.random.Generator, draws: int, batch_size: int = 1) -> Census:
-    """Draw so many points of a space and say what they are; steps are costed at the batch size.
+    """Draw points of a space and count them.
 
-    When none of them is feasible, drawing goes on until one is, for at most TRIES points in all. Points are drawn and forgotten in
-    chunks, so memory does not grow with their number. Raises SpecError for less than one draw.
+    When none of them is feasible, drawing continues until one is, up to TRIES points in total. Points are drawn and dropped in
+    chunks, so memory does not grow with their number.
+
+    Args:
+        space: The search space.
+        rng: The source of randomness.
+        draws: The number of points to draw.
+        batch_size: Samples per training step, for the cost of a step.
+
+    Raises:
+        SpecError: For less than one draw.
     """
     if draws < 1:
         raise SpecError(f"a census of {draws} points says nothing; draw at least 1")
@@ -76,20 +86,20 @@ def census(space: SearchSpace, rng: np.random.Generator, draws: int, batch_size:
 
 
 class _Tally:
-    """The points drawn so far, counted: the extremes are kept, the rest is forgotten."""
+    """Running counts over the points drawn so far; of the points themselves only the extremes are kept."""
 
     def __init__(self, space: SearchSpace, batch_size: int) -> None:
         self.space, self.batch_size = space, batch_size
         self.draws = self.buildable = self.feasible = 0
         self._costs: dict[str, tuple[float, float]] = {}
         self._least: dict[str, tuple[float, dict[str, Any]]] = {}
-        """By what is sought, the lowest amount so far and the values of its point."""
+        """The lowest amount so far, and the values of its point, by the extreme that is sought."""
         self._parts = {parameter.name: _parts(parameter.domain) for parameter in space.parameters}
         self._counts = {name: np.zeros((2, len(parts)), dtype=np.int64) for name, parts in self._parts.items()}
         self._active = {name: np.zeros(2, dtype=np.int64) for name in self._parts}
 
     def add(self, rng: np.random.Generator, count: int) -> None:
-        """Draw and count so many more."""
+        """Draw and count more points."""
         table = CostTable(self.space.points(rng, count))
         violation = self.space.violation(table)
         feasible = violation == 0
@@ -117,18 +127,18 @@ class _Tally:
             self._least[what] = float(amounts[row]), table.points.params(row)
 
     def census(self) -> Census:
-        """What has been counted."""
-        found = {what: self.space.spec(params) for what, (_, params) in self._least.items()}
-        dearest = found.get("dearest")
+        """The census of all points drawn so far."""
+        extremes = {what: self.space.spec(params) for what, (_, params) in self._least.items()}
+        dearest = extremes.get("dearest")
         return Census(
             draws=self.draws,
             buildable=self.buildable,
             feasible=self.feasible,
             costs=self._costs,
             marginals={name: self._marginals(name) for name in self._parts},
-            nearest=found.get("nearest"),
+            nearest=extremes.get("nearest"),
             dearest_step_macs=cost(dearest).step_macs(self.batch_size) if dearest else 0,
-            cheapest=found.get("cheapest"),
+            cheapest=extremes.get("cheapest"),
             dearest=dearest,
         )
 
@@ -139,16 +149,16 @@ class _Tally:
 
 
 def _parts(domain: Domain) -> list[tuple[Any, Any, Any]]:
-    """A domain in parts that are told apart: what each is called, and the least and largest entry in it."""
+    """The parts of a domain that are counted separately: the label, the least and the largest entry of each."""
     if domain.choice is not None:
-        return [(value, place, place) for place, value in enumerate(domain.choice)]
+        return [(value, index, index) for index, value in enumerate(domain.choice)]
     if domain.int_ is not None:
         values = range(domain.int_[0], domain.int_[1] + 1, domain.step)
         if len(values) <= BINS:
             return [(value, value, value) for value in values]
         bounds: tuple[float, float] = (values[0], values[-1])
     else:
-        assert domain.float_ is not None, "`each` is resolved to one domain a stage"
+        assert domain.float_ is not None, "`each` is resolved to one domain per stage"
         bounds = domain.float_
         if bounds[0] == bounds[1]:
             return [(bounds[0], *bounds)]
@@ -160,6 +170,6 @@ def _parts(domain: Domain) -> list[tuple[Any, Any, Any]]:
 
 
 def _points_in(space: SearchSpace) -> float:
-    """How many points there are, all equally likely; infinite where numbers are real or not drawn evenly."""
+    """The number of points when all are equally likely; infinite where numbers are real or not drawn evenly."""
     domains = [parameter.domain for parameter in space.parameters]
     return math.prod(math.inf if domain.log or domain.values is None else domain.values for domain in domains)

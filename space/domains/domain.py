@@ -13,15 +13,15 @@ from space.errors import StudyError
 from space.frozen import Frozen
 
 Value = Any
-"""A value of a spec: text, number or truth value."""
+"""A value of a spec: text, number or boolean."""
 
 
 class Domain(Frozen):
-    """What one value may be: exactly one of `choice`, `int`, `float` or `each`.
+    """The values that a parameter can take: exactly one of `choice`, `int`, `float` or `each`.
 
-    In YAML a bare list is a choice. `int: [low, high]` and `float: [low, high]` include both ends; `step` (int) and
-    `log` refine them. `each` gives every stage a domain of its own. `when` names values that other searched paths
-    must have; otherwise the base spec's value stands.
+    In YAML a bare list is a choice. `int: [low, high]` and `float: [low, high]` include both ends; `step` (int) and `log` refine
+    them. `each` gives every stage a parameter with this domain. `when` names values that other searched paths must have; otherwise
+    the parameter is inactive and the spec keeps the base spec's value.
     """
 
     choice: tuple[Value, ...] | None = Field(default=None, min_length=1)
@@ -60,7 +60,7 @@ class Domain(Frozen):
 
     @property
     def values(self) -> int | None:
-        """How many values there are; None for a float range."""
+        """The number of values; None for a float range."""
         if self.choice is not None:
             return len(self.choice)
         if self.int_ is not None:
@@ -71,21 +71,21 @@ class Domain(Frozen):
         """Whether a value is one of the domain's."""
         if self.choice is not None:
             # Of one type, for 1 and True are equal in Python.
-            return any(type(one) is type(value) and one == value for one in self.choice)
+            return any(type(known) is type(value) and known == value for known in self.choice)
         if isinstance(value, (bool, str, list)) or value is None:
             return False
         if self.int_ is not None:
             low, high = self.int_
             return bool(value == int(value) and low <= value <= high and (value - low) % self.step == 0)
-        assert self.float_ is not None, "`each` is resolved to one domain a stage"
+        assert self.float_ is not None, "`each` is resolved to one domain per stage"
         return bool(self.float_[0] <= value <= self.float_[1])
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[Any]:
-        """Values, uniform (in the logarithm with `log`); of a choice, their places in it."""
+        """Random values, uniform (in the logarithm with `log`); for a choice, their indices in it."""
         if self.choice is not None:
             return rng.integers(len(self.choice), size=count)
         bounds = self.int_ or self.float_
-        assert bounds is not None, "`each` is resolved to one domain a stage"
+        assert bounds is not None, "`each` is resolved to one domain per stage"
         low, high = bounds
         if self.int_ is not None and not self.log:
             return int(low) + self.step * rng.integers((int(high) - int(low)) // self.step + 1, size=count)
@@ -98,7 +98,7 @@ class Domain(Frozen):
 
 
 class Range(Frozen):
-    """A closed interval; a bound that is left out does not bind."""
+    """A closed interval, unbounded where a bound is left out."""
 
     min: float | None = None
     max: float | None = None
@@ -112,7 +112,7 @@ class Range(Frozen):
         return self
 
     def violation(self, value: Any) -> Any:
-        """How far outside a number, or each of an array, lies, relative to the bound it breaks; 0 inside."""
+        """The distance of a number, or of each in an array, from the interval, relative to the bound it breaks; 0 inside."""
         over = 0.0 if self.max is None else np.maximum(value - self.max, 0.0) / (abs(self.max) or 1.0)
         under = 0.0 if self.min is None else np.maximum(self.min - value, 0.0) / (abs(self.min) or 1.0)
         return over + under

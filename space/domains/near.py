@@ -14,7 +14,14 @@ from space.domains.space import Params, SearchSpace
 
 
 def feasible_near(space: SearchSpace, wanted: Mapping[str, Value], rng: np.random.Generator, draws: int) -> Iterator[Params]:
-    """The feasible among so many random points, nearest first (see `distances`)."""
+    """Feasible points of a space, nearest to a wanted point first.
+
+    Args:
+        space: The search space.
+        wanted: The values of the wanted point, which need not be feasible.
+        rng: The source of randomness.
+        draws: The number of random points, of which the feasible ones are returned; see `distances` for their order.
+    """
     points = space.points(rng, draws)
     feasible = np.flatnonzero(space.violation(CostTable(points)) == 0)
     points = points.take(feasible)
@@ -26,8 +33,8 @@ def feasible_near(space: SearchSpace, wanted: Mapping[str, Value], rng: np.rando
 def distances(space: SearchSpace, columns: Mapping[str, Column], count: int, wanted: Mapping[str, Value]) -> Array:
     """Gower's distance (Biometrics 27, 1971) of `count` points from a wanted one, summed over the space's parameters.
 
-    A parameter adds 1 where the choice differs or only one of both has a value, and for numbers their difference relative to the
-    range, in the logarithm where the domain is.
+    A parameter adds 1 where the choices differ or only one of the two points has a value. Numbers add their difference relative to
+    the range, in the logarithm for logarithmic domains.
     """
     total = np.zeros(count)
     for parameter in space.parameters:
@@ -44,7 +51,7 @@ def _apart(domain: Domain, column: Column, wanted: Value) -> Array:
     if domain.choice is not None:
         return ~column.equals([wanted])
     bounds = domain.int_ or domain.float_
-    assert bounds is not None, "`each` is resolved to one domain a stage"
+    assert bounds is not None, "`each` is resolved to one domain per stage"
     scaled = np.log if domain.log else np.asarray
     low, high = (float(scaled(bound)) for bound in bounds)
     apart: Array = np.abs(scaled(column.entries) - scaled(wanted)) / ((high - low) or 1.0)

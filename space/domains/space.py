@@ -22,18 +22,18 @@ Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
 
 TRIES = 3_000_000
-"""How many points are drawn before a space counts as having none that is feasible: some ten seconds."""
+"""Points that are drawn, in about ten seconds, before a space counts as having no feasible one."""
 
 REAL_PATHS = {"feed_forward.ratio"}
 """Paths whose values are not whole numbers or names."""
 
 CHECKED_VALUES = 64
-"""So many values of a whole-numbered range are checked one by one."""
+"""At most this many values of an integer range are checked one by one, and its last value."""
 
 FIRST_CHUNK, LARGEST_CHUNK = 256, 131_072
 
 FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
-"""Paths that a space may not vary."""
+"""Paths that a space cannot vary, because the data decide them."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,17 @@ class Parameter:
     when: dict[str, Value]
 
     def active(self, params: Mapping[str, Value], base: Mapping[str, Value]) -> bool:
-        """Whether the conditions hold for the values chosen so far, the base spec's standing in for paths that are not searched."""
+        """Whether the conditions hold for the values chosen so far, the base spec's used for paths that are not searched."""
         return all(_matches(params[path] if path in params else base.get(path), wanted) for path, wanted in self.when.items())
 
 
 class SearchSpace:
     """Specs around a base spec.
 
-    `domains` maps dotted paths of the spec to domains, `constraints` maps cost metrics to ranges that no spec may
-    leave. Raises StudyError for a path, a condition or a metric that does not exist.
+    `domains` maps dotted paths of the spec to domains. `constraints` maps cost metrics to ranges that every feasible spec keeps to.
+
+    Raises:
+        StudyError: For a path, a condition or a metric that does not exist.
     """
 
     def __init__(self, base: ModelSpec, domains: Mapping[str, Domain], constraints: Mapping[str, Range] | None = None) -> None:
@@ -66,7 +68,7 @@ class SearchSpace:
         self.parameters = tuple(self._ordered(domains))
 
     def _ordered(self, domains: Mapping[str, Domain]) -> Iterator[Parameter]:
-        """The parameters, each after those its conditions name."""
+        """The parameters, each after those that its conditions name."""
         for path, domain in domains.items():
             if path not in self._base_values:
                 raise StudyError(f"the space varies '{path}', which no spec has{nearest(path, spec_paths())}")
@@ -74,7 +76,7 @@ class SearchSpace:
                 raise StudyError(f"the space varies '{path}', which the data decide; remove it")
             if domain.each is not None and path not in PER_STAGE_PATHS:
                 raise StudyError(
-                    f"'{path}' has one value for all stages, so 'each' does not apply; one a stage have: "
+                    f"'{path}' has one value for all stages, so 'each' does not apply; these have one per stage: "
                     f"{', '.join(PER_STAGE_PATHS)}"
                 )
             self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
@@ -96,7 +98,7 @@ class SearchSpace:
                 yield from self._parameters(path, domains[path])
 
     def _check_values(self, path: str, domain: Domain, one_stage: bool) -> None:
-        """Every choice, or points of a range, must be values that the spec can hold at all."""
+        """Check that every choice, or points of a range, are valid values of the spec."""
         values: list[Value] = list(domain.choice or ())
         if domain.int_ is not None:
             low_int, high_int = domain.int_
@@ -115,7 +117,7 @@ class SearchSpace:
         if parent not in self._base_values:
             raise StudyError(f"'{path}' depends on '{parent}', which no spec has{nearest(parent, spec_paths())}")
         if parent in domains and domains[parent].each is not None:
-            raise StudyError(f"'{path}' depends on '{parent}', which has one value a stage; a condition needs a single value")
+            raise StudyError(f"'{path}' depends on '{parent}', which has one value per stage; a condition needs a single value")
 
     def _parameters(self, path: str, domain: Domain) -> Iterator[Parameter]:
         if domain.each is None:
@@ -125,7 +127,7 @@ class SearchSpace:
                 yield Parameter(f"{path}.{stage}", domain.each, domain.when)
 
     def active(self, parameter: Parameter, params: Mapping[str, Value]) -> bool:
-        """Whether a parameter is to be chosen, given those before it."""
+        """Whether a parameter is active, given the values of those before it."""
         return parameter.active(params, self._base_values)
 
     def spec(self, params: Mapping[str, Value]) -> ModelSpec:
@@ -133,7 +135,7 @@ class SearchSpace:
         return self.base.replace(params)
 
     def params_of(self, spec: ModelSpec) -> Params | None:
-        """The values whose spec this is; None for a spec outside the space."""
+        """The values that give this spec; None for a spec outside the space."""
         params: Params = {}
         for parameter in self.parameters:
             if self.active(parameter, params):
@@ -144,7 +146,7 @@ class SearchSpace:
         return params if self.spec_or_none(params) == spec else None
 
     def violations(self, spec: ModelSpec) -> dict[str, float]:
-        """For every constraint that the spec breaks, by how much relative to the bound; empty for a feasible spec."""
+        """The amount by which the spec breaks each constraint, relative to the bound; empty for a feasible spec."""
         amounts = {metric: float(wanted.violation(getattr(cost(spec), metric))) for metric, wanted in self.constraints.items()}
         return {metric: amount for metric, amount in amounts.items() if amount > 0}
 
@@ -156,7 +158,7 @@ class SearchSpace:
             return None
 
     def points(self, rng: np.random.Generator, count: int) -> Points:
-        """Points drawn independently from the domains, buildable and feasible or not."""
+        """Points drawn independently from the domains, whether or not they can be built or are feasible."""
         columns: dict[str, Column] = {}
         for parameter in self.parameters:
             active = np.ones(count, dtype=bool)
@@ -167,7 +169,7 @@ class SearchSpace:
         return Points(self.base, columns, count)
 
     def violation(self, table: CostTable) -> Array:
-        """By how much each point breaks the constraints, summed; 0 for a feasible one, infinite for one that cannot be built."""
+        """The summed amount by which each point breaks constraints: 0 if feasible, infinite if it cannot be built."""
         total = np.zeros(len(table))
         for metric, wanted in self.constraints.items():
             total += wanted.violation(getattr(table, metric))
@@ -182,23 +184,23 @@ class SearchSpace:
         return next(self.feasible(rng, tries))
 
     def feasible(self, rng: np.random.Generator, tries: int = TRIES) -> Iterator[Params]:
-        """The feasible of `tries` independent draws, as they come; raises SpecError when there are none."""
-        drawn, chunk, found = 0, FIRST_CHUNK, False
+        """The feasible points among `tries` independent draws, in that order; raises SpecError when there are none."""
+        drawn, chunk, any_feasible = 0, FIRST_CHUNK, False
         nearest: tuple[float, Params] = np.inf, {}
         while drawn < tries:
             points = self.points(rng, min(chunk, tries - drawn))
             violation = self.violation(CostTable(points))
             for row in np.flatnonzero(violation == 0):
-                found = True
+                any_feasible = True
                 yield points.params(int(row))
             best = int(np.argmin(violation))
-            nearest = min(nearest, (float(violation[best]), points.params(best)), key=lambda one: one[0])
+            nearest = min(nearest, (float(violation[best]), points.params(best)), key=lambda candidate: candidate[0])
             drawn, chunk = drawn + len(violation), min(4 * chunk, LARGEST_CHUNK)
-        if not found:
+        if not any_feasible:
             raise SpecError(self.problem(drawn, self.spec(nearest[1]) if nearest[0] < np.inf else None))
 
     def problem(self, draws: int, nearest: ModelSpec | None) -> str:
-        """The sentence for a space in which nothing feasible was found."""
+        """The message for a space in which nothing feasible was found."""
         wanted = ", ".join(f"{metric} {bounds}" for metric, bounds in self.constraints.items())
         if nearest is None:
             return (
@@ -213,13 +215,13 @@ class SearchSpace:
 
 
 def cost_table(space: SearchSpace, n: int, rng: np.random.Generator | None = None) -> CostTable:
-    """What `n` random points of a space cost; the same points every time unless a generator is given."""
+    """The costs of `n` random points of a space; the same points every time unless a generator is given."""
     return CostTable(space.points(rng or np.random.default_rng(0), n))
 
 
 def _check_value(path: str, value: Value, one_stage: bool) -> None:
     try:
-        # Depths are always listed; one stage's value stands for all of the shortest list.
+        # Depths are always a list: check one stage's value as all values of a short list.
         value_type(path).validate_python((value,) * 3 if one_stage and path == "depths" else _as_tuple(value), strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False)[-1]

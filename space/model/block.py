@@ -1,4 +1,4 @@
-"""One layer: attention and feed-forward, each modulated by the condition through adaLN-Zero."""
+"""The transformer block: attention and feed-forward, each modulated by the condition through adaLN-Zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from space.stage import Stage
 
 
 class Block(nn.Module):
-    """x += gate · attention(modulated norm of x), then the same with the feed-forward (Peebles & Xie, section 3.2)."""
+    """One transformer block (Peebles & Xie, section 3.2).
+
+    x += gate · attention(modulated norm of x), then the same with the feed-forward. This is what `ModelSpec` calls a layer:
+    `depths` counts U-DiT's blocks, each of `block_layers` of these.
+    """
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -29,13 +33,13 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """All layers of a stage."""
+    """All transformer blocks of a stage, in order."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(Block(stage) for _ in range(stage.layers))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """(N, H, W, C) and the level's condition (N, C) → (N, H, W, C)."""
-        for layer in self:
-            x = layer(x, c)
+        for block in self:
+            x = block(x, c)
         return x

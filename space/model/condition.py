@@ -1,4 +1,4 @@
-"""Embeddings of the timestep and the class label (Peebles & Xie, ICCV 2023, as U-DiT uses them once a level)."""
+"""Embeddings of the timestep and the class label (Peebles & Xie, ICCV 2023; U-DiT has one of each per level)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def sinusoids(t: Tensor) -> Tensor:
 
 
 class ConditionEmbedder(nn.Module):
-    """The condition of one level, c = embedded t + embedded y, already through SiLU.
+    """The condition of one level, SiLU(embedded t + embedded y).
 
-    Every use of c begins with SiLU (adaLN-Zero), so it is applied once here. With a null class, label `num_classes` is that class.
+    In adaLN-Zero every use of the condition begins with SiLU, so it is applied once here. With a null class, its label is
+    `num_classes`.
     """
 
     def __init__(self, width: int, num_classes: int, null_class: bool) -> None:

@@ -1,4 +1,4 @@
-"""The feed-forward of a layer: an MLP, or a convolutional one that may train in a re-parameterised form."""
+"""The feed-forward of a transformer block: an MLP, or a convolutional one that can be trained re-parameterised."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MLP(nn.Module):
 
 
 class ConvFeedForward(nn.Module):
-    """Linear → GELU (erf form) → depthwise 5×5 → Linear (U-DiT, section 4), whatever its weights are made from."""
+    """Linear → GELU (erf form) → depthwise 5×5 → Linear (U-DiT, section 4); subclasses provide the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) → (N, H, W, C)."""
@@ -54,7 +54,7 @@ class ConvFeedForward(nn.Module):
 
 
 class PlainConvFeedForward(ConvFeedForward):
-    """The convolutional feed-forward whose parameters are the weights."""
+    """The convolutional feed-forward that has its weights as parameters."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -71,11 +71,10 @@ class PlainConvFeedForward(ConvFeedForward):
 class ReparamConvFeedForward(ConvFeedForward):
     """The convolutional feed-forward trained with more parameters for the same function (U-DiT, section 4).
 
-    Each projection is two stacked ones with hidden/2 channels between, and the depthwise stage is 5×5 + 3×3 + 1×1 +
-    identity. All of that is linear, so the weights of the plain form are computed from these parameters in every
-    step, with gradients, and only they are applied: the function and its gradients are those of the branches, the
-    cost per sample is that of the plain form. With `branches` they are applied one after the other, as the authors
-    train them.
+    Each projection is two stacked ones with hidden/2 channels between, and the depthwise convolution is 5×5 + 3×3 + 1×1 + identity.
+    All of that is linear. Every step therefore computes the weights of the plain form from these parameters, with gradients, and
+    applies only them: the function and its gradients are those of the branches, and the cost per sample is that of the plain form.
+    With `branches`, the branches are applied one by one, as the authors train them.
     """
 
     def __init__(self, width: int, hidden: int, branches: bool = False) -> None:
@@ -120,7 +119,7 @@ class ReparamConvFeedForward(ConvFeedForward):
 
 
 def _centred(kernel: Tensor) -> Tensor:
-    """A (C, 1, k, k) kernel in the middle of a 5×5 one."""
+    """A (C, 1, k, k) kernel padded with zeros to 5×5."""
     return F.pad(kernel, ((FEED_FORWARD_KERNEL - kernel.shape[-1]) // 2,) * 4)
 
 
@@ -133,7 +132,7 @@ class Stacked(nn.Module):
         self.second = nn.Linear(middle, outputs)
 
     def product(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one linear layer that does the same."""
+        """Weight and bias of the single linear layer that computes the same function."""
         weight = linear(self.second.weight, self.first.weight.t())
         return weight, F.linear(self.first.bias, self.second.weight, self.second.bias)
 

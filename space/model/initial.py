@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 TABLE_STD = 0.02
+"""Standard deviation of label tables and timestep layers."""
 ZERO = ("modulation.", "prediction.")
-"""Parts of the names of adaLN outputs and of the last convolution."""
+"""Parts of the names of parameters that start at zero: adaLN outputs and the last convolution."""
 
 
 def init_weights(model: nn.Module, seed: int) -> None:
     """Fill a model's parameters in place.
 
-    Weights are Xavier-uniform by torch's fan rule on the stored tensor, the embedding's on its flattened matrix;
-    biases are 0; label tables and timestep layers are N(0, 0.02); all adaLN outputs and the last convolution are 0
-    (U-DiT's code, after DiT's). The similarity's log scale keeps the ln 10 it was made with.
+    The values are those of U-DiT's code, after DiT's. Weights are Xavier-uniform by torch's fan rule on the stored tensor, for the
+    embedding on the flattened matrix. Biases, all adaLN outputs and the last convolution are 0. Label tables and timestep layers
+    are N(0, 0.02). The log scale of the similarity keeps its ln 10. Every parameter has a random stream keyed by its name.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,7 +1,7 @@
-"""Operators of a layer with gradients written by hand: fewer passes over memory, and less kept for them, than autograd's.
+"""The operators of a transformer block with custom backward passes: fewer passes over memory, and less kept, than autograd's.
 
-Each computes the same function as the plain operators beside it, which serve wherever no gradient is needed, on other devices than
-a CPU, and under autocast.
+Each computes the same function as the plain operators beside it. The plain operators run wherever no gradient is needed, on devices
+other than a CPU, and under autocast.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from space.model.position import rotate
 
 NORM_EPSILON = 1e-6
 UNIT_EPSILON = 1e-12
-"""The least length a vector is divided by, that of F.normalize."""
+"""The least length that a vector is divided by, as in F.normalize."""
 
 Maybe: TypeAlias = Tensor | None
 
 
 def use_custom_backward(x: Tensor, *others: Maybe) -> bool:
-    """Whether the gradients written here serve for these operands."""
+    """Whether the custom backward passes apply to these operands."""
     if not torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    # Under autocast the gradients would need casts of their own.
+    # Under autocast the gradients would need additional casts.
     return not torch.is_autocast_enabled("cpu") and any(t is not None and t.requires_grad for t in (x, *others))
 
 
@@ -71,12 +71,12 @@ def project_qkv(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (G, count, L, d) of tokens (G, L, C), projected by a (3C, C) weight in the order q, k, v.
 
-    With a `scale` (count, 1, 1), queries and keys are made of length 1 and queries multiplied by it; with `rotations`
+    With a `scale` (count, 1, 1), queries and keys are normalised to length 1 and queries multiplied by it. With `rotations`
     (L, d/2, 2), cosines and sines, the channel pairs of both are rotated.
     """
     if use_custom_backward(tokens, weight, bias, scale):
-        found: tuple[Tensor, Tensor, Tensor] = _Heads.apply(tokens, weight, bias, count, scale, rotations)  # type: ignore[no-untyped-call]
-        return found
+        heads: tuple[Tensor, Tensor, Tensor] = _Heads.apply(tokens, weight, bias, count, scale, rotations)  # type: ignore[no-untyped-call]
+        return heads
     qkv = F.linear(tokens, weight, bias).view(*tokens.shape[:2], 3, count, -1).permute(2, 0, 3, 1, 4)
     # One copy here keeps every pass over queries and keys, forward and backward, free of strides.
     q, k, v = qkv.contiguous()
@@ -85,10 +85,10 @@ def project_qkv(
 
 
 SHORT = 64
-"""Tokens up to which an explicit softmax(q·kᵀ)·v is 1.3 to 1.6 times as fast as the fused kernel on a CPU; at 256 it is not."""
+"""With at most this many keys, an explicit softmax(q·kᵀ)·v is 1.3 to 1.6 times as fast as the fused kernel on a CPU."""
 
 CACHED = 1 << 18
-"""Attention scores worked on at a time, so that they stay in a core's cache and no large buffer is asked of the allocator."""
+"""Attention scores computed at a time, so that they stay in a core's cache and need no large buffer."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -100,7 +100,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def normalise_and_rotate(x: Tensor, unit: bool, rotations: Maybe) -> Tensor:
-    """Vectors (..., L, d) made of length 1 when `unit`, and rotated when there are `rotations`."""
+    """Vectors (..., L, d), normalised to length 1 with `unit`, and rotated when there are `rotations`."""
     x = F.normalize(x, dim=-1, eps=UNIT_EPSILON) if unit else x
     return x if rotations is None else rotate(x, rotations)
 
@@ -130,7 +130,7 @@ def _product_gradients(needed: tuple[bool, ...], gradient: Tensor, x: Tensor, we
     return (
         from_convolution(of_x).reshape(x.shape) if needed[0] else None,
         of_weight.view_as(weight) if needed[1] else None,
-        # Apart: the convolution's own bias gradient takes longer than its weight gradient.
+        # Computed separately: the convolution's own bias gradient takes longer than its weight gradient.
         gradient.flatten(0, -2).sum(0) if needed[2] else None,
     )
 
@@ -148,7 +148,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _ModulatedNorm(torch.autograd.Function):
-    """Keeps the normalised input and one statistic a position: on a CPU the norm is slower than its gradient."""
+    """Keeps the normalised input and one statistic per position: on a CPU the norm is slower than its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class _ModulatedNorm(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_scale = (gradient * normed).sum((1, 2), keepdim=True)
         if ctx.needs_input_grad[0]:
-            # Torch's gradient of a norm, told that its input was normalised already: mean 0, deviation 1.
+            # Torch's gradient of a norm, for an input that is already normalised: mean 0, deviation 1.
             of_x = torch.ops.aten.native_layer_norm_backward(
                 (gradient * (1 + scale)).mul_(rstd),
                 normed,
@@ -189,7 +189,7 @@ _SPLIT_KERNEL = 5
 
 
 class _Depthwise(torch.autograd.Function):
-    """Keeps its input alone: a GELU is computed again."""
+    """Keeps only its input; a GELU is computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
@@ -207,16 +207,16 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = _depthwise_weight_gradient(x, gradient, weight.shape, ctx.gelu)
         if ctx.needs_input_grad[0]:
-            # The gradient correlated with the kernel turned by half a turn.
+            # The gradient, correlated with the kernel rotated by 180 degrees.
             of_x = _depthwise(gradient, weight.flip(2, 3), None)
             of_x = torch.ops.aten.gelu_backward(of_x, x) if ctx.gelu else of_x
         return of_x, of_weight, of_bias, None
 
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, gelu: bool) -> Tensor:
-    """The gradient of a depthwise kernel applied to x or its GELU; that of a 5×5 is taken in two halves of three columns.
+    """The gradient of a depthwise kernel applied to x or its GELU; for a 5×5 it is computed in two parts of three columns.
 
-    oneDNN's fast kernel for it takes kernels up to 3 columns wide; the 5×5 falls back to one several times slower.
+    oneDNN's fast kernel supports at most 3 columns; a 5×5 falls back to one that is several times slower.
     Columns 0 to 2 see the input two columns further right, columns 2 to 4 two further left.
     """
     channels, size = shape[0], shape[-1]
@@ -235,7 +235,7 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, g
 def _shifted(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
     """x, or its GELU, (N, H, W, C) with two columns of zeros to its left, and with two to its right: (N, H, W + 2, C) each.
 
-    Both are the same memory two positions apart, for the two zeros that follow a row are those before the next one.
+    Both are views of the same memory, two positions apart: the two zeros after a row are those before the next row.
     """
     n, height, width, channels = x.shape
     memory = x.new_empty(n * height * (width + 2) + 2, channels)
@@ -247,9 +247,9 @@ def _shifted(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
 
 
 class _Heads(torch.autograd.Function):
-    """Keeps its tokens, its outputs and one factor a query and key: the length of a vector and its direction are enough.
+    """Keeps its tokens, its outputs and one factor per query and key, which are enough for the gradients.
 
-    Queries and keys are worked on in place, side by side as the projection leaves them, (G, L, 3, heads, d).
+    Queries and keys are changed in place, in the layout of the projection's output, (G, L, 3, heads, d).
     """
 
     @staticmethod
@@ -277,7 +277,7 @@ class _Heads(torch.autograd.Function):
             outer[:, :, index] = gradient.transpose(1, 2)
         qk, of_qk, of_scale = qkv[:, :, :2], outer[:, :, :2], None
         if scale is not None:
-            # Of a vector made of length 1, only the part of the gradient across it counts; the part along it is the scale's.
+            # For a normalised vector, only the gradient orthogonal to it counts; the part along it belongs to the scale.
             along = (of_qk * qk).sum(-1, keepdim=True)
             of_scale = (along[:, :, 0].sum((0, 1)) / scale.view(-1, 1)).view_as(scale)
             along *= factors
@@ -289,22 +289,22 @@ class _Heads(torch.autograd.Function):
 
 
 def _rotations_of_all(rotations: Tensor, qk: Tensor) -> Tensor:
-    """Turns (L, d/2, 2) as complex numbers (L, 2, heads, d/2), repeated in memory so that passes have long inner loops."""
+    """Rotations (L, d/2, 2) as complex numbers (L, 2, heads, d/2), repeated in memory so that inner loops are long."""
     return torch.view_as_complex(rotations.to(qk.dtype))[:, None, None].repeat(1, *qk.shape[2:4], 1)
 
 
 class _ShortAttention(torch.autograd.Function):
-    """Keeps queries, keys, values and the weights of attention; one head of a few groups at a time.
+    """Keeps queries, keys, values and attention weights; computes one head of a few groups at a time.
 
-    A head of tokens laid out as (G, L, heads, d) is a stack of matrices that needs no copy for a product.
+    One head of tokens in the layout (G, L, heads, d) is a batch of matrices that a product takes without a copy.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        # In memory (G, L, heads, d), as the fused kernel leaves it and the projection needs it.
+        # In memory (G, L, heads, d), the layout of the fused kernel's output and of the projection's input.
         out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         weights = q.new_empty(q.shape[1], q.shape[0], q.shape[2], k.shape[2]).transpose(0, 1)
-        for some_q, some_k, some_v, some_out, some_weights in _in_turns(q, k, v, out, weights):
+        for some_q, some_k, some_v, some_out, some_weights in _by_head(q, k, v, out, weights):
             torch.softmax(torch.baddbmm(q.new_empty(()), some_q, some_k.mT, beta=0, alpha=scale), -1, out=some_weights)
             some_out.copy_(_narrow_product(some_weights, some_v))
         ctx.save_for_backward(q, k, v, weights)
@@ -315,18 +315,18 @@ class _ShortAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Maybe, ...]:
         kept = ctx.saved_tensors
-        found = [torch.empty_like(t.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2) for t in kept[:3]]
-        for outer, q, k, v, weights, of_q, of_k, of_v in _in_turns(gradient, *kept, *found):
+        gradients = [torch.empty_like(t.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2) for t in kept[:3]]
+        for outer, q, k, v, weights, of_q, of_k, of_v in _by_head(gradient, *kept, *gradients):
             of_weights = torch.bmm(outer, v.mT)
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             of_q.copy_(_narrow_product(of_scores, k))
             of_k.copy_(_narrow_product(of_scores.mT, q))
             of_v.copy_(_narrow_product(weights.mT, outer))
-        return *found, None
+        return *gradients, None
 
 
 NARROW = 16
-"""Head widths below which a product with a narrow matrix is up to six times as fast the other way round, transposed."""
+"""For heads narrower than this, the transposed product is up to six times as fast."""
 
 
 def _narrow_product(weights: Tensor, x: Tensor) -> Tensor:
@@ -334,8 +334,8 @@ def _narrow_product(weights: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(x.mT, weights.mT).mT if x.shape[-1] < NARROW else torch.bmm(weights, x)
 
 
-def _in_turns(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors (G, heads, L, d), the first queries, as (some groups, L, d) of one head after the other."""
+def _by_head(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Slices (some groups, L, d) of tensors (G, heads, L, d), head by head; the first tensor holds the queries."""
     _, count, tokens, _ = tensors[0].shape
     groups = max(1, CACHED // (tokens * SHORT))
     for head in range(count):

@@ -1,7 +1,7 @@
-"""The layout of the network: feature maps are (N, H, W, C), channels last in memory.
+"""Layers on feature maps of the layout (N, H, W, C), with channels last in memory.
 
-Linear layers and norms then act on the last axis without a copy, and a convolution sees the same memory as a channels-last (N, C,
-H, W) tensor, for which its kernels are fastest.
+In this layout linear layers and norms act on the last axis without a copy. Convolutions see the same memory as a channels-last
+(N, C, H, W) tensor, for which torch has its fastest kernels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, inputs) → (N, H, W, outputs)."""
         out = from_convolution(F.conv2d(to_convolution(x), self.weight, padding=self.padding))
-        # Added outside: on CPU the convolution's own bias gradient takes longer than its weight gradient.
+        # The bias is added separately: on a CPU the convolution's own bias gradient takes longer than its weight gradient.
         return out if self.bias is None else out + self.bias
 
 
@@ -42,7 +42,7 @@ class Depthwise(nn.Module):
 
 
 def plus_identity(weight: Tensor) -> Tensor:
-    """The (C, 1, k, k) kernel that adds the input to the result of a kernel, without a pass of its own."""
+    """The (C, 1, k, k) kernel plus the identity: it adds the input to the result within the same convolution."""
     return weight + F.pad(weight.new_ones(1, 1, 1, 1), (weight.shape[-1] // 2,) * 4)
 
 

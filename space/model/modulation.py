@@ -1,4 +1,4 @@
-"""adaLN-Zero's modulation of a layer: a network of its own, or an offset to one that the layers of a level share."""
+"""The adaLN-Zero modulation of a transformer block: its own linear layer, or an offset to one that a level shares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from space.stage import Stage
 
 FACTORS = 6
-"""Shift, scale and gate of the attention, then of the feed-forward."""
+"""The number of modulation vectors: shift, scale and gate of the attention, then of the feed-forward."""
 
 
 class Offset(nn.Module):
@@ -26,7 +26,7 @@ class Offset(nn.Module):
 
 
 def modulation(stage: Stage) -> nn.Module:
-    """The modulation of one layer: from the level's condition (N, C), or from its shared modulation (N, 6C), to (N, 6C)."""
+    """The modulation of one block: maps the level's condition (N, C), or its shared modulation (N, 6C), to (N, 6C)."""
     match stage.modulation:
         case "layer":
             return nn.Linear(stage.width, FACTORS * stage.width)

@@ -1,4 +1,4 @@
-"""The network of a spec: U-DiT (Tian et al., NeurIPS 2024, Figure 3), DiT (Peebles & Xie, ICCV 2023), and what lies between."""
+"""The network of a spec: U-DiT (Tian et al., NeurIPS 2024, Figure 3), DiT (Peebles & Xie, ICCV 2023), and mixtures of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from space.model.patches import patchify, sincos, unpatchify
 from space.spec import ModelSpec
 
 GUIDED_CHANNELS = 3
-"""Both papers' code guides the first three output channels and leaves the rest as predicted."""
+"""The code of both papers guides the first three output channels and leaves the others as predicted."""
 
 
 class Network(nn.Module):
@@ -45,7 +45,7 @@ class Network(nn.Module):
         self.skip = nn.ModuleDict()
         for stage in stages[bottleneck + 1 :]:
             self.up[stage.name] = Up(spec.width_at(stage.level + 1))
-            # What comes up is as wide as what is skipped.
+            # The upsampled and the skipped feature maps are equally wide.
             skipped = spec.width_at(stage.level)
             self.skip[stage.name] = nn.Linear(skipped if spec.skip == "add" else 2 * skipped, stage.width)
         last = stages[-1].width
@@ -77,11 +77,17 @@ class Network(nn.Module):
         return unpatchify(self.prediction(modulated_norm(self.out(h), shift, scale)), spec.patch)
 
     def forward_with_cfg(self, x: Tensor, t: Tensor, y: Tensor, scale: float, channels: int | None = GUIDED_CHANNELS) -> Tensor:
-        """Classifier-free guidance on a doubled batch: labels first, null labels second.
+        """Predict with classifier-free guidance on a doubled batch: labels in the first half, null labels in the second.
 
-        Only the first half of x is read, and used for both. Returns both halves, guided alike: (2N, C or 2C, H, W).
-        Guidance acts on the first `channels` outputs (3 in both papers; None: all channels of the noise), the rest
-        passes.
+        Args:
+            x: Noisy inputs (2N, C, H, W), of which only the first half is read, and used for both.
+            t: Timesteps (2N,).
+            y: Labels (2N,).
+            scale: The guidance scale; 1 is none.
+            channels: Leading output channels that are guided, 3 in both papers; None guides all channels of the noise.
+
+        Returns:
+            Both halves, guided alike, (2N, C or 2C, H, W); other channels are as predicted.
         """
         half = x[: len(x) // 2]
         out = self(torch.cat([half, half]), t, y)
@@ -91,7 +97,7 @@ class Network(nn.Module):
         return torch.cat([torch.cat([mixed, mixed]), out[:, guided:]], dim=1)
 
     def folded(self) -> Network:
-        """A copy in eval mode with every re-parameterised weight folded; the model itself is left as it is."""
+        """A copy in eval mode with every re-parameterised weight folded; the model itself is unchanged."""
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):

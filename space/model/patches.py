@@ -1,4 +1,4 @@
-"""Between images and the outermost feature map: patches, and where they are (Peebles & Xie, ICCV 2023, section 3.2)."""
+"""Conversion between images and the outermost feature map: patches and their positions (Peebles & Xie, ICCV 2023, section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from space.model.kernels import from_convolution, to_convolution
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """Images (N, C, H, W) → feature map (N, H/p, W/p, C·p·p), a patch's values in the order (channel, row, column)."""
+    """Images (N, C, H, W) → feature map (N, H/p, W/p, C·p·p), the values of a patch in the order (channel, row, column)."""
     if patch == 1:
         return from_convolution(x)
     return rearrange(x, "n c (h i) (w j) -> n h w (c i j)", i=patch, j=patch)
@@ -24,7 +24,7 @@ def unpatchify(h: Tensor, patch: int) -> Tensor:
 
 
 def sincos(grid: int, width: int) -> Tensor:
-    """The fixed embedding of every patch's place, (grid, grid, C): half the channels for the column, half for the row.
+    """The fixed embedding of patch positions, (grid, grid, C): half the channels for the column, half for the row.
 
     Each half holds the sines, then the cosines, of position · 10000^(-i / (C/4)) for i < C/4, computed in float64 as in DiT's code.
     """

@@ -11,12 +11,13 @@ from space.choices.position import Position
 from space.choices.table import covering
 
 THETA = 10000.0
+"""The base of the frequencies."""
 
 
 def rotations(height: int, width: int, head_width: int, *, stride: int = 1) -> Tensor:
-    """Cosine and sine (height · width, head_width / 2, 2) of the angles that turn the channel pairs of a head.
+    """Cosine and sine (height · width, head_width / 2, 2) of the angles by which the channel pairs of a head rotate.
 
-    Pair 2j turns by x·f_j and pair 2j+1 by y·f_j with f_j = θ^(-4j/d), for j < d/4 of a head width d divisible by 4. Tokens are
+    Pair 2j rotates by x·f_j and pair 2j+1 by y·f_j, with f_j = θ^(-4j/d), for j < d/4 of a head width d divisible by 4. Tokens are
     counted row by row. A `stride` above 1 places every token at the centre of a stride × stride cell of the finer grid.
     """
     frequencies = THETA ** (-4.0 * torch.arange(head_width // 4) / head_width)
@@ -35,4 +36,4 @@ def rotate(heads: Tensor, by: Tensor) -> Tensor:
 
 
 POSITION_ROTATIONS: Mapping[Position, Callable[..., Tensor] | None] = covering(Position, {"none": None, "rope2d": rotations})
-"""The rotations of queries and keys that each choice of `attention.position` makes, called as `rotations` is; None for none."""
+"""The function that makes the rotations of each choice of `attention.position`, called like `rotations`; None for no rotation."""

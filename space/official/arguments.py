@@ -1,4 +1,4 @@
-"""The authors' constructor arguments as a spec, and back."""
+"""Conversion between the authors' constructor arguments and specs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from space.spec import ModelSpec
 from space.stage import Count, Factor, PerStage
 
 _NOT_ARGUMENTS = {"params"}
-"""A parameter count that stands beside the arguments in files that record them."""
+"""Keys that are beside the arguments in files that record them: the parameter count."""
 
 
 class _Common(Frozen):
@@ -30,7 +30,7 @@ class _Common(Frozen):
     learn_sigma: bool = True
 
     def shared(self) -> dict[str, Any]:
-        """What both kinds of model take from them."""
+        """The fields of a spec that both kinds of model have."""
         return {
             "channels": self.hidden_size,
             "heads": self.num_heads,
@@ -72,7 +72,7 @@ class _UDiT(_Common):
     ffn_type: Literal["rep", "basic"] = "rep"
     attn_type: Literal["v2"] | None = None
     posemb_type: Literal["rope2d"] | None = None
-    # The constructor has no default; the paper's choice stands in.
+    # The constructor has no default; this is the paper's choice.
     downsampler: Literal["dwconv1", "dwconv3", "dwconv5", "dwconv7"] = "dwconv5"
     down_shortcut: bool = False
 
@@ -96,10 +96,12 @@ class _UDiT(_Common):
 
 
 def spec_from_kwargs(kwargs: Mapping[str, Any]) -> ModelSpec:
-    """The spec of the model that the authors' constructor makes of `kwargs`; a whole number as `depth` means a DiT.
+    """The spec of the model that the authors' constructor makes from arguments.
 
-    Missing arguments have the constructor's defaults. Raises SpecError for an argument or a value that the constructor does not
-    know, or that this project cannot build.
+    A whole number as `depth` means a DiT. Missing arguments have the constructor's defaults.
+
+    Raises:
+        SpecError: For an argument or value that the constructor does not know, or that cannot be built here.
     """
     given = {name: value for name, value in kwargs.items() if name not in _NOT_ARGUMENTS}
     isotropic = isinstance(given.get("depth"), int) or "patch_size" in given
@@ -138,7 +140,7 @@ def kwargs_from_spec(spec: ModelSpec) -> dict[str, Any]:
             "down_shortcut": int(first.downsampler == "dwconv-shortcut"),
         }
     try:
-        # How branches are applied changes no parameter.
+        # Applying branches one by one changes no parameter.
         same = spec_from_kwargs(kwargs).digest == spec.replace({"feed_forward.branches": False}).digest
     except SpecError:
         same = False

@@ -14,14 +14,14 @@ from space.spec import ModelSpec
 
 
 class OfficialParameter(NamedTuple):
-    """Where a parameter of the authors' stands in our model, and the shape it has in theirs."""
+    """A parameter of the authors' model: its name in our model, and its shape in theirs."""
 
     ours: str
     shape: tuple[int, ...]
 
 
 POSITIONS = "pos_embed"
-"""DiT's fixed table of positions, which its state dict holds (1, tokens, width) and ours does not."""
+"""The fixed table of positions, (1, tokens, width), which is in DiT's state dict and not in ours."""
 
 _BLOCKS = {
     "encoder-1": "encoder_level_1",
@@ -73,21 +73,22 @@ _DIT_REST = {
     "prediction.": "final_layer.linear.",
 }
 _CONVOLUTIONS = ("attention.out.", "feed_forward.project", "skip.")
-"""Linear layers of ours that are 1×1 convolutions in the authors' U-DiT."""
+"""Our linear layers that are 1×1 convolutions in the authors' U-DiT."""
 
 
 def official_names(spec: ModelSpec) -> dict[str, OfficialParameter]:
-    """Every parameter of the authors' model of a spec, in the form that is trained, by the authors' name.
+    """Every parameter of the authors' model of a spec, in training form, by the authors' name.
 
-    Raises SpecError when the authors' code cannot build the spec.
+    Raises:
+        SpecError: When the authors' code cannot build the spec.
     """
     kwargs_from_spec(spec)
     with torch.device("meta"):
         model = Network(spec)
-    found = {}
+    parameters = {}
     for ours, parameter in model.named_parameters():
-        found[_theirs(ours, spec)] = OfficialParameter(ours, _shape(ours, tuple(parameter.shape), spec))
-    return found
+        parameters[_theirs(ours, spec)] = OfficialParameter(ours, _shape(ours, tuple(parameter.shape), spec))
+    return parameters
 
 
 def _theirs(ours: str, spec: ModelSpec) -> str:
@@ -105,12 +106,12 @@ def _theirs(ours: str, spec: ModelSpec) -> str:
     if isotropic:
         return f"blocks.{index}.{_renamed(rest, _DIT_LAYER)}"
     table = _UDIT_LAYER | (_MLP_LAYER if spec.stages[0].feed_forward == "mlp" else {})
-    # The authors' block holds two layers.
+    # The authors' block consists of two of ours.
     return f"{_BLOCKS[layer[1]]}.{index // 2}.{_renamed(rest, table).format(n=index % 2 + 1)}"
 
 
 def _renamed(name: str, table: dict[str, str]) -> str:
-    # The first that fits, so longer beginnings stand before shorter ones.
+    # The first match is taken, so tables list longer prefixes before shorter ones.
     for ours, theirs in table.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)

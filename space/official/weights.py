@@ -1,4 +1,4 @@
-"""The authors' checkpoints into our models, and back."""
+"""Conversion between the authors' checkpoints and our models."""
 
 from __future__ import annotations
 
@@ -19,51 +19,62 @@ from space.official.names import POSITIONS, official_names, positions_shape
 from space.spec import ModelSpec
 
 ENTRIES = ("ema", "model")
-"""What a training checkpoint holds; the averaged weights are those that both papers sample from."""
+"""The weights in a training checkpoint, preferred first; both papers sample from the averaged ones."""
 
 
 def load_weights(model: Network, state: Mapping[str, Any] | str | Path, entry: str | None = None) -> None:
     """Copy the authors' parameters into a model in training form.
 
-    `state` is a state dict, a training checkpoint, or a file with either (`.safetensors`, or torch's, which is never unpickled
-    beyond tensors and plain data). Of a checkpoint the `ema` entry is taken, or `entry`. Raises SpecError, naming a parameter that
-    is missing, extra or of another shape, and RunError for a file that cannot be read; the model is unchanged then.
+    The model is unchanged when an error is raised.
+
+    Args:
+        model: The model to fill.
+        state: A state dict, a training checkpoint, or a file with either: `.safetensors`, or torch's format, of which only tensors
+            and plain data are unpickled.
+        entry: The entry of a checkpoint to use, in place of `ema`.
+
+    Raises:
+        SpecError: When a parameter is missing, extra or of another shape; the message names it.
+        RunError: When the file cannot be read.
     """
-    found = _state(read(Path(state)) if isinstance(state, (str, Path)) else state, entry)
-    places = official_names(model.spec)
-    if model.spec.absolute_position == "sincos" and POSITIONS in found:
-        _check_positions(model, found.pop(POSITIONS))
-    for name, value in found.items():
-        if name not in places:
+    values = _state(read(Path(state)) if isinstance(state, (str, Path)) else state, entry)
+    wanted = official_names(model.spec)
+    if model.spec.absolute_position == "sincos" and POSITIONS in values:
+        _check_positions(model, values.pop(POSITIONS))
+    for name, value in values.items():
+        if name not in wanted:
             raise SpecError(f"parameter '{name}' {tuple(value.shape)} has no place in this architecture")
-        if tuple(value.shape) != places[name].shape:
-            raise SpecError(f"parameter '{name}' has shape {tuple(value.shape)}, but {places[name].shape} is needed")
+        if tuple(value.shape) != wanted[name].shape:
+            raise SpecError(f"parameter '{name}' has shape {tuple(value.shape)}, but {wanted[name].shape} is needed")
     parameters = dict(model.named_parameters())
-    if any(place.ours not in parameters for place in places.values()):
+    if any(parameter.ours not in parameters for parameter in wanted.values()):
         raise SpecError("the model is folded; load the weights into one that space.build made")
-    missing = [name for name in places if name not in found]
+    missing = [name for name in wanted if name not in values]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise SpecError(f"no value for parameter '{missing[0]}', which needs {places[missing[0]].shape}{more}")
+        raise SpecError(f"no value for parameter '{missing[0]}', which needs {wanted[missing[0]].shape}{more}")
     with torch.no_grad():
-        for name, place in places.items():
-            parameters[place.ours].copy_(found[name].reshape(parameters[place.ours].shape))
+        for name, parameter in wanted.items():
+            parameters[parameter.ours].copy_(values[name].reshape(parameters[parameter.ours].shape))
 
 
 def state_dict(model: Network) -> dict[str, Tensor]:
-    """A model's parameters as the authors' state dict; a folded model's under the names of a model that is not re-parameterised.
+    """The parameters of a model as the authors' state dict.
 
-    Raises SpecError when the authors' code has no such model.
+    A folded model has the names of a model that is not re-parameterised.
+
+    Raises:
+        SpecError: When the authors' code has no such model.
     """
     spec = trained_as(model)
     parameters = dict(model.named_parameters())
-    found = {
-        name: parameters[place.ours].detach().reshape(place.shape).clone(memory_format=torch.contiguous_format)
-        for name, place in official_names(spec).items()
+    state = {
+        name: parameters[official.ours].detach().reshape(official.shape).clone(memory_format=torch.contiguous_format)
+        for name, official in official_names(spec).items()
     }
     if spec.absolute_position == "sincos":
-        found[POSITIONS] = sincos(spec.grid, spec.channels).reshape(positions_shape(spec))
-    return found
+        state[POSITIONS] = sincos(spec.grid, spec.channels).reshape(positions_shape(spec))
+    return state
 
 
 def write_state_dict(model: Network, path: Path) -> None:
@@ -88,31 +99,31 @@ def trained_as(model: Network) -> ModelSpec:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds; raises RunError when it cannot be read without running code from it."""
+    """The content of a checkpoint file; raises RunError when it cannot be read without running code from it."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         # DiT's training script stores its command line beside the tensors.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception:
-        # Whatever a damaged or foreign file makes the readers stumble over; torch's own advice is to load it unsafely.
+        # Damaged and foreign files raise errors of many kinds, and torch's own message advises to load them unsafely.
         raise RunError(f"{path} cannot be read as tensors and plain data: it is damaged, no checkpoint, or holds code") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} holds {type(found).__name__}, not a state dict or a checkpoint")
-    return found
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds {type(content).__name__}, not a state dict or a checkpoint")
+    return content
 
 
-def _state(found: Mapping[str, Any], entry: str | None) -> dict[str, Tensor]:
-    held = [name for name in ENTRIES if isinstance(found.get(name), Mapping)]
+def _state(content: Mapping[str, Any], entry: str | None) -> dict[str, Tensor]:
+    held = [name for name in ENTRIES if isinstance(content.get(name), Mapping)]
     if entry is not None and entry not in held:
-        raise SpecError(f"the checkpoint has no entry '{entry}'; it has {', '.join(map(str, list(found)[:5]))}")
-    inner = found[entry or held[0]] if held else found
-    # Saved through DistributedDataParallel, all names begin so.
+        raise SpecError(f"the checkpoint has no entry '{entry}'; it has {', '.join(map(str, list(content)[:5]))}")
+    inner = content[entry or held[0]] if held else content
+    # DistributedDataParallel adds this prefix to all names.
     state = {str(name).removeprefix("module."): value for name, value in inner.items()}
     for name, value in state.items():
         if not isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""What the papers print: their tables, row by row with protocol and source, and which rows are presets here.
+"""The papers' printed tables, row by row with protocol and source, and the rows that are presets here.
 
 U-DiT is Tian et al., NeurIPS 2024 (arXiv 2405.02730); DiT is Peebles & Xie, ICCV 2023 (arXiv 2212.09748); SiT-LLaMA is of
 VisionLLaMA, Chu et al., ECCV 2024 (arXiv 2403.00522). GFLOPs are multiply-accumulates / 1e9 in all of them, but they do not

@@ -1,4 +1,4 @@
-"""Which printed rows are of which preset, and our count of their costs beside the printed ones."""
+"""The printed rows about each preset, and our computed costs beside the printed ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LATENT_DOWNSAMPLING = 8
 """Pixels of an image for each position of the latents that both papers train on."""
 
 FROM_DIT = "[28]"
-"""Marks rows of U-DiT's tables that repeat what DiT's print."""
+"""The suffix of rows in U-DiT's tables that repeat the numbers of DiT's tables."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Published:
         return _with_digits_of(self.params_m, self.computed.params_m)
 
 
-def counted_gflops(found: Cost, dit: bool) -> float:
-    """GFLOPs by the rule of U-DiT's tables, or of DiT's.
+def counted_gflops(computed: Cost, dit: bool) -> float:
+    """GFLOPs by the counting rule of U-DiT's tables, or of DiT's.
 
     Both count matrix products and convolutions. U-DiT's add every elementwise product (`Cost.gflops`); DiT's add one for each
     element that passes a norm instead, a rule that reproduces eleven of its twelve printed numbers (B/4 gives 5.57, printed 5.56).
     """
-    return (found.product_macs + found.norm_elements) / 1e9 if dit else found.gflops
+    return (computed.product_macs + computed.norm_elements) / 1e9 if dit else computed.gflops
 
 
 def _with_digits_of(printed: str, value: float) -> str:
@@ -101,7 +101,7 @@ _PRESET_OF: dict[str, Callable[[str], str]] = {
     "udit_table9": _TOY.__getitem__,
     "udit_table10": _paper_name,
 }
-"""The tables whose rows print a cost, and how their rows' names become presets."""
+"""The tables that print costs, with the function from a row's name to its preset."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a published table is: rows of printed numbers, each with how its model was trained and scored."""
+"""Published tables: rows of printed numbers, each with the training and scoring of its model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from space.errors import ToolkitError
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model was trained and scored; None where that is not stated, or where the rows of a table differ."""
+    """The training and scoring of a model; None where a value is not stated, or where the rows of a table differ."""
 
     data: str | None
-    """What was trained on and compared with, such as `ImageNet 256×256`."""
+    """The data of training and of the reference scores, such as `ImageNet 256×256`."""
     batch_size: int | None
     train_steps: int | None
     samples: int | None
@@ -59,19 +59,19 @@ class PublishedRow:
     resolution: int
     """Height and width of the images, in pixels."""
     steps_per_s: str
-    """Training steps of 256 images a second, on the hardware that `note` names."""
+    """Training steps of 256 images per second, on the hardware that `note` names."""
     block: str
-    """How DiT's block takes its condition, in DiT's tables."""
+    """The conditioning of DiT's block, such as `adaLN-Zero`, in DiT's tables."""
     note: str
-    """What else the table says of the row."""
+    """Other statements of the table about the row."""
     source: str
     digitised: bool
-    """Measured off a picture, about ±0.3 FID: GFLOPs and FID are not printed numbers."""
+    """Whether GFLOPs and FID are measured off a figure (about ±0.3 FID) and not printed."""
 
     @property
     def protocol(self) -> Protocol:
-        """How the row's model was trained and scored. Both papers: batches of 256, 50,000 samples of 250 DDPM steps."""
-        # SiT learns and samples another process, by a stochastic differential equation, whose steps its table does not state.
+        """The training and scoring of the row's model. Both papers use batches of 256, 50,000 samples of 250 DDPM steps."""
+        # SiT samples by a stochastic differential equation, and its table does not state the number of steps.
         sampling_steps = None if self.printed.startswith("SiT") else 250
         train_steps = 1000 * int(self.train_steps_k) if self.train_steps_k else None
         return Protocol(f"ImageNet {self.resolution}×{self.resolution}", 256, train_steps, 50_000, sampling_steps, float(self.cfg))
@@ -94,7 +94,7 @@ class PublishedTable:
 
     @cached_property
     def protocol(self) -> Protocol:
-        """What the protocols of all rows have in common; None where rows differ."""
+        """The values that the protocols of all rows share; None where rows differ."""
         common = {}
         for field in fields(Protocol):
             values = {getattr(row.protocol, field.name) for row in self.rows}
@@ -102,7 +102,7 @@ class PublishedTable:
         return Protocol(**common)
 
     def row(self, label: str) -> PublishedRow:
-        """The row of that label, letter by letter; raises ToolkitError, naming the nearest, when there is none."""
+        """The row with exactly this label; raises ToolkitError, naming the nearest, when there is none."""
         if label in self._by_label:
             return self._by_label[label]
         alike = [row.label for row in self.rows if row.printed == label]

@@ -20,13 +20,13 @@ from space.published.rows import PublishedRow, PublishedTable
 
 @dataclass(frozen=True)
 class _File:
-    """A table's title and file, and what holds for all its rows without being a column."""
+    """The title and file of a table, and the facts about all its rows that are not a column."""
 
     title: str
     stem: str
     train_steps_k: str = "400"
     apart: tuple[str, ...] = ()
-    """The columns that tell rows of the same name apart."""
+    """The columns that distinguish rows of the same name."""
     digitised: bool = False
 
 
@@ -77,9 +77,9 @@ _NOTES = {
     "head_number": "{} heads",
     "encoder_decoder_blocks": "blocks {}",
 }
-"""Columns that become the note, and in which words."""
+"""The columns that become the note, and their formats."""
 _APART = {"resolution": "{} px", "train_steps_k": "{}K", "gflops_plotted": "{} GFLOPs"}
-"""How a label tells rows of one name apart."""
+"""The formats in which labels distinguish rows of one name, by column."""
 
 
 def table_names() -> tuple[str, ...]:
@@ -142,7 +142,7 @@ def _score(line: dict[str, str], metric: str) -> str:
 
 
 def _first(line: dict[str, str], columns: Sequence[str]) -> str:
-    """What stands in the first of these columns that the table has; an empty text where it has none of them."""
+    """The cell of the first of these columns that the table has; an empty text when it has none of them."""
     return next((line[column] for column in columns if column in line), "")
 
 

@@ -31,7 +31,7 @@ def test_a_good_document_is_read():
             SPEC.replace("48", "many"),
             "spec.yaml:1: channels: input should be a valid integer, unable to parse string as an integer, not 'many'",
         ),
-        (SPEC + "heads: 4\n", "spec.yaml:4: key 'heads' stands twice (first in line 3); remove one"),
+        (SPEC + "heads: 4\n", "spec.yaml:4: key 'heads' appears twice (first in line 3); remove one"),
         (SPEC.replace("heads: 2\n", ""), "spec.yaml: 'heads' is missing"),
         (SPEC + "input_size: 30\n", "spec.yaml:4: input_size 30 is not divisible by 8"),
         ("channels: [1\n", "spec.yaml: not valid YAML at line 2"),

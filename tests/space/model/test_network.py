@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from space import ToolkitError, build, cost, load, official, preset
 from space.weights import facts_of, save
@@ -179,3 +180,15 @@ def test_saved_models_load_again(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ToolkitError, match="cannot be read"):
         load(tmp_path / "model")
+
+
+def test_a_model_folder_with_an_older_name_of_a_field_is_read(tmp_path):
+    spec = preset("dit-s/8").replace({"depths": (1,)})
+    save(build(spec), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    with safe_open(weights, framework="pt") as file:
+        metadata = file.metadata()
+    plain = json.loads(metadata["spec"])
+    plain["ends"] = plain.pop("stem")
+    save_file(load_file(weights), weights, metadata={**metadata, "spec": json.dumps(plain)})
+    assert load(tmp_path).spec == spec
