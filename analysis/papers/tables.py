@@ -1,4 +1,4 @@
-"""The papers' tables and figures as frames, from their published numbers alone.
+"""The papers' tables and figures as frames, from their published numbers only.
 
 A published number is one training run with one seed, and neither paper prints error bars: every frame says so in its column `n`,
 which is 1, and none has an interval, a p-value or a star. Differences between such numbers are differences between two runs.
@@ -22,21 +22,28 @@ from space.errors import ToolkitError
 from space.presets import preset
 from space.published import PublishedRow, published_table
 
-SINGLE_RUN = "one training run a row; neither paper prints error bars"
-"""Why the frames here have no intervals; also in their `attrs`, under `note`."""
+SINGLE_RUN = "one training run per row; neither paper prints error bars"
+"""The reason why the frames here have no intervals; also in their `attrs`, under `note`."""
 
 _SCORES = ("fid", "sfid", "is", "precision", "recall")
 _FAMILIES = {"SiT-LLAMA": "SiT-LLaMA"}
-"""Figure 1's spelling, and the paper's that the points come from."""
+"""Figure 1's spelling of a family, and that of the paper it is from."""
 
 
 def paper_table(name: str) -> pd.DataFrame:
-    """A published table with its numbers as floats, NaN where it prints none; see `space.published.published_table` for the texts.
+    """A published table with its numbers as floats; `space.published.table` has the printed texts.
 
-    One row a printed row, in columns label, gflops (multiply-accumulates / 1e9, batch 1), params_m (millions), fid, sfid, is,
-    precision and recall (both 0 to 1), steps_per_s, train_steps_k, cfg (guidance scale, 1 is none), resolution (pixels), n (runs
-    behind a number: 1), digitised (measured off a picture, about ±0.3 FID), note and source. `attrs` holds the title and why
-    there are no intervals. Raises ToolkitError, naming the nearest, for an unknown name.
+    Args:
+        name: The name of the table, such as `udit_table9`.
+
+    Returns:
+        One row per printed row, with NaN where no number is printed: label, gflops (multiply-accumulates / 1e9, batch 1), params_m
+        (millions), fid, sfid, is, precision and recall (both 0 to 1), steps_per_s, train_steps_k, cfg (guidance scale, 1 is none),
+        resolution (pixels), n (runs per number: 1), digitised (measured from a figure, about ±0.3 FID), note and source. `attrs`
+        has the title and the reason why there are no intervals.
+
+    Raises:
+        ToolkitError: The name is unknown; the message names the nearest.
 
     >>> paper_table("udit_table9")[["label", "gflops", "fid", "n"]].tail(2).to_numpy().tolist()
     [['U-DiT-T (+DWconv FFN)', 0.95, 79.3, 1], ['U-DiT-T (+Re-param.)', 0.95, 75.71, 1]]
@@ -69,12 +76,20 @@ def _number(printed: str) -> float:
 
 
 def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataFrame:
-    """How a published table's rows differ from one of them, and each from the row above it.
+    """The differences of a published table's rows to one of them, and to the row above.
 
-    One row a printed row that has the metric: label, gflops, the metric, difference (to the baseline's row), step (to the row
-    above; NaN in the first) and gflops_ratio (to the baseline's). Differences are row minus baseline, in the metric's unit, so
-    negative is better for FID; each is between two single runs. Raises ToolkitError for an unknown table, label or metric, and for
-    a baseline without the metric.
+    Args:
+        name: The name of the table.
+        baseline: The label of the row that the others are compared with.
+        metric: fid, sfid, is, precision or recall.
+
+    Returns:
+        One row per printed row that has the metric: label, gflops, the metric, difference (to the baseline's row), step (to the row
+        above; NaN in the first) and gflops_ratio (to the baseline's). Differences are row minus baseline, in the metric's unit, so
+        negative is better for FID; each is between two single runs.
+
+    Raises:
+        ToolkitError: The table, the label or the metric is unknown, or the baseline does not have the metric.
 
     Table 2's claim, a better FID than DiT-XL/2 at a fifth of its GFLOPs (the abstract says 1/6; the table's numbers give 1/5.3):
 
@@ -90,7 +105,7 @@ def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataF
             f"{published_table(name).title} prints no {metric} for '{baseline}', so it cannot be the baseline; name another row"
         )
     printed = paper_table(name).dropna(subset=[metric])[["label", "gflops", metric]].reset_index(drop=True)
-    # Rounded as decimals of at most three places are subtracted.
+    # Rounded, as the printed numbers have at most three decimals.
     differences = printed.assign(
         difference=(printed[metric] - base[metric]).round(6),
         step=printed[metric].diff().round(6),
@@ -102,12 +117,17 @@ def paper_differences(name: str, baseline: str, metric: str = "fid") -> pd.DataF
 
 
 def gflops_fid(digitised: bool = False) -> pd.DataFrame:
-    """FID-50K against inference GFLOPs after 400K training steps on ImageNet 256×256 without guidance, family by family.
+    """FID-50K against inference GFLOPs after 400K training steps on ImageNet 256×256 without guidance, by family.
 
-    Columns family, model, gflops, fid, n, digitised and source. DiT's twelve models are Table 4's with adaLN-Zero, U-DiT's three
-    are Table 2's, and SiT's and SiT-LLaMA's are of Table 8 of VisionLLaMA, which U-DiT's Figure 1 plots. `digitised=True` adds
-    the points as measured off that figure (about ±0.3 FID). Four of its seven DiT points (S/2, L/4, B/2, L/2) lie 0.8 to 3.5 FID
-    away from the nearer of the two numbers that U-DiT's own Table 2 prints for them.
+    DiT's twelve models are those of its Table 4 with adaLN-Zero, U-DiT's three are those of its Table 2, and SiT's and SiT-LLaMA's
+    are those of Table 8 of VisionLLaMA, which U-DiT's Figure 1 plots. Four of the figure's seven DiT points (S/2, L/4, B/2, L/2)
+    differ by 0.8 to 3.5 FID from the nearer of the two numbers that U-DiT's own Table 2 prints for them.
+
+    Args:
+        digitised: Whether to add the points measured from that figure (about ±0.3 FID).
+
+    Returns:
+        Columns family, model, gflops, fid, n, digitised and source.
 
     >>> gflops_fid().groupby("family", sort=False).size().to_dict()
     {'DiT': 12, 'U-DiT': 3, 'SiT': 4, 'SiT-LLaMA': 4}
@@ -138,13 +158,23 @@ def _point(family: str, row: PublishedRow) -> dict[str, Any]:
 
 
 def correlation(frame: pd.DataFrame, x: str, y: str, log_x: bool = True, log_y: bool = False) -> float:
-    """Pearson's correlation of two columns, each taken as its logarithm where wanted; rows without one of both are left out.
+    """Pearson's correlation of two columns or of their logarithms; rows without both values are left out.
 
-    DiT prints -0.93 for GFLOPs and FID in Figures 8 and 12 and does not say of what. On the twelve rows of Table 4 it is the
-    correlation of log GFLOPs with FID, as Figure 8's axes are: -0.930. The other forms round to other numbers: -0.725 without a
-    logarithm, -0.936 with both, -0.876 of GFLOPs with log FID, and -0.916 for Spearman's ranks. Twelve models that share a recipe
-    are no sample of anything, so there is no interval. Raises ToolkitError for a missing column, fewer than three rows, and for a
-    logarithm of what is not positive.
+    DiT prints -0.93 for GFLOPs and FID in Figures 8 and 12 without saying which correlation it is. On the twelve rows of Table 4
+    it is that of log GFLOPs with FID, the axes of Figure 8: -0.930. The other forms round to other numbers: -0.725 without a
+    logarithm, -0.936 with both, -0.876 for GFLOPs with log FID, and -0.916 for Spearman's ranks. Twelve models that share a recipe
+    are not a random sample, so there is no interval.
+
+    Args:
+        frame: A frame with the two columns.
+        x: The first column.
+        y: The second column.
+        log_x: Whether to take the logarithm of `x`.
+        log_y: Whether to take the logarithm of `y`.
+
+    Raises:
+        ToolkitError: A column is missing, fewer than three rows have both values, or a logarithm is taken of a value that is not
+            positive.
 
     >>> printed = gflops_fid()
     >>> round(correlation(printed[printed["family"] == "DiT"], "gflops", "fid"), 2)
@@ -165,12 +195,14 @@ def correlation(frame: pd.DataFrame, x: str, y: str, log_x: bool = True, log_y: 
 
 
 def fid_by_steps() -> pd.DataFrame:
-    """FID-50K against training steps on ImageNet 256×256 without guidance, batches of 256, model by model.
+    """FID-50K against training steps on ImageNet 256×256 without guidance, batches of 256, by model.
 
-    Columns model, train_steps_k (thousands of steps), train_tflops (multiply-accumulates / 1e12 of forward and backward, by our
-    count of the form that the authors train), gflops (inference, as printed), fid, n, digitised and source. Printed numbers are
-    of U-DiT's Table 5 and DiT's Table 4. Where neither paper prints a model's FID after so many steps, there are the points
-    measured off U-DiT's Figure 2, which say `digitised` (about ±0.3 FID).
+    Printed numbers are those of U-DiT's Table 5 and DiT's Table 4. Where neither paper prints a model's FID at a point, it is
+    measured from U-DiT's Figure 2 (about ±0.3 FID), and `digitised` is true.
+
+    Returns:
+        Columns model, train_steps_k (thousands of steps), train_tflops (multiply-accumulates / 1e12 of forward and backward, by our
+        count of the form that the authors train), gflops (inference, as printed), fid, n, digitised and source.
 
     >>> points = fid_by_steps()
     >>> points[points["model"] == "U-DiT-B"]["fid"].tolist()
@@ -192,12 +224,14 @@ def fid_by_steps() -> pd.DataFrame:
 
 
 def fid_by_steps_fit(digitised: bool = False) -> ScalingFit:
-    """E + A·C^(−α) through each model's FID over training compute, by `analysis.scaling_fit`; its columns are told there.
+    """E + A·C^(−α) through each model's FID over training compute, by `analysis.scaling_fit`, which describes the columns.
 
-    C is train_tflops of `fid_by_steps`; as it is proportional to the steps, E and α are the same over steps. Only printed numbers
-    count, of which U-DiT-B and U-DiT-L have five each; the other models have too few, and their row's `problem` says so.
-    `digitised=True` adds the points measured off U-DiT's Figure 2, whose error of about ±0.3 FID then is in the fit. Each
-    number is of one run, so the intervals rest on how well the curve meets the numbers and do not tell how runs differ.
+    C is train_tflops of `fid_by_steps`; as it is proportional to the steps, E and α are the same over steps. U-DiT-B and U-DiT-L
+    have five printed numbers each; the other models have too few, and the `problem` of their row says so. Each number is one run,
+    so the intervals rest on the misfit of the curve and do not show the difference between runs.
+
+    Args:
+        digitised: Whether to add the points measured from U-DiT's Figure 2, whose error of about ±0.3 FID is then in the fit.
 
     The last number of each curve, after a million steps, predicted from the four before it:
 
@@ -205,7 +239,7 @@ def fid_by_steps_fit(digitised: bool = False) -> ScalingFit:
     >>> fit.loc[["U-DiT-B", "U-DiT-L"], ["E", "alpha", "predicted", "observed"]].round(2).to_numpy().tolist()
     [[10.62, 1.07, 12.92, 12.87], [6.33, 1.23, 7.62, 7.54]]
     >>> fit.loc["DiT-XL/2", "problem"]
-    '3 budgets, and a fit takes at least 4'
+    '3 budgets, and a fit needs at least 4'
     """
     points = fid_by_steps()
     if not digitised:
@@ -214,12 +248,12 @@ def fid_by_steps_fit(digitised: bool = False) -> ScalingFit:
 
 
 def _trained(row: PublishedRow, gflops: float) -> dict[str, Any]:
-    """A point of the curve of a model; the authors' U-DiT applies the branches of its feed-forward one by one while it trains."""
+    """A point of a model's curve. During training the authors' U-DiT applies the branches of its feed-forward one by one."""
     spec = preset(row.printed.lower())
     if row.printed.startswith("U-DiT"):
         spec = spec.replace({"feed_forward.branches": True})
     steps, batch_size = row.protocol.train_steps, row.protocol.batch_size
-    assert steps, "every row of these tables is of a training"
+    assert steps, "every row of these tables has its training steps"
     assert batch_size
     return {
         "model": row.printed,

@@ -1,1 +1,1 @@
-"""Scaling curves: fits with intervals, forecasts, and where two curves meet."""
+"""Scaling curves: fits with intervals, predictions, and the crossings of two curves."""

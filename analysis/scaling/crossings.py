@@ -1,4 +1,4 @@
-"""Where two scaling curves meet, and which is the better one at a compute."""
+"""The compute at which two scaling curves cross, and the probability that one is better at a given compute."""
 
 from __future__ import annotations
 
@@ -14,49 +14,58 @@ from space.array import Array
 from space.errors import ToolkitError
 
 BEYOND = 10
-"""So many times beyond its budgets a curve may be read; further away it is a guess."""
+"""A curve may be read up to this factor beyond its budgets; further away it is a guess."""
 
 _POINTS = 1000
-"""Of the grid on which curves are compared; a crossing is interpolated between two of them."""
+"""The points of the grid on which curves are compared; a crossing is interpolated between two of them."""
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where two families' curves meet; computes are in the fit's unit, and NaN where the fitted curves do not meet.
-
-    `better_after` is the family that leads beyond the crossing; without one, that which leads throughout, if any. `low` is 0 where
-    the 95 % interval reaches below the budgets, and `high` is infinite where it reaches out of sight. `share_without` is the
-    share of resamples whose curves do not cross in the range looked at. `text` says all of it.
-    """
+    """The crossing of two families' curves; computes are in the fit's unit, and NaN where the fitted curves do not cross."""
 
     one: str
     other: str
     compute: float
     low: float
+    """The lower end of the 95 % interval; 0 where it reaches below the budgets."""
     high: float
+    """The upper end of the interval; infinite where it reaches beyond the range searched."""
     better_after: str
+    """The family that is better beyond the crossing; without a crossing, the family that is better throughout, if any."""
     share_without: float
+    """The share of resamples whose curves do not cross in the range searched."""
     text: str
+    """All of this as a sentence."""
 
 
 @dataclass(frozen=True)
 class Probability:
-    """The share of resamples in which `one` is better than `other` at a compute; `warning` is empty where the data reach so far."""
+    """The share of resamples in which `one` is better than `other` at a compute."""
 
     one: str
     other: str
     at: float
     probability: float
     warning: str
+    """Empty unless the compute is far beyond the budgets."""
 
 
 def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossover:
-    """The compute at which two families' curves meet, looked for from their smallest budget to 10 times the largest both have.
+    """The compute at which two families' curves cross.
 
-    The interval is taken over the resamples of the fit, in which both families have the same seeds. One without a crossing counts
-    as an earlier or a later one, by which family leads; so the interval is open where such resamples are many. Two curves
-    of this law meet twice at most; then the later point is given and the text names the earlier. Raises ToolkitError
-    for an unknown family, for one with itself, and for one whose fit is refused.
+    It is searched for from their smallest budget to 10 times the largest budget that both have. The interval is taken over the
+    resamples of the fit, in which both families have the same seeds. A resample without a crossing counts as an earlier or a later
+    one, depending on the family that leads, so the interval is open where such resamples are many. Two curves of this law cross at
+    most twice; then the later crossing is returned and the text names the earlier.
+
+    Args:
+        fit: What `scaling_fit` returned.
+        one: The name of a family.
+        other: The name of another family.
+
+    Raises:
+        ToolkitError: A family is unknown, is compared with itself, or has a fit that is refused.
 
     >>> import pandas as pd
     >>> from analysis.scaling.fit import scaling_fit
@@ -71,23 +80,23 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
     end = BEYOND * min(first.points["compute"].max(), second.points["compute"].max())
     grid = np.geomspace(start, end, _POINTS)
     names = f"{first.name} and {second.name}"
-    found, drawn = (_lead(mine, its, grid) for mine, its in zip(first.curves, second.curves, strict=True))
-    after = first if found[0, -1] > 0 else second
+    fitted, resampled = (_lead(mine, its, grid) for mine, its in zip(first.curves, second.curves, strict=True))
+    after = first if fitted[0, -1] > 0 else second
     sign = 1 if after is first else -1
-    compute = float(_meet(sign * found, grid)[0])
-    without = float(np.mean((drawn > 0).all(axis=1) | (drawn <= 0).all(axis=1)))
+    compute = float(_crossing(sign * fitted, grid)[0])
+    without = float(np.mean((resampled > 0).all(axis=1) | (resampled <= 0).all(axis=1)))
     span = f"between {start:.3g} and {end:.3g} {fit.compute}"
     if not 0 < compute < math.inf:
-        # Infinite is what curves that are equal give.
+        # Equal curves give infinity.
         leader = after.name if compute == 0 else ""
         text = f"{names} do not cross {span}, where {leader or 'neither'} is better; nor do {100 * without:.0f} % of the resamples"
         return Crossover(first.name, second.name, math.nan, math.nan, math.nan, leader, without, text)
-    low, high = (float(value) for value in np.quantile(_meet(sign * drawn, grid), [0.025, 0.975], method="inverted_cdf"))
+    low, high = (float(value) for value in np.quantile(_crossing(sign * resampled, grid), [0.025, 0.975], method="inverted_cdf"))
     text = (
         f"{names} cross at {compute:.3g} {fit.compute} (95 % interval {_interval(low, high)}), beyond which {after.name} is better"
     )
     before = grid <= max(compute, start)
-    earlier = float(_meet(-sign * found[:, before], grid[before])[0])
+    earlier = float(_crossing(-sign * fitted[:, before], grid[before])[0])
     if 0 < earlier < math.inf:
         text += f"; they also cross at {earlier:.3g}"
     if without > 0:
@@ -96,10 +105,18 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
 
 
 def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: float) -> Probability:
-    """The share of resamples in which `one`'s curve is better than `other`'s at a compute, in the fit's unit.
+    """The share of resamples in which `one`'s curve is better than `other`'s at a compute.
 
-    It is a probability as far as the law holds; 0 and 1 mean less than one resample. Raises ToolkitError as `scaling_crossover`
-    does, and for a compute that is not positive.
+    It is a probability insofar as the law holds; 0 and 1 mean less than one resample.
+
+    Args:
+        fit: What `scaling_fit` returned.
+        one: The name of a family.
+        other: The name of another family.
+        at: The compute, in the fit's unit.
+
+    Raises:
+        ToolkitError: As for `scaling_crossover`, and when the compute is not positive.
 
     >>> import pandas as pd
     >>> from analysis.scaling.fit import scaling_fit
@@ -114,12 +131,14 @@ def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: floa
         raise ToolkitError(f"{fit.compute} to compare at is {at}; compute is a positive number")
     lead = _lead(first.curves[1], second.curves[1], np.array([at]))
     warning = ""
-    for end, ratio in (
+    for extreme, ratio in (
         ("largest", at / min(first.points["compute"].max(), second.points["compute"].max())),
         ("smallest", max(first.points["compute"].min(), second.points["compute"].min()) / at),
     ):
         if ratio > BEYOND:
-            warning = f"{at:g} {fit.compute} is {ratio:.3g} times beyond the {end} budget that both have, where the law is a guess"
+            warning = (
+                f"{at:g} {fit.compute} is {ratio:.3g} times beyond the {extreme} budget that both have, where the law is a guess"
+            )
     return Probability(first.name, second.name, at, float(np.mean(lead > 0)), warning)
 
 
@@ -131,20 +150,20 @@ def _pair(fit: ScalingFit, one: Hashable, other: Hashable) -> tuple[Family, Fami
 
 
 def _lead(first: Law, second: Law, grid: Array) -> Array:
-    """By how much the first is better, shape (curves, computes)."""
+    """The amount by which the first is better, shape (curves, computes)."""
     return first.sign * (second.at(grid) - first.at(grid))
 
 
-def _meet(lead: Array, grid: Array) -> Array:
-    """Where each row of leads turns positive for good: 0 where it always is, infinity where it is not at the end."""
+def _crossing(lead: Array, grid: Array) -> Array:
+    """The compute at which each row of leads turns positive for good: 0 if it always is, infinity if it is not at the end."""
     behind = lead <= 0
     last = lead.shape[1] - 1 - behind[:, ::-1].argmax(axis=1)
     rows, after = np.arange(len(lead)), np.minimum(last + 1, lead.shape[1] - 1)
     before_lead, after_lead = lead[rows, last], lead[rows, after]
     with np.errstate(invalid="ignore", divide="ignore"):
-        part = -before_lead / (after_lead - before_lead)
-        met = np.exp(np.log(grid[last]) + part * (np.log(grid[after]) - np.log(grid[last])))
-    return np.where(~behind.any(axis=1), 0.0, np.where(behind[:, -1], np.inf, met))
+        fraction = -before_lead / (after_lead - before_lead)
+        crossed = np.exp(np.log(grid[last]) + fraction * (np.log(grid[after]) - np.log(grid[last])))
+    return np.where(~behind.any(axis=1), 0.0, np.where(behind[:, -1], np.inf, crossed))
 
 
 def _interval(low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""Scaling curves: how a metric falls (or rises) with compute, and how far a fit through few budgets may be believed."""
+"""Scaling curves: the fit of a metric over compute through a few budgets, with intervals and a held-out prediction."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nas.study.metrics import lower_is_better
 from space.errors import ToolkitError
 
 LEAST = 4
-"""A fit of three parameters takes at least so many budgets; a prediction of the largest from the others takes one more."""
+"""The least number of budgets for a fit of three parameters; a prediction of the largest from the others needs one more."""
 
 CEILINGS = {"precision": 1.0, "recall": 1.0}
-"""What metrics where higher is better cannot exceed; those where lower is better cannot fall below 0."""
+"""The upper limits of metrics of which higher is better; those of which lower is better cannot fall below 0."""
 
 _OFTEN = 0.025
-"""What happens in more of the resamples than this lies within a 95 % interval."""
+"""An outcome in more than this share of the resamples lies within a 95 % interval."""
 
 _ESTIMATES = ["E", "A", "alpha"]
 _COLUMNS = [
@@ -35,16 +35,19 @@ _COLUMNS = [
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """One family's budgets: `points` has the columns compute, mean, sd, seeds; `problem` says why they bear no curve, if so."""
+    """One family's budgets and its fitted curve."""
 
     name: str
     points: pd.DataFrame
+    """One row per budget: compute, mean, sd, seeds."""
     problem: str = ""
+    """The reason why no curve is fitted; empty where one is."""
     laws: tuple[Law, Law] | None = None
+    """The fitted curve and those of the resamples."""
 
     @property
     def curves(self) -> tuple[Law, Law]:
-        """The fitted curve, and those of the resamples; raises ToolkitError where `problem` refuses them."""
+        """The fitted curve, and those of the resamples; raises ToolkitError where there is a `problem`."""
         if self.laws is None:
             raise ToolkitError(f"family {self.name} has no curve to draw or compare: {self.problem}")
         return self.laws
@@ -52,7 +55,7 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class ScalingFit:
-    """One row a family in `table` (its columns are told at `scaling_fit`), and the curves behind it."""
+    """A fit: `table` has one row per family, in the columns that `scaling_fit` describes, and `families` the curves."""
 
     metric: str
     compute: str
@@ -60,12 +63,12 @@ class ScalingFit:
     table: pd.DataFrame
 
     def family(self, name: Hashable) -> Family:
-        """A family by its name; raises ToolkitError for another, naming those there are."""
+        """A family by its name; raises ToolkitError for an unknown name, listing the known ones."""
         for family in self.families:
             if family.name == str(name):
                 return family
         raise ToolkitError(
-            f"no family '{name}' in the fit of {self.metric}; there are: {', '.join(one.name for one in self.families)}"
+            f"no family '{name}' in the fit of {self.metric}; there are: {', '.join(family.name for family in self.families)}"
         )
 
 
@@ -78,42 +81,52 @@ def scaling_fit(
     held_out: bool = True,
     resamples: int = 1000,
 ) -> ScalingFit:
-    """Fit L(C) = E + A·C^(−α) to each family of a tidy frame with one row a (family, compute, seed).
+    """Fit L(C) = E + A·C^(−α) to each family of a tidy frame.
 
     The law is that of Kaplan et al. 2020, Henighan et al. 2020 and Hoffmann et al. 2022; where higher is better, E − A·C^(−α).
-    `compute` is any positive column, such as train_tflops or gflops (multiply-accumulates); missing values of the metric are
-    left out. A frame without a column `family` is one family, one without `seed` is of one seed (published numbers).
 
-    The fit is least squares on the budgets' means: for a given α the best (E, A) with E, A ≥ 0 is closed form, so a search over
-    α in [0.01, 3] finds the optimum without starting values. Where lower is better, residuals are relative to the means, as in
-    the log-residuals of Hoffmann et al., or else the small budgets' large values alone would decide; KID, which may be about
-    zero, and metrics where higher is better count absolutely (precision and recall with E ≤ 1).
+    The fit is least squares on the budgets' means. For a given α the best (E, A) with E, A ≥ 0 has a closed form, so a search over
+    α in [0.01, 3] finds the optimum without starting values. Where lower is better, residuals are relative to the means, like the
+    log-residuals of Hoffmann et al.; otherwise the large values of the small budgets would dominate. KID, which may be near zero,
+    and metrics of which higher is better have absolute residuals (precision and recall with E ≤ 1).
 
-    The 95 % intervals are percentiles over `resamples` curves through resampled means, from two sources:
-    - Seeds: one seed's curve is correlated across budgets and, by pairing, across families, so a resample gives each seed one
-      normal weight for all of them (multiplier bootstrap, Wu 1986), scaled by a draw of √((n − 1) / χ²) so that any linear
-      contrast has Student's t interval; drawing n seeds with replacement covers too little.
-    - Budgets: they are chosen, not drawn, and drawing them again would leave fewer than four different ones; so what the means
-      miss the curve by, beyond the seeds' noise, is drawn anew for each budget, with Student's t of (budgets − 3). With one
-      seed this is the residual bootstrap, and all there is.
+    The 95 % intervals are percentiles over curves through resampled means, which vary for two reasons:
+    - Seeds: one seed's curve is correlated across budgets and, by pairing, across families. A resample therefore gives each seed
+      one normal weight for all of them (multiplier bootstrap, Wu 1986), scaled by a draw of √((n − 1) / χ²), so that any linear
+      contrast has Student's t interval; drawing n seeds with replacement gives too little coverage.
+    - Budgets: they are chosen, not drawn, and resampling them would leave fewer than four distinct ones. So the misfit of the means
+      beyond the seeds' noise is drawn anew for each budget, from Student's t with (budgets − 3) degrees of freedom. With one seed
+      this is the residual bootstrap, and the only source.
 
-    Measured on simulated curves (800 fits a case; 1 to 12 seeds; 4 to 8 budgets; noise of 0.3 to 2 %; the means missing the law or
-    not): 93 to 99 % of the 95 % intervals of E, A and α hold the truth, 94 to 97 % of those of predictions the observed, 96 to 99 %
-    of those of crossings. Six seeds drawn with replacement, and no more, give 86 %, and 44 % where each budget misses the law by
-    as much as one run's noise. Where the true E is 0, half of the fits have E at its bound, which `note` says; of the others'
-    intervals 84 to 97 % hold, and those of the former were not measured.
+    Measured on simulated curves (800 fits per case; 1 to 12 seeds; 4 to 8 budgets; noise of 0.3 to 2 %; means on and off the law):
+    93 to 99 % of the 95 % intervals of E, A and α contain the truth, 94 to 97 % of those of predictions the observed value, 96 to
+    99 % of those of crossings. Drawing six seeds with replacement, without the second source, gives 86 %, and 44 % where each
+    budget misses the law by as much as one run's noise. Where the true E is 0, half of the fits have E at its bound, which `note`
+    says; of the intervals of the other half 84 to 97 % contain it, and those of the former were not measured.
 
-    The largest budget is held out once and predicted from the others; the interval is for the observed mean, with its noise.
+    The largest budget is held out once and predicted from the others; the interval is for the observed mean, including its noise.
 
-    `table` has the columns family; E, A and alpha, each with _low and _high; budgets, seeds; r2 and residual_sd (of the budgets'
-    means, in the metric's unit, with budgets − 3 degrees of freedom); held_out (its compute), predicted, predicted_low,
-    predicted_high, observed, error (predicted − observed: above 0 for a loss means that it came out better), error_percent,
-    inside (whether the interval holds the observed), held_out_problem; problem, which is why no line may be drawn (fewer than
-    four budgets, no improvement, α at its bound), else empty; and note, with what the intervals rest on, and where E is at its
-    bound: then the budgets do not show where the curve levels off, and beyond them the line promises too much.
+    Args:
+        frame: One row per (family, compute, seed); rows without a value of the metric are left out.
+        metric: The column of the metric.
+        compute: Any positive column, such as train_tflops or gflops (multiply-accumulates).
+        family: The column of families; a frame without a column `family` is one family.
+        seed: The column of seeds; a frame without a column `seed` has one seed (published numbers).
+        held_out: Whether to predict the largest budget from the others.
+        resamples: The number of resampled curves, at least 100.
 
-    Raises ToolkitError for a missing column, a compute that is not positive, an infinite value, a row given twice and too few
-    resamples; ToolkitError for an unknown metric.
+    Returns:
+        The fit. Columns of its `table`: family; E, A and alpha, each with _low and _high; budgets, seeds; r2 and residual_sd (of
+        the budgets' means, in the metric's unit, with budgets − 3 degrees of freedom); held_out (its compute), predicted,
+        predicted_low, predicted_high, observed, error (predicted − observed; for a loss, above 0 means that the observed one is
+        better), error_percent, inside (whether the interval contains the observed value), held_out_problem; problem, the reason
+        why there is no curve (fewer than four budgets, no improvement, α at its bound), else empty; note, the basis of the
+        intervals where it is thin, and whether E is at its bound: then the budgets do not show where the curve levels off, and
+        beyond them it is too optimistic.
+
+    Raises:
+        ToolkitError: A column is missing, the metric is unknown, a compute is not positive, a value is infinite, a row occurs
+            twice, or there are too few resamples.
 
     >>> rows = [(f, s, c, e + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for f, e in (("DiT", 0.3), ("U-DiT", 0.2))
     ...         for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
@@ -131,18 +144,18 @@ def scaling_fit(
     rng = np.random.default_rng(0)
     shared = SeedDraws.of(len(seeds), resamples, rng)
     families, table = [], []
-    for name, own in rows.groupby("family", sort=True):
-        budgets = _budgets(own, seeds, metric, sign)
+    for name, members in rows.groupby("family", sort=True):
+        budgets = _budgets(members, seeds, metric, sign)
         noise = Noise.of(budgets, shared, rng)
-        found, facts = _fitted(str(name), budgets, noise, compute)
+        fitted, facts = _fitted(str(name), budgets, noise, compute)
         left_out = _predicted(budgets, noise, compute) if held_out else {}
-        table.append({**facts, **left_out, "note": _note(own, budgets, found)})
-        families.append(found)
+        table.append({**facts, **left_out, "note": _note(members, budgets, fitted)})
+        families.append(fitted)
     return ScalingFit(metric, compute, tuple(families), pd.DataFrame(table).reindex(columns=_COLUMNS))
 
 
 def _tidy(frame: pd.DataFrame, metric: str, compute: str, family: str, seed: str) -> pd.DataFrame:
-    """Columns family, seed (both text), compute and value, which may be missing."""
+    """The columns family and seed (as text), compute, and value, which may be missing."""
     named = [name for name, default in ((family, "family"), (seed, "seed")) if name != default]
     require_columns(frame, (metric, compute, *named))
     rows = pd.DataFrame(
@@ -155,7 +168,7 @@ def _tidy(frame: pd.DataFrame, metric: str, compute: str, family: str, seed: str
     )
     present = rows[rows["value"].notna()]
     if present.empty:
-        raise ToolkitError(f"no row of the frame has a value of {metric}; a scaling curve takes at least {LEAST} budgets")
+        raise ToolkitError(f"no row of the frame has a value of {metric}; a scaling curve needs at least {LEAST} budgets")
     for name, column in ((family, "family"), (seed, "seed")):
         if present[column].isna().any():
             raise ToolkitError(f"a row with a value of {metric} has no {name}; fill it in or drop the row")
@@ -171,13 +184,13 @@ def _tidy(frame: pd.DataFrame, metric: str, compute: str, family: str, seed: str
         row = twice.iloc[0]
         raise ToolkitError(
             f"family {row['family']} has two values of {metric} at {compute} {row['compute']:g}"
-            f"{' for seed ' + row['seed'] if row['seed'] else ''}; name the columns that tell them apart as family= or seed="
+            f"{' for seed ' + row['seed'] if row['seed'] else ''}; name the column that distinguishes them as family= or seed="
         )
     return rows
 
 
-def _budgets(own: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int) -> Budgets:
-    values = own.dropna(subset="value").pivot(index="seed", columns="compute", values="value").reindex(seeds)
+def _budgets(members: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int) -> Budgets:
+    values = members.dropna(subset="value").pivot(index="seed", columns="compute", values="value").reindex(seeds)
     mean = values.mean().to_numpy()
     relative = sign == 1 and metric != "kid" and bool((mean > 0).all())
     return Budgets(
@@ -192,10 +205,10 @@ def _budgets(own: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int) ->
 
 
 def _refusal(law: Law, resampled: Law, budgets: Budgets, compute: str) -> str:
-    """Why the data cannot bear a line, or nothing."""
+    """The reason why the budgets support no curve; empty where they do."""
     ends = law.at(budgets.compute[[0, -1]])[0]
     if abs(ends[0] - ends[1]) <= 1e-9 * np.abs(budgets.mean).max() or np.mean(resampled.A == 0) > _OFTEN:
-        return f"no improvement with {compute} stands out of the noise"
+        return f"no improvement with {compute} is visible above the noise"
     alpha = law.alpha[0]
     if alpha < ALPHAS[0] * 1.001:
         return f"α is at its lower bound {ALPHAS[0]:g}: a logarithm of {compute} fits these budgets as well"
@@ -205,14 +218,14 @@ def _refusal(law: Law, resampled: Law, budgets: Budgets, compute: str) -> str:
 
 
 def _fitted(name: str, budgets: Budgets, noise: Noise, compute: str) -> tuple[Family, dict[str, Any]]:
-    """The family's curve, and its part of the table."""
+    """The family with its curve, and the columns of the fit."""
     used = len(budgets.mean)
-    sd = np.sqrt(np.sum(budgets.off**2, axis=0) / np.where(budgets.count > 1, budgets.count - 1, np.nan))
+    sd = np.sqrt(np.sum(budgets.deviations**2, axis=0) / np.where(budgets.count > 1, budgets.count - 1, np.nan))
     points = pd.DataFrame({"compute": budgets.compute, "mean": budgets.mean, "sd": sd, "seeds": budgets.count})
     seeds = int((~np.isnan(budgets.values)).any(axis=1).sum())
     facts: dict[str, Any] = {"family": name, "budgets": used, "seeds": seeds}
     if used < LEAST:
-        problem = f"{used} budget{'s' if used != 1 else ''}, and a fit takes at least {LEAST}"
+        problem = f"{used} budget{'s' if used != 1 else ''}, and a fit needs at least {LEAST}"
         return Family(name, points, problem), {**facts, "problem": problem}
     law, resampled, _ = resampled_laws(budgets, noise, used)
     problem = _refusal(law, resampled, budgets, compute)
@@ -228,17 +241,17 @@ def _fitted(name: str, budgets: Budgets, noise: Noise, compute: str) -> tuple[Fa
 
 
 def _predicted(budgets: Budgets, noise: Noise, compute: str) -> dict[str, Any]:
-    """The largest budget's part of the table: it, predicted from the others."""
+    """The columns of the largest budget, predicted from the others."""
     used = len(budgets.mean) - 1
     if used < LEAST:
-        return {"held_out_problem": f"{used + 1} budgets, and a prediction of the largest takes at least {LEAST + 1}"}
+        return {"held_out_problem": f"{used + 1} budgets, and a prediction of the largest needs at least {LEAST + 1}"}
     target, observed = budgets.compute[-1], budgets.mean[-1]
     law, resampled, deviations = resampled_laws(budgets, noise, used)
     problem = _refusal(law, resampled, budgets, compute)
     if problem:
         return {"held_out": target, "observed": observed, "held_out_problem": f"without the largest budget, {problem}"}
     predicted = law.at(target)[0, 0]
-    # The same seeds trained the largest budget: what they have in common cancels, its own noise comes on top.
+    # The same seeds trained the largest budget, so their common deviation cancels and its own noise is added.
     low, high = np.percentile(resampled.at(target)[:, 0] - deviations[:, -1], [2.5, 97.5])
     return {
         "held_out": target,
@@ -253,28 +266,28 @@ def _predicted(budgets: Budgets, noise: Noise, compute: str) -> dict[str, Any]:
     }
 
 
-def _note(own: pd.DataFrame, budgets: Budgets, found: Family) -> str:
-    """What the intervals rest on, where that is not several seeds at every budget."""
+def _note(members: pd.DataFrame, budgets: Budgets, fitted: Family) -> str:
+    """The basis of the intervals where it is thinner than several seeds at every budget, and bounds that were reached."""
     notes = []
-    missing = int(own["value"].isna().sum())
+    missing = int(members["value"].isna().sum())
     if missing:
         notes.append(f"{missing} missing value{'s' if missing > 1 else ''} left out")
     single = budgets.compute[budgets.count == 1]
-    if found.problem:
+    if fitted.problem:
         return "; ".join(notes)
     if len(single) == len(budgets.compute):
         freedom = len(single) - 3
         notes.append(
-            f"one seed a budget: the intervals rest on the misfit alone, with {freedom} degree{'s' * (freedom > 1)} of freedom"
+            f"one seed per budget: the intervals rest on the misfit only, with {freedom} degree{'s' * (freedom > 1)} of freedom"
         )
     elif len(budgets.compute) == LEAST:
-        notes.append(f"{LEAST} budgets leave 1 degree of freedom to tell how well the law fits, so the intervals are wide")
+        notes.append(f"{LEAST} budgets leave 1 degree of freedom to judge the fit of the law, so the intervals are wide")
     if 0 < len(single) < len(budgets.compute):
         notes.append(f"one seed at {', '.join(f'{value:g}' for value in single)}: its spread is taken from the other budgets")
-    if found.curves[0].E[0] == budgets.limit:
+    if fitted.curves[0].E[0] == budgets.limit:
         floor = f"E is at its bound {budgets.limit:g}: these budgets do not show where the curve levels off"
-        return "; ".join([*notes, f"{floor}, so beyond them the line promises too much"])
-    alpha, E = found.curves[1].alpha, found.curves[1].E
+        return "; ".join([*notes, f"{floor}, so beyond them the line is too optimistic"])
+    alpha, E = fitted.curves[1].alpha, fitted.curves[1].E
     for what, share in (
         ("α is at a bound", np.mean((alpha < ALPHAS[0] * 1.001) | (alpha > ALPHAS[1] * 0.999))),
         (f"E is at its bound {budgets.limit:g}", np.mean(budgets.limit == E)),

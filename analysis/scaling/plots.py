@@ -1,4 +1,4 @@
-"""The figure of a scaling fit: a function that says what is drawn, and a thin one that draws it."""
+"""The figure of a scaling fit: `scaling_info` computes what is shown and `plot_scaling_fit` draws it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ _LABELS = {
     "fid": "FID",
 }
 _FOLDS = 3
-"""From so many-fold values on the metric's axis is logarithmic."""
+"""The metric's axis is logarithmic where its values span more than this factor."""
 
 
 @dataclass(frozen=True)
 class ScalingInfo:
-    """What is drawn of a scaling fit.
-
-    `points` has family, compute, mean, sd, seeds; `lines` family, compute, value, low, high (95 % of the resamples) and beyond
-    (whether the compute is larger than any observed); `predictions` family, compute, value, low, high of the held-out budgets;
-    `labels` what the legend says of each family; `crossings` those of the fitted curves that meet.
-    """
+    """The content of the figure of a scaling fit."""
 
     points: pd.DataFrame
+    """The budgets: family, compute, mean, sd, seeds."""
     lines: pd.DataFrame
+    """The curves: family, compute, value, low, high (95 % of the resamples), beyond (whether the compute exceeds the budgets)."""
     predictions: pd.DataFrame
+    """The held-out budgets: family, compute, value, low, high."""
     labels: dict[str, str]
+    """The legend's text per family."""
     crossings: tuple[Crossover, ...]
+    """The pairs of fitted curves that cross."""
 
 
 def scaling_info(fit: ScalingFit) -> ScalingInfo:
-    """Points of all families, lines to ten times the largest budget for those whose fit is not refused.
+    """The content of the figure: points of all families, and curves up to ten times the largest budget where the fit has one.
 
     >>> from analysis.scaling.fit import scaling_fit
     >>> rows = [("DiT", s, c, 0.3 + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
@@ -55,7 +55,7 @@ def scaling_info(fit: ScalingFit) -> ScalingInfo:
     """
     fitted = [family for family in fit.families if not family.problem]
     lines = [_line(family) for family in fitted]
-    met = [scaling_crossover(fit, one.name, other.name) for one, other in combinations(fitted, 2)]
+    crossovers = [scaling_crossover(fit, one.name, other.name) for one, other in combinations(fitted, 2)]
     rows = fit.table.dropna(subset="predicted")
     return ScalingInfo(
         points=pd.concat([family.points.assign(family=family.name) for family in fit.families], ignore_index=True),
@@ -64,15 +64,15 @@ def scaling_info(fit: ScalingFit) -> ScalingInfo:
             ["family", "compute", "value", "low", "high"], axis=1
         ),
         labels={family.name: _label(fit, family) for family in fit.families},
-        crossings=tuple(one for one in met if math.isfinite(one.compute)),
+        crossings=tuple(crossover for crossover in crossovers if math.isfinite(crossover.compute)),
     )
 
 
 def plot_scaling_fit(fit: ScalingFit, ax: Axes | None = None) -> Axes:
-    """Draw the budgets' means with their seeds' standard deviation, and the fitted curves, dashed beyond the data.
+    """Draw the budgets' means with the standard deviation over seeds, and the fitted curves, dashed beyond the data.
 
-    Bands are 95 % of the resamples; a cross with a bar beside the largest budget is what the others predict for it; a diamond is
-    where two curves meet, with its interval. Families whose fit is refused are points, and the legend says why.
+    Bands are 95 % of the resamples. A cross with a bar beside the largest budget is its prediction from the others. A diamond is a
+    crossing of two curves, with its interval. Families without a curve are points, and the legend gives the reason.
 
     >>> from analysis.scaling.fit import scaling_fit
     >>> rows = [("DiT", s, c, 0.3 + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
@@ -107,7 +107,7 @@ _LINE = ["compute", "value", "low", "high", "beyond"]
 def _line(family: Family) -> pd.DataFrame:
     law, resampled = family.curves
     start, end = family.points["compute"].min(), family.points["compute"].max()
-    # The largest budget is a point of both parts, so that the dashes begin where the line ends.
+    # The largest budget belongs to both parts, so that the dashes begin where the line ends.
     compute = np.concatenate([np.geomspace(start, end, 60), np.geomspace(end, BEYOND * end, 40)[1:]])
     low, high = np.percentile(resampled.at(compute), [2.5, 97.5], axis=0)
     columns = dict(zip(_LINE, (compute, law.at(compute)[0], low, high, np.arange(len(compute)) >= 60), strict=True))
@@ -123,32 +123,32 @@ def _label(fit: ScalingFit, family: Family) -> str:
 
 
 def _draw_predictions(info: ScalingInfo, colours: dict[str, tuple[float, float, float]], ax: Axes) -> None:
-    # A little to the right of the point, and of each other, or they would hide it.
+    # A little to the right of the point and of each other, so that they do not hide it.
     step = (BEYOND * info.points["compute"].max() / info.points["compute"].min()) ** 0.012
     columns = (info.predictions[name].to_numpy() for name in ("family", "compute", "value", "low", "high"))
-    for place, (family, compute, value, low, high) in enumerate(zip(*columns, strict=True)):
-        off = [[max(value - low, 0)], [max(high - value, 0)]]
-        at = compute * step ** (place + 1)
-        ax.errorbar([at], [value], off, fmt="x", ms=6, mew=1.6, capsize=3, linewidth=1.2, color=colours[family], zorder=4)
+    for index, (family, compute, value, low, high) in enumerate(zip(*columns, strict=True)):
+        error = [[max(value - low, 0)], [max(high - value, 0)]]
+        at = compute * step ** (index + 1)
+        ax.errorbar([at], [value], error, fmt="x", ms=6, mew=1.6, capsize=3, linewidth=1.2, color=colours[family], zorder=4)
     if len(info.predictions):
         ax.plot([], [], "x", color="0.2", label="largest budget, predicted from the others")
 
 
 def _draw_crossings(fit: ScalingFit, info: ScalingInfo, ax: Axes) -> None:
     start, end = info.points["compute"].min(), BEYOND * info.points["compute"].max()
-    for met in info.crossings:
-        value = fit.family(met.one).curves[0].at(met.compute)[0, 0]
-        low, high = max(met.low, start), min(met.high, end)
+    for crossing in info.crossings:
+        value = fit.family(crossing.one).curves[0].at(crossing.compute)[0, 0]
+        low, high = max(crossing.low, start), min(crossing.high, end)
         ax.plot([low, high], [value, value], color="0.2", linewidth=1.2, zorder=4)
-        ax.plot([low], [value], "|" if met.low >= start else "<", color="0.2", zorder=4)
-        ax.plot([high], [value], "|" if met.high <= end else ">", color="0.2", zorder=4)
-        ax.plot([met.compute], [value], "D", ms=6, color="0.2", zorder=5)
+        ax.plot([low], [value], "|" if crossing.low >= start else "<", color="0.2", zorder=4)
+        ax.plot([high], [value], "|" if crossing.high <= end else ">", color="0.2", zorder=4)
+        ax.plot([crossing.compute], [value], "D", ms=6, color="0.2", zorder=5)
     if info.crossings:
-        ax.plot([], [], "D", color="0.2", label="curves meet, arrows where the interval is open")
+        ax.plot([], [], "D", color="0.2", label="curves cross, arrows where the interval is open")
 
 
 def _scale(info: ScalingInfo, ax: Axes) -> None:
-    """Axes that show points and lines whole; a band that grows out of hand is cut off."""
+    """Set axes that show all points and lines; a band that is much wider is cut off."""
     spread = info.points["sd"].fillna(0)
     shown = np.concatenate([info.points["mean"] - spread, info.points["mean"] + spread, info.lines["value"].astype(float)])
     low, high = shown.min(), shown.max()

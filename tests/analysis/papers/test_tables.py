@@ -137,7 +137,7 @@ def test_the_fit_goes_through_the_printed_numbers():
         assert np.abs(fitted / mine["fid"] - 1).max() < 0.01
         assert row["observed"] == mine["fid"].iloc[-1]
         assert abs(row["error_percent"]) < 1.5
-    assert fit.loc[["DiT-B/2", "DiT-L/2", "DiT-XL/2"], "problem"].str.contains("a fit takes at least 4").all()
+    assert fit.loc[["DiT-B/2", "DiT-L/2", "DiT-XL/2"], "problem"].str.contains("a fit needs at least 4").all()
     assert fid_by_steps_fit(digitised=True).table.set_index("family").loc["DiT-XL/2", "budgets"] == 6
 
 
@@ -150,7 +150,7 @@ def test_the_gflops_figure_draws_every_point():
     drawn = sum(len(collection.get_offsets()) for collection in ax.collections)
     assert drawn == len(gflops_fid(digitised=True)) == 41
     assert "DiT (correlation with log GFLOPs −0.930, printed −0.93)" in texts(ax)
-    assert "measured off U-DiT's Figure 1 (±0.3 FID)" in texts(ax)
+    assert "measured from U-DiT's Figure 1 (±0.3 FID)" in texts(ax)
     hollow = [c for c in ax.collections if not len(c.get_facecolors())]
     assert sum(len(c.get_offsets()) for c in hollow) == 18
 

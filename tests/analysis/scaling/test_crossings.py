@@ -1,4 +1,4 @@
-"""Where scaling curves meet, which is better where, and the figure of both."""
+"""Where scaling curves cross, which is better where, and the figure of both."""
 
 import doctest
 import math
@@ -151,7 +151,7 @@ def test_mistakes_are_told_in_a_sentence(fit, mixed):
         scaling_crossover(fit, "DiT", "DiT")
     with pytest.raises(ToolkitError, match="train_tflops to compare at is -1; compute is a positive number"):
         probability_better(fit, "U-DiT", "DiT", at=-1)
-    with pytest.raises(ToolkitError, match="family short has no curve to draw or compare: 3 budgets, and a fit takes at least 4"):
+    with pytest.raises(ToolkitError, match="family short has no curve to draw or compare: 3 budgets, and a fit needs at least 4"):
         scaling_crossover(mixed, "DiT", "short")
     with pytest.raises(ToolkitError, match="family flat has no curve to draw or compare: no improvement"):
         probability_better(mixed, "flat", "DiT", at=3)
@@ -179,8 +179,8 @@ def test_refused_families_are_points_with_the_reason(mixed):
     assert info.crossings == ()
     ax = plot_scaling_fit(mixed)
     legend = [text.get_text().replace("\n", " ") for text in ax.get_legend().get_texts()]
-    assert "short: no line, 3 budgets, and a fit takes at least 4" in legend
-    assert "flat: no line, no improvement with train_tflops stands out of the noise" in legend
+    assert "short: no line, 3 budgets, and a fit needs at least 4" in legend
+    assert "flat: no line, no improvement with train_tflops is visible above the noise" in legend
     assert sum(line.get_linestyle() == "--" for line in ax.lines) == 1
 
 
@@ -196,7 +196,7 @@ def test_the_figure_is_drawn_where_one_asks(fit):
     assert ax.get_xscale() == "log"
     assert ax.get_xlabel() == "training TFLOPs (multiply-accumulates / 1e12)"
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert texts[2:] == ["largest budget, predicted from the others", "curves meet, arrows where the interval is open"]
+    assert texts[2:] == ["largest budget, predicted from the others", "curves cross, arrows where the interval is open"]
     assert sum(line.get_linestyle() == "--" for line in ax.lines) == 2
     solid, dashed = ax.lines[1].get_xdata(), ax.lines[2].get_xdata()
     assert solid[-1] == pytest.approx(dashed[0]), "the dashes begin where the line ends"

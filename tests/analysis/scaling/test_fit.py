@@ -181,7 +181,7 @@ def test_predictions_hold_the_observed():
 def test_a_prediction_takes_five_budgets():
     row = scaling_fit(curves(budgets=4)).table.iloc[0]
     assert row["problem"] == ""
-    assert row["held_out_problem"] == "4 budgets, and a prediction of the largest takes at least 5"
+    assert row["held_out_problem"] == "4 budgets, and a prediction of the largest needs at least 5"
     assert np.isnan(row["predicted"])
     assert "1 degree of freedom" in row["note"]
 
@@ -189,9 +189,9 @@ def test_a_prediction_takes_five_budgets():
 @pytest.mark.parametrize(
     ("means", "metric", "problem"),
     [
-        ([0.9, 0.7, 0.6], "val_loss", "3 budgets, and a fit takes at least 4"),
-        ([0.5], "val_loss", "1 budget, and a fit takes at least 4"),
-        ([0.5, 0.5, 0.5, 0.5, 0.5], "val_loss", "no improvement with train_tflops stands out of the noise"),
+        ([0.9, 0.7, 0.6], "val_loss", "3 budgets, and a fit needs at least 4"),
+        ([0.5], "val_loss", "1 budget, and a fit needs at least 4"),
+        ([0.5, 0.5, 0.5, 0.5, 0.5], "val_loss", "no improvement with train_tflops is visible above the noise"),
         ([0.5, 0.52, 0.54, 0.56, 0.58], "val_loss", "no improvement"),
         ([0.5, 0.48, 0.46, 0.44, 0.42], "precision", "no improvement"),
         ([0.9, 0.5, 0.5, 0.5, 0.5], "val_loss", "α is at its upper bound 3: all improvement lies between the smallest budgets"),
@@ -216,7 +216,7 @@ def test_a_curve_whose_floor_is_not_seen_says_so(means, metric, bound):
     assert row["problem"] == row["held_out_problem"] == ""
     assert row["E"] == bound
     assert row["error_percent"] == pytest.approx(0, abs=20)
-    floor = f"E is at its bound {bound}: these budgets do not show where the curve levels off, so beyond them the line promises"
+    floor = f"E is at its bound {bound}: these budgets do not show where the curve levels off, so beyond them the line"
     assert floor in row["note"]
 
 
@@ -233,7 +233,7 @@ def test_published_numbers_of_one_seed():
     assert row["family"] == "all"
     assert row["seeds"] == 1
     assert row["E_low"] < 0.3 < row["E_high"]
-    assert row["note"] == "one seed a budget: the intervals rest on the misfit alone, with 3 degrees of freedom"
+    assert row["note"] == "one seed per budget: the intervals rest on the misfit only, with 3 degrees of freedom"
 
 
 def test_missing_values_are_left_out():
@@ -249,7 +249,7 @@ def test_missing_values_are_left_out():
     again = pd.concat([frame.assign(val_loss=np.nan), frame])
     assert scaling_fit(again).table["E"].tolist() == scaling_fit(frame).table["E"].tolist(), "a seed that was trained again"
     empty = scaling_fit(frame.assign(val_loss=frame["val_loss"].mask(frame["family"] == "DiT"))).table
-    assert empty["problem"].tolist() == ["0 budgets, and a fit takes at least 4", ""]
+    assert empty["problem"].tolist() == ["0 budgets, and a fit needs at least 4", ""]
 
 
 def test_a_budget_of_one_seed_has_the_noise_of_the_others():
@@ -275,7 +275,7 @@ def test_a_budget_of_one_seed_has_the_noise_of_the_others():
         ({"train_tflops": 0}, {}, "train_tflops of a row is 0.0; compute is a positive number"),
         ({"train_tflops": np.nan}, {}, "train_tflops of a row is nan; compute is a positive number"),
         ({"seed": np.nan}, {}, "a row with a value of val_loss has no seed; fill it in or drop the row"),
-        ({"seed": 0}, {}, "family DiT has two values of val_loss at train_tflops 1 for seed 0; name the columns"),
+        ({"seed": 0}, {}, "family DiT has two values of val_loss at train_tflops 1 for seed 0; name the column that"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(change, arguments, message):
