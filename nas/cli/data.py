@@ -130,7 +130,7 @@ def info_command(folder: Path, verify: bool) -> None:
     click.echo(_facts(store))
     if verify:
         if checksum(store.header, store.rows, store.labels) != store.header.checksum:
-            raise DataError(f"{folder}: the data are not those that were written, by their checksum; prepare the store again")
+            raise DataError(f"{folder}: the data do not fit their checksum, so they have changed; prepare the store again")
         click.echo("verified  the checksum fits")
 
 

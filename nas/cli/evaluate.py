@@ -59,14 +59,14 @@ def evaluate_command(
     from space.document import parse
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise DataError(f"{out} cannot be written: name a file in a folder that exists")
+        raise DataError(f"{out} cannot be written; name a file in a folder that exists")
     if "://" in what:
         from nas.runs.remote import fetch_folder
 
         what = str(fetch_folder(what))
     is_model = what not in CONTROLS and not what.endswith(".npz")
     if keep_samples is not None and not is_model:
-        raise ToolkitError("--keep-samples keeps what a model draws; leave it out")
+        raise ToolkitError(f"--keep-samples keeps a model's samples, and {what} is no model; leave it out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = extractor_named(extractor, weights, device)
     facts = _facts(what) if is_model else {}
@@ -119,7 +119,7 @@ def _reference(which: str, data: Any, extractor: Any, device: Any) -> Any:
     if which not in ("train", "validation"):
         raise ToolkitError(f"--reference {which}: write train, validation or a .npz file")
     if data is None:
-        raise ToolkitError("nothing says which real images to compare with; name them with --data, or a file with --reference")
+        raise ToolkitError("it is not clear which real images to compare with; name them with --data, or a file with --reference")
     return reference_of_split(getattr(data, which), which, extractor, device)
 
 
@@ -150,12 +150,12 @@ def _report(
             )
     if what == "noise":
         if data is None:
-            raise ToolkitError("noise has the shape of real images; name these with --data")
+            raise ToolkitError("noise takes the shape of real images; name them with --data")
         shape = next(images_of(data.validation, device)).shape[1:]
         sets = [features_of(noise(shape, settings.samples, seed), extractor) for seed in settings.seeds]
     elif what == "validation":
         if data is None:
-            raise ToolkitError("name the real images with --data")
+            raise ToolkitError("validation images are part of a data set; name it with --data")
         check_count(len(data.validation), extractor.dimensions)
         sets = [features_of(images_of(data.validation, device), extractor)]
     else:

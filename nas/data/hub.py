@@ -59,7 +59,7 @@ class HubImages:
         """Images first … end - 1, (n, 3, size, size)."""
         pictures = self._dataset[first:end][self._image]
         if None in pictures:
-            raise DataError(f"sample {first + pictures.index(None)} of the data set has no image")
+            raise DataError(f"sample {first + pictures.index(None)} of the data set has no image; remove it from the data set")
         return np.stack([np.asarray(centre_crop(picture, self.size)).transpose(2, 0, 1) for picture in pictures])
 
 

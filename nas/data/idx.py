@@ -26,12 +26,13 @@ def read_idx(path: Traversable) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); restore the file, or install the package again") from None
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise DataError(f"{path}: not an IDX file of unsigned bytes")
+        raise DataError(f"{path}: not an IDX file of unsigned bytes; give one in the format of MNIST")
     dimensions = raw[3]
     start = 4 + 4 * dimensions
     if len(raw) < start:
-        raise DataError(f"{path}: ends within its header of {start} bytes")
+        raise DataError(f"{path}: ends within its header of {start} bytes; fetch the file again")
     shape = struct.unpack(f">{dimensions}I", raw[4:start])
     if len(raw) - start != int(np.prod(shape)):
-        raise DataError(f"{path}: {len(raw) - start} bytes of data where shape {shape} needs {int(np.prod(shape))}")
+        needed = int(np.prod(shape))
+        raise DataError(f"{path}: {len(raw) - start} bytes of data where shape {shape} needs {needed}; fetch the file again")
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)

@@ -65,12 +65,12 @@ class ArrayReader:
         self, arrays: NDArray[Any], labels: NDArray[Any] | None, codec: Codec, source: str, pad_to: int | None = None
     ) -> None:
         if labels is not None and labels.dtype.kind not in "iu":
-            raise DataError(f"{source}: labels are {labels.dtype}, not whole numbers")
+            raise DataError(f"{source}: labels are {labels.dtype}, not whole numbers; give integers")
         self._labels = np.zeros(len(arrays), np.int64) if labels is None else labels.astype(np.int64)
         if self._labels.shape != (len(arrays),):
-            raise DataError(f"{source}: {len(arrays)} samples, but labels of shape {self._labels.shape}; give one label a sample")
+            raise DataError(f"{source}: {len(arrays)} samples, but labels of shape {self._labels.shape}; give one label per sample")
         if not len(arrays):
-            raise DataError(f"{source} holds no samples")
+            raise DataError(f"{source} holds no samples; give at least one")
         if arrays.dtype == np.uint8:
             if not isinstance(codec, PixelUnshuffle):
                 raise DataError(f"{source} holds images, which {codec.name} would have to encode; use `nas data prepare images`")
@@ -116,14 +116,14 @@ def check_finite(rows: NDArray[Any], source: str, first: int = 0) -> None:
     """
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
     if not finite.all():
-        raise DataError(f"{source}: sample {first + int(np.argmin(finite))} holds values that are not finite")
+        raise DataError(f"{source}: sample {first + int(np.argmin(finite))} holds values that are not finite; mend or remove it")
 
 
 def _check_bound(latents: NDArray[Any], codec: Codec, source: str) -> None:
     """Raise DataError for floats that cannot be the latents of a pixel codec."""
     if codec.bound is not None and np.abs(latents).max() > codec.bound:
         raise DataError(
-            f"{source} holds floats beyond ±{codec.bound:g}, which no pixels give; name the VAE they came from with "
+            f"{source} holds floats beyond ±{codec.bound:g}, which no pixels have; name the VAE they came from with "
             "--codec vae:NAME, or give images as uint8"
         )
 
@@ -170,7 +170,7 @@ def read_arrays(path: Path, labels_path: Path | None = None) -> tuple[NDArray[An
     if labels_path is not None:
         labels = _load(labels_path)
         if not isinstance(labels, np.ndarray):
-            raise DataError(f"{labels_path}: give the labels as .npy")
+            raise DataError(f"{labels_path} is not a single array; give the labels as .npy")
     assert arrays is not None
     return arrays, labels
 
@@ -181,7 +181,7 @@ def _named(archive: Any, path: Path, names: Sequence[str]) -> NDArray[Any] | Non
             try:
                 return np.asarray(archive[name])
             except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-                raise DataError(f"{path}: {name} cannot be read ({first_line(error)})") from None
+                raise DataError(f"{path}: {name} cannot be read ({first_line(error)}); write the file again") from None
     return None
 
 
@@ -189,9 +189,9 @@ def _load(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file; give a .npz or .npy file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as NumPy arrays ({first_line(error)})") from None
+        raise DataError(f"{path} cannot be read as NumPy arrays ({first_line(error)}); write it again") from None
 
 
 def idx_reader(images: Path, labels: Path, codec: Codec, pad_to: int | None) -> ArrayReader:
@@ -214,7 +214,7 @@ class FeatureFiles:
         count = _count(self._features)
         if (labels := _count(self._labels)) != count:
             raise DataError(
-                f"{self._features} has {count} files and {self._labels} has {labels}; there must be one label a feature"
+                f"{self._features} has {count} files and {self._labels} has {labels}; there must be one label per feature file"
             )
         first = _array(self._features / "0.npy", 0)
         self._shape = first.shape[1:] if first.ndim == 4 and first.shape[0] == 1 else first.shape
@@ -278,10 +278,10 @@ def _count(folder: Path) -> int:
     with os.scandir(folder) as entries:
         numbers = {int(entry.name[:-4]) for entry in entries if re.fullmatch(r"\d+\.npy", entry.name)}
     if not numbers:
-        raise DataError(f"{folder} holds no files named 0.npy, 1.npy …")
+        raise DataError(f"{folder} holds no files named 0.npy, 1.npy …; extract the features into it")
     if max(numbers) + 1 != len(numbers):
         gap = next(index for index in range(len(numbers)) if index not in numbers)
-        raise DataError(f"{folder / f'{gap}.npy'} (index {gap}) is missing; the files must count from 0 without a gap")
+        raise DataError(f"{folder / f'{gap}.npy'} (index {gap}) is missing; the files must be numbered from 0 without a gap")
     return len(numbers)
 
 
@@ -294,9 +294,9 @@ def _array(path: Path, index: int) -> NDArray[Any]:
             dtype, shape = _header(raw[:end])
         return np.frombuffer(raw, dtype, math.prod(shape), end).reshape(shape)
     except FileNotFoundError:
-        raise DataError(f"{path} (index {index}) is missing") from None
+        raise DataError(f"{path} (index {index}) is missing; extract it again") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} (index {index}) is truncated or no array ({first_line(error)})") from None
+        raise DataError(f"{path} (index {index}) is truncated or not an array ({first_line(error)}); extract it again") from None
 
 
 _PARSING = Lock()

@@ -51,12 +51,12 @@ class StoreWriter:
         path = self.folder / PROGRESS
         if not path.exists():
             if any(self.folder.iterdir()):
-                raise DataError(f"{self.folder} is not empty and no half-written store; name another folder with --out")
+                raise DataError(f"{self.folder} is not empty and is not a half-written store; name another folder with --out")
             return None
         try:
             progress: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise DataError(f"{path} is damaged; remove {self.folder} and prepare it anew") from None
+            raise DataError(f"{path} is damaged; remove {self.folder} and prepare the store again") from None
         if progress["plan"] != self._plan_facts:
             key = next(key for key, value in self._plan_facts.items() if progress["plan"].get(key) != value)
             raise DataError(
@@ -90,7 +90,7 @@ class StoreWriter:
             DataError: Samples are missing, or a label has no name.
         """
         if self.done < self.plan.samples:
-            raise DataError(f"{self.folder} has {self.done} of {self.plan.samples} samples; repeat the command to go on")
+            raise DataError(f"{self.folder} has {self.done} of {self.plan.samples} samples; repeat the command to resume")
         rows, labels = (np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in (LATENTS, LABELS))
         unnamed = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
         if len(unnamed):

@@ -18,7 +18,7 @@ BINS = 4
 
 
 class Prediction(Protocol):
-    """How data are noised, what the model predicts from the result, and how its error is measured.
+    """The noising of data, the model's prediction from the noised data, and the error of that prediction.
 
     Times t are (N,), images (N, C, H, W).
     """

@@ -31,7 +31,7 @@ def checked_differences(differences: Sequence[float] | Array, least: int) -> Arr
     if values.ndim != 1 or len(values) < least:
         raise ToolkitError(f"{values.size} paired differences are too few, this takes a list of at least {least}; train more seeds")
     if not np.isfinite(values).all():
-        raise ToolkitError("a paired difference is not a finite number; leave out the seeds that one of the two has not finished")
+        raise ToolkitError("a paired difference is not a finite number; leave out seeds that either variant has not finished")
     return values
 
 
@@ -260,7 +260,7 @@ def ratio_interval(
     above, below = checked_differences(numerators, 2), checked_differences(denominators, 2)
     if len(above) != len(below):
         raise ToolkitError(
-            f"{len(above)} numerators and {len(below)} denominators are not pairs; leave out the seeds that one has alone"
+            f"{len(above)} numerators and {len(below)} denominators are not pairs; leave out the seeds that only one of them has"
         )
     lowest, highest = paired_interval(below, level)
     if lowest <= 0 <= highest:

@@ -22,7 +22,7 @@ def save(path, pixels, **options):
 
 
 def plain(value):
-    """An image of one colour, by which it is told apart."""
+    """An image of one colour, which identifies it."""
     return np.full((8, 8, 3), value, dtype=np.uint8)
 
 

@@ -91,7 +91,7 @@ def test_the_datasets_library(tmp_path, folder):
     assert np.array_equal(store.rows, same.rows)
 
 
-def test_mistakes_are_told(tmp_path, folder, vae):
+def test_mistakes_are_reported(tmp_path, folder, vae):
     out = ["--out", tmp_path / "s"]
     assert "no codec 'pixel-unshufle-2'" in nas("data", "prepare", "images", folder, "--codec", "pixel-unshufle-2", *out).output
     missing = nas("data", "prepare", "images", folder, "--size", 32, "--codec", f"vae:{tmp_path / 'none'}", *out)

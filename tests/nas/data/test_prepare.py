@@ -49,7 +49,7 @@ def test_idx_files(tmp_path):
     with (tmp_path / "store" / "latents.npy").open("r+b") as file:
         file.seek(200)
         file.write(b"\x00\x01")
-    assert "not those that were written" in nas("data", "info", tmp_path / "store", "--verify").output
+    assert "the data do not fit their checksum" in nas("data", "info", tmp_path / "store", "--verify").output
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_feature_files(tmp_path):
     assert store.header.codec == "vae:stabilityai/sd-vae-ft-ema"
 
 
-def test_faulty_feature_files_are_named_with_their_index_and_what_was_done_stays(tmp_path):
+def test_faulty_feature_files_are_named_with_their_index_and_written_samples_are_kept(tmp_path):
     values = feature_files(tmp_path / "files")
     features, labels = tmp_path / "files" / "imagenet256_features", tmp_path / "files" / "imagenet256_labels"
     good = (features / "27.npy").read_bytes()
@@ -118,16 +118,16 @@ def test_faulty_feature_files_are_named_with_their_index_and_what_was_done_stays
     assert "27.npy (index 27) holds float32 (1, 4, 8, 9), but index 0 holds float32 (4, 8, 8)" in told(
         features / "27.npy", other.getvalue()
     )
-    assert "(index 31) is truncated or no array" in told(labels / "31.npy", b"")
+    assert "(index 31) is truncated or not an array" in told(labels / "31.npy", b"")
     assert "holds float32 (1, 4, 8, 8), not one whole number" in told(labels / "31.npy", good)
     assert "imagenet256_labels/31.npy (index 31) is missing" in told(labels / "31.npy", None)
-    assert "imagenet256_labels has 39; there must be one label a feature" in told(labels / "39.npy", None)
-    # Once mended, the same command goes on.
+    assert "imagenet256_labels has 39; there must be one label per feature file" in told(labels / "39.npy", None)
+    # Once the file is mended, the same command resumes.
     store = prepared(tmp_path, "features", tmp_path / "files", "--batch-size", 10)
     assert np.array_equal(store.rows, values[:, 0])
 
 
-def test_a_preparation_is_not_gone_on_with_from_another_source(tmp_path):
+def test_a_preparation_does_not_resume_from_another_source(tmp_path):
     feature_files(tmp_path / "files")
     (tmp_path / "files" / "imagenet256_features" / "30.npy").write_bytes(b"")
     how = ["data", "prepare", "features", tmp_path / "files", "--batch-size", 10, "--out", tmp_path / "store"]
@@ -156,7 +156,7 @@ def test_a_gap_in_the_numbers_is_named(tmp_path):
     for name in ("imagenet256_features", "imagenet256_labels"):
         (tmp_path / "files" / name / "7.npy").unlink()
     done = nas("data", "prepare", "features", tmp_path / "files", "--out", tmp_path / "store")
-    assert "imagenet256_features/7.npy (index 7) is missing; the files must count from 0 without a gap" in done.output
+    assert "imagenet256_features/7.npy (index 7) is missing; the files must be numbered from 0 without a gap" in done.output
     assert not (tmp_path / "store").exists()
 
 
@@ -173,7 +173,7 @@ def test_a_gap_in_the_numbers_is_named(tmp_path):
         ({"x": np.full((3, 1, 2, 2), np.nan, np.float32)}, [], "sample 0 holds values that are not finite"),
         ({"x": np.array([{}], dtype=object)}, [], "x cannot be read (Object arrays"),
         ({"x": np.zeros((3, 8, 8), np.uint8)}, ["--codec", "vae:some/vae"], "would have to encode; use `nas data prepare images`"),
-        ({"x": np.full((3, 4, 8, 8), 1.5, np.float32)}, [], "floats beyond ±1, which no pixels give; name the VAE"),
+        ({"x": np.full((3, 4, 8, 8), 1.5, np.float32)}, [], "floats beyond ±1, which no pixels have; name the VAE"),
         ({"x": np.zeros((3, 4, 8, 8), np.float32)}, ["--pad-to", 16], "latents, which are not padded"),
         ({"x": np.zeros((3, 8, 8), np.uint8), "y": np.array([0.5, 1, 2])}, [], "labels are float64, not whole numbers"),
         ({"x": np.zeros((3, 8, 8), np.uint8)}, ["--codec", "pixel-unshufle-2"], "did you mean 'pixel-unshuffle-2'"),
@@ -187,7 +187,7 @@ def test_arrays_that_fit_nothing(tmp_path, content, arguments, message):
     assert not (tmp_path / "store").exists()
 
 
-def test_missing_files_are_told(tmp_path):
+def test_missing_files_are_reported(tmp_path):
     assert "none.npz: no such file" in nas("data", "prepare", "arrays", tmp_path / "none.npz", "--out", tmp_path / "x").output
     (tmp_path / "text.npz").write_text("text")
     assert (

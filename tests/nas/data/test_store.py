@@ -55,11 +55,11 @@ def test_the_checksum_tells_data_and_labels_apart(tmp_path):
     assert written(tmp_path / "d", header(), batches=(1, 5)).header.checksum in sums
 
 
-def test_an_interrupted_writing_goes_on(tmp_path):
+def test_an_interrupted_writing_resumes(tmp_path):
     folder, plan = tmp_path / "store", header()
     first = StoreWriter(folder, plan)
     first.write(rows(plan)[:4], np.array([0, 1, 0, 1]))
-    # A crash in the middle of the next batch: data are there that the progress does not know of.
+    # A crash in the middle of the next batch: the files hold samples that the progress file does not count.
     first._rows.append(np.full((1, 2, 4, 4), 7))
     del first
     with pytest.raises(ToolkitError, match=r"only half written; run the same"):
@@ -98,20 +98,20 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
         StoreWriter(tmp_path / "half", header(source="there"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("text")
-    with pytest.raises(ToolkitError, match="is not empty and no half-written store"):
+    with pytest.raises(ToolkitError, match="is not empty and is not a half-written store"):
         StoreWriter(tmp_path / "other", header())
     (tmp_path / "file").write_text("text")
     with pytest.raises(ToolkitError, match="cannot be written"):
         StoreWriter(tmp_path / "file", header())
 
 
-def test_a_label_without_a_name_is_told(tmp_path):
+def test_a_label_without_a_name_is_refused(tmp_path):
     with pytest.raises(ToolkitError, match="sample 3 has label 2, but there are 2 classes"):
         written(tmp_path / "store", header(), labels=np.array([0, 1, 0, 2, 0, 1]))
     assert not (tmp_path / "store" / "header.json").exists()
 
 
-def test_damaged_stores_are_told(tmp_path):
+def test_damaged_stores_are_refused(tmp_path):
     folder = tmp_path / "store"
     written(folder, header())
     whole = {path: path.read_bytes() for path in folder.iterdir()}

@@ -96,7 +96,7 @@ def test_a_run_is_bound_to_its_data_but_read_without_them(tmp_path):
     assert "was trained on other data than" in other.output
 
 
-def test_flips_that_are_impossible_are_told_before_anything_is_trained(tmp_path):
+def test_impossible_flips_are_refused_before_anything_is_trained(tmp_path):
     assert nas("data", "prepare", *feature_files(tmp_path), "--out", tmp_path / "store").exit_code == 0
     path = study(tmp_path, tmp_path / "store", data={"source": str(tmp_path / "store"), "flip": True})
     done = nas("run", path, "--in-process", "--out", tmp_path / "run")
@@ -178,7 +178,7 @@ def test_settings_that_do_not_fit(tmp_path, changes, message):
     assert re.search(message, done.output), done.output
 
 
-def test_a_fallen_rate_is_not_gone_on_with(tmp_path):
+def test_a_fallen_learning_rate_is_not_resumed(tmp_path):
     finish = {**TINY["finish"], "decay": 0.5}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({**TINY, "finish": finish, "search": {**TINY["search"], "trials": 1}}, sort_keys=False))

@@ -98,7 +98,7 @@ def test_batches_do_not_change_results(vae, weights, images, batch_size):
     np.testing.assert_allclose(other.decode(moments[:, :4]), vae.decode(moments[:, :4]), atol=1e-5)
 
 
-def test_nothing_is_drawn(weights, images):
+def test_nothing_is_sampled(weights, images):
     state = torch.random.get_rng_state()
     first, second = (Vae(str(weights)).moments(images) for _ in range(2))
     assert np.array_equal(first, second)
@@ -181,7 +181,7 @@ def test_numbers_out_of_range_are_refused(copy, images):
     for use in (lambda: narrow.moments(images), lambda: narrow.decode(latents)):
         with pytest.raises(ToolkitError, match=r"not finite in fp16; use bf16 or float32"):
             use()
-    # What a diverged model makes of its latents is no fault of the codec.
+    # Latents of a diverged model are not the codec's fault.
     assert np.isnan(wide.decode(np.full_like(latents, np.nan))).all()
 
 
@@ -233,7 +233,7 @@ def test_it_is_a_codec_that_a_study_names(weights):
         (lambda vae: vae.on("cpu", "fp8"), r"no precision 'fp8'; choose one of float32, bf16, fp16"),
     ],
 )
-def test_what_it_cannot_take(vae, use, message):
+def test_refused_inputs(vae, use, message):
     with pytest.raises(ToolkitError, match=message):
         use(vae)
 
@@ -242,7 +242,7 @@ IMAGES = np.zeros((1, 3, 16, 16), np.uint8)
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./vae", "../vae", "~/no-such-vae", "a/b/c", "vae-folder"])
-def test_a_missing_folder_is_told_without_asking_the_hub(monkeypatch, source):
+def test_a_missing_folder_is_reported_without_asking_the_hub(monkeypatch, source):
     pytest.importorskip("diffusers")
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("the hub was asked"))
     vae = Vae(source)
@@ -320,7 +320,7 @@ def test_diffusers_is_missing(monkeypatch, tmp_path):
 
 @pytest.fixture
 def asked(monkeypatch, weights):
-    """A hub without cache that has the small autoencoder by any name; what was asked of it: True for the cache alone."""
+    """A hub that has the small autoencoder under any name; the list of its requests, True for those to the cache only."""
     from diffusers import AutoencoderKL
 
     calls = []

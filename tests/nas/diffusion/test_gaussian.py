@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from nas.diffusion.gaussian import GaussianDiffusion
 
 GOLDEN = load_file(Path(__file__).parents[2] / "golden" / "diffusion.safetensors")
-"""What the authors' diffusion code gives."""
+"""Outputs of the authors' diffusion code."""
 
 
 def close(found, name, tolerance=1e-6):

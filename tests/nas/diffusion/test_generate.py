@@ -19,7 +19,7 @@ def model():
     return model.folded()
 
 
-def test_an_image_depends_on_its_place_label_and_seed_alone(model):
+def test_a_sample_depends_only_on_its_number_label_and_seed(model):
     # From pure noise, x0 = (x - √(1-ᾱ)·ε)/√ᾱ enlarges the rounding of ε by about 160: 1e-3 is float32's share of that.
     how = {"steps": 3, "guidance": 2.0, "bound": 1.0}
     many = sample(model, [1, 2, 3], **how)

@@ -25,7 +25,7 @@ def posterior_mean(x, alpha, sigma):
 
 
 def exact(kind):
-    """What a perfect model of the Gaussian predicts at times t."""
+    """The predictions of a perfect model of the Gaussian."""
 
     def predict(x, t):
         flat = x.reshape(len(x), 3)
@@ -33,7 +33,7 @@ def exact(kind):
             time = float(t[0])
             alpha, sigma = time, 1 - time
             x0 = posterior_mean(flat, alpha, sigma)
-            # At t = 1 nothing of the noise is left to see; its expectation is 0.
+            # At t = 1 the noise is invisible; its expectation is 0.
             out = x0 - ((flat - alpha * x0) / sigma if sigma else 0)
             return out.reshape(x.shape)
         product = kind.diffusion.alphas_cumprod[int(t[0])]
@@ -48,7 +48,7 @@ def exact(kind):
 
 def normal(count, seed):
     x = torch.randn(count, 3, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    # Exactly standard in the sample, so that what is left is the sampler's own error.
+    # Exactly standard in the sample, so that only the sampler's own error is left.
     flat = x.reshape(count, 3) - x.reshape(count, 3).mean(dim=0)
     return (flat @ torch.linalg.inv(torch.linalg.cholesky(flat.T @ flat / count)).T).reshape(count, 3, 1, 1)
 
@@ -89,7 +89,7 @@ def test_twice_the_steps_lower_the_error_by_the_order(kind, name, order):
 
 @pytest.mark.parametrize(("steps", "most"), [(10, 0.08), (20, 0.03), (50, 0.008)])
 def test_few_steps_of_the_second_order_do_for_diffusion(steps, most):
-    # Equal distances in λ leave no order to be seen, since the first and the last step of training are ends of their own.
+    # At equal distances in λ the order does not show, since the first and the last training step are fixed ends.
     found = deviation(Epsilon(), SAMPLER_FUNCTIONS["dpm++"], steps)
     assert found < most
     assert found < 0.25 * deviation(Epsilon(), SAMPLER_FUNCTIONS["ddim"], steps)
@@ -126,7 +126,7 @@ def test_every_sampler_has_a_name_for_the_study_and_a_function():
         assert sampler_named(None, kind) == (DEFAULT_SAMPLERS[kind.kind], SAMPLER_FUNCTIONS[DEFAULT_SAMPLERS[kind.kind]])
 
 
-def test_names_fit_the_objective():
+def test_names_fit_the_prediction():
     assert sampler_named(None, Epsilon())[0] == "ddim"
     assert sampler_named(None, Flow())[0] == "heun"
     with pytest.raises(ToolkitError, match="sampler ddpm does not fit the model, whose prediction takes euler, heun"):
@@ -185,7 +185,7 @@ def test_times_and_grids():
     assert math.isclose(Flow().grid(10)[0].item(), 0.05, rel_tol=1e-6)
 
 
-def test_settings_make_objectives():
+def test_settings_make_predictions():
     assert isinstance(prediction(PredictionSettings.model_validate("v")), V)
     assert prediction(PredictionSettings(kind="flow", times="logit-normal")) == Flow(True)
     assert prediction(PredictionSettings(min_snr=5)).min_snr == 5

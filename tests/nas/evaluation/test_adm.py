@@ -65,7 +65,7 @@ def test_grey_images_get_three_equal_channels(tmp_path):
 
 
 def test_samples_in_another_memory_order(tmp_path):
-    """What a permuted (N, C, H, W) tensor gives: the axes are right, the bytes are not in their order."""
+    """A permuted (N, C, H, W) tensor has the right axes, but its bytes are in another order."""
     samples = images(0, 4)
     permuted = np.ascontiguousarray(samples.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
     assert not permuted.flags.c_contiguous
@@ -148,7 +148,7 @@ def test_a_whole_reference(tmp_path, dtype):
     assert found.pooled.count is None
 
 
-def test_what_a_reference_lacks_is_none(tmp_path):
+def test_absent_parts_of_a_reference_are_none(tmp_path):
     mu, sigma = moments(0, 5)
     found = read_reference_npz(save(tmp_path / "statistics.npz", mu=mu, sigma=sigma))
     assert found.pooled is not None

@@ -1,4 +1,4 @@
-"""Judging a model's samples, files of samples and controls, with a cache of the real images' features."""
+"""Evaluation of a model's samples, files of samples and controls, with a cache of the real images' features."""
 
 import json
 
@@ -38,7 +38,7 @@ def data():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """One cache for all tests here, and not the user's."""
+    """One cache for all tests of this module, apart from the user's."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder / "udit-nas" / "reference"

@@ -14,7 +14,7 @@ from space.errors import DataError
 with safe_open(Path(__file__).parents[2] / "golden" / "metrics.safetensors", "np") as file:
     GOLDEN = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     EXPECTED = {name: json.loads(value) for name, value in file.metadata().items()}
-"""Features and logits, and what the ADM suite's formulas give for them."""
+"""Features and logits, and the ADM suite's results for them."""
 
 REAL, MADE, LOGITS = GOLDEN["features.reference"], GOLDEN["features.generated"], GOLDEN["logits.generated"]
 
@@ -115,7 +115,7 @@ def test_inception_score_of_certain_and_even_predictions_is_the_number_of_classe
 
 def test_inception_score_averages_over_splits():
     logits = np.eye(4) * 1000
-    # One class a split: no diversity. Two classes a split: 2.
+    # One class per split: no diversity. Two classes per split: 2.
     assert inception_score(logits, split_size=1) == pytest.approx(1)
     assert inception_score(logits, split_size=2) == pytest.approx(2)
     assert inception_score(logits, split_size=3) == pytest.approx((3 + 1) / 2)
@@ -195,7 +195,7 @@ def test_kid_of_too_few():
         kid(REAL, MADE[:1])
 
 
-# What every metric refuses.
+# Inputs that all metrics refuse.
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

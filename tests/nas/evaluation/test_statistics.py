@@ -135,7 +135,7 @@ def test_too_few_samples_say_how_many_would_do():
     with pytest.raises(DataError, match="no images"):
         fid(REAL, MADE[:0])
     assert fid(REAL, MADE[:25]) > 0
-    # How many samples a reference file stands on is not known.
+    # A reference file does not record its number of samples.
     assert frechet_distance(Moments(REAL[:9].mean(axis=0), np.cov(REAL[:9].T)), streamed(MADE)) > 0
     with pytest.raises(DataError, match="at least 25 samples, but the first set has 9"):
         frechet_distance(Moments(REAL[:9].mean(axis=0), np.cov(REAL[:9].T), count=9), streamed(MADE))
@@ -155,7 +155,7 @@ def test_a_covariance_with_a_negative_eigenvalue_is_refused():
 
     with pytest.raises(DataError, match=r"covariance of the second set has the eigenvalue -0.001 beside 5"):
         frechet_distance(moments(1.0), moments(-1e-3))
-    # What rounding leaves of a zero is taken for zero.
+    # An eigenvalue of the size of rounding errors counts as zero.
     assert frechet_distance(moments(0.0), moments(-1e-9)) == pytest.approx(0, abs=1e-7)
 
 

@@ -56,7 +56,7 @@ def test_the_interval_covers_normal_differences_at_any_number_of_pairs(pairs):
 
 
 def test_bootstrap_intervals_of_six_pairs_cover_too_little():
-    """The reason for the t interval; were it not so, the better of the two should be in use."""
+    """The reason for the t interval: if a bootstrap interval covered better, it should be used instead."""
     draws = normal(6, REPETITIONS, 6)
     skewed = np.random.default_rng(6).exponential(size=(REPETITIONS, 6)) - 1
     for method in ("percentile", "BCa"):
@@ -103,7 +103,7 @@ def test_twenty_pairs_are_exact_and_more_are_sampled():
     assert sign_flip_p(np.ones(30)) == pytest.approx(1 / (1 + paired.RESAMPLES))
 
 
-def test_equal_differences_tell_nothing_of_a_spread():
+def test_equal_differences_show_no_spread():
     assert paired_t_p(np.zeros(6)) == 1
     assert sign_flip_p(np.zeros(6)) == 1
     assert paired_interval(np.zeros(6)) == (0, 0)
@@ -157,7 +157,7 @@ def test_the_smallest_difference_is_found_with_the_chance_it_promises(pairs, alp
     assert np.mean(p_values < alpha) == pytest.approx(power, abs=4 * math.sqrt(power * (1 - power) / 20_000))
 
 
-def test_the_smallest_difference_grows_with_the_spread_alone():
+def test_the_smallest_difference_grows_only_with_the_spread():
     assert minimum_detectable_effect(0.4, 6) == pytest.approx(4 * minimum_detectable_effect(0.1, 6))
     assert minimum_detectable_effect(0, 6) == 0
 
@@ -183,7 +183,7 @@ def test_a_ratio_to_what_may_be_zero_has_no_bounds():
         (lambda: paired_t_p([]), "0 paired differences are too few"),
         (lambda: sign_flip_p([]), "0 paired differences are too few"),
         (lambda: mean_and_spread([[0.1, 0.2]]), "too few, this takes a list"),
-        (lambda: paired_interval([0.1, math.nan]), "not a finite number; leave out the seeds"),
+        (lambda: paired_interval([0.1, math.nan]), "not a finite number; leave out seeds"),
         (lambda: paired_t_p([0.1, math.inf]), "not a finite number"),
         (lambda: sign_flip_p([0.1, -math.inf]), "not a finite number"),
         (lambda: paired_interval([0.1, 0.2], 95), "level 95 is not between 0 and 1; take 0.95"),

@@ -1,4 +1,4 @@
-"""Repeated intervals and p-values, by simulation of what peeking does."""
+"""Repeated intervals and p-values, by simulated peeking."""
 
 import doctest
 import math
@@ -118,14 +118,14 @@ def test_tiny_p_values_are_bonferronis():
     assert sequential_p(strong, LOOKS) == pytest.approx(12 * first, rel=1e-6)
 
 
-def test_what_was_settled_stays_so():
+def test_a_settled_difference_stays_settled():
     row = [1.0, 1.01, 0.99, 1.0, -9.0]
     assert settled(row[:4], LOOKS, 0.05)
     assert repeated_interval(row, LOOKS)[0] < 0
     assert settled(row, LOOKS, 0.05)
 
 
-def test_a_margin_settles_what_does_not_matter():
+def test_a_margin_settles_differences_that_do_not_matter():
     none = 0.1 * drawn(9, repetitions=1)[0]
     assert not settled(none, LOOKS, 0.05)
     assert settled(none, LOOKS, 0.05, margin=1.0)
@@ -140,13 +140,13 @@ def test_a_margin_is_rarely_wrong():
     assert np.mean(wrong) <= 0.025 + ERROR
 
 
-def test_a_missing_pair_takes_the_bounds_of_the_pairs_there_are():
+def test_a_missing_pair_leaves_the_bounds_of_the_remaining_pairs():
     """One pair in five fails, whatever its difference: numbers are skipped at looks, and the chance to err does not grow."""
     samples = drawn(11)
     trained = np.random.default_rng(12).random(samples.shape) > 0.2
     wrong = 0
     for row, there in zip(samples, trained, strict=True):
-        # Looked at after every third seed only.
+        # One looks after every third seed only.
         parts = [row[:seeds][there[:seeds]] for seeds in (3, 6, 9, 12)]
         looked = [repeated_interval(part, LOOKS) for part in parts if len(part) >= 3]
         wrong += any(not low <= 0 <= high for low, high in looked)
