@@ -122,11 +122,7 @@ SAMPLER_FUNCTIONS: dict[str, SamplerFunction] = {"ddpm": ddpm, "ddim": ddim, "dp
 """The function of each name in `nas.study.samplers.SAMPLERS`."""
 
 if SAMPLER_FUNCTIONS.keys() != {name for names in SAMPLERS.values() for name in names}:
-<<<<<<< HEAD
     raise ImportError("nas.diffusion.samplers and nas.study.samplers name different samplers; add what one lacks")
-=======
-    raise ImportError("SAMPLER_FUNCTIONS and nas.study.settings.SAMPLERS name different samplers; add the missing names")
->>>>>>> data
 
 
 def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, SamplerFunction]:
