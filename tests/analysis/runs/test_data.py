@@ -10,7 +10,7 @@ import pytest
 
 import analysis
 from nas.runs.run import Run, read_run
-from nas.study.study import load_study
+from nas.study.load import load_study
 from space.errors import RunError, ToolkitError
 from tests.nas.ablations import ablation, effects
 from tests.nas.scripted import VARIED, searched
