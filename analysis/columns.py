@@ -50,5 +50,5 @@ def numeric_column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
         return pd.Series(frame[name].to_numpy(dtype=np.float64, na_value=np.nan), index=frame.index)
     except (TypeError, ValueError):
         raise ToolkitError(
-            f"column '{name}' does not hold numbers alone; correct those rows, and leave a missing value empty (NaN)"
+            f"column '{name}' does not hold numbers only; correct those rows, and leave a missing value empty (NaN)"
         ) from None

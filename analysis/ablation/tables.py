@@ -45,7 +45,7 @@ def ablation_tables(data: RunData, metric: str | None = None) -> list[AblationTa
     """The tables of an ablation.
 
     Args:
-        data: What `analysis.load` returned.
+        data: The result of `analysis.load`.
         metric: The metric to compare; the study's by default.
 
     Returns:
@@ -196,7 +196,7 @@ def _reading(run: AblationFrames, block: AblationBlock, compared: pd.DataFrame, 
     pairs = int(others["pairs"].max()) if len(others) else 0
     yield from _interim(run)
     if pairs < 2:
-        yield f"{metric}: {better} is better. One seed per row: no intervals, no tests and no marks, as seeds alone differ too."
+        yield f"{metric}: {better} is better. One seed per row: no intervals, no tests and no marks, as seeds differ too."
         return
     least = int(others["pairs"].min())
     count = f"{pairs}" if least == pairs else f"{least} to {pairs}"

@@ -23,7 +23,7 @@ def render_tables(tables: Sequence[AblationTable], form: str) -> str:
     """Tables as text, one after the other.
 
     Args:
-        tables: What `ablation_tables` returned.
+        tables: The result of `ablation_tables`.
         form: `md`, `latex` (booktabs) or `csv`. CSV is one table with every digit, whose first column is the title. In the
             others a difference is shown with its interval, followed by * where the verdict is better or worse, and the notes
             are below the table.

@@ -1,1 +1,1 @@
-"""The published tables and figures, rebuilt from the published numbers alone."""
+"""The published tables and figures, rebuilt from the published numbers only."""

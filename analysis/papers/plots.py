@@ -63,10 +63,9 @@ def plot_gflops_fid(ax: Axes | None = None, digitised: bool = True) -> Axes:
 def plot_fid_by_steps(ax: Axes | None = None) -> Axes:
     """Draw FID-50K against training steps, a line per model, both axes logarithmic.
 
-    The numbers are those of U-DiT's Table 5 and Figure 2 and DiT's Table 4.
-
-    Hollow points are measured from U-DiT's Figure 2. Where five numbers are printed the line is the fit E + A·C^(−α) through
-    them, which the legend tells; elsewhere dotted lines join the points. Drawn are `fid_by_steps()` and `fid_by_steps_fit()`.
+    The numbers are those of U-DiT's Table 5 and DiT's Table 4; hollow points are measured from U-DiT's Figure 2. The line is
+    the fit E + A·C^(−α), given in the legend, where five numbers are printed, and dotted through the points elsewhere. The frames
+    drawn are `fid_by_steps()` and `fid_by_steps_fit()`.
 
     >>> plot_fid_by_steps().get_yscale()
     'log'

@@ -42,7 +42,7 @@ def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
     """Draw validation loss against inference GFLOPs for the complete trials, with steps along their front.
 
     Args:
-        data: What `analysis.load` returned.
+        data: The result of `analysis.load`.
         ax: The axes to draw on; those of a new figure by default.
     """
     info = front_info(data)
@@ -75,7 +75,7 @@ def plot_curves(data: RunData, ax: Axes | None = None) -> Axes:
     """Draw validation loss against cumulative training TFLOPs: a line per trial, coloured by its state, and dotted lines at rungs.
 
     Args:
-        data: What `analysis.load` returned.
+        data: The result of `analysis.load`.
         ax: The axes to draw on; those of a new figure by default.
     """
     info = curves_info(data)

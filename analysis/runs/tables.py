@@ -16,7 +16,7 @@ def ranking_table(data: RunData) -> pd.DataFrame:
     """All trials, one row each: complete trials by loss, then the others by the rung they reached.
 
     Args:
-        data: What `analysis.load` returned.
+        data: The result of `analysis.load`.
 
     Returns:
         trial; state; val_loss (at the full budget, of COMPLETE trials only); last (of the others, the loss at the last rung

@@ -60,7 +60,7 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
     most twice; then the later crossing is returned and the text names the earlier.
 
     Args:
-        fit: What `scaling_fit` returned.
+        fit: The result of `scaling_fit`.
         one: The name of a family.
         other: The name of another family.
 
@@ -110,7 +110,7 @@ def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: floa
     It is a probability insofar as the law holds; 0 and 1 mean less than one resample.
 
     Args:
-        fit: What `scaling_fit` returned.
+        fit: The result of `scaling_fit`.
         one: The name of a family.
         other: The name of another family.
         at: The compute, in the fit's unit.

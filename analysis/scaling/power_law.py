@@ -82,10 +82,10 @@ def _profile(alphas: Array, falling: Array, log_x: Array, share: Array, bounded:
     scale = np.maximum((weighted * (falling - mean)).sum(0) / (weighted * centred).sum(0), 0.0)
     floor = mean - scale * mean_power
     if bounded and (floor < 0).any():
-        # With E at its bound, the best A alone.
+        # The best A where E is at its bound.
         weighted = share * powers
-        alone = np.maximum((weighted * falling).sum(0) / (weighted * powers).sum(0), 0.0)
-        scale, floor = np.where(floor < 0, alone, scale), np.maximum(floor, 0.0)
+        at_bound = np.maximum((weighted * falling).sum(0) / (weighted * powers).sum(0), 0.0)
+        scale, floor = np.where(floor < 0, at_bound, scale), np.maximum(floor, 0.0)
     misfit = (share * (falling - floor - scale * powers) ** 2).sum(0)
     return floor, scale, misfit
 

@@ -42,7 +42,7 @@ def rank_fidelity(run: RunData | pd.DataFrame, metric: str = "val_loss", top: in
     Source: M. G. Kendall, The treatment of ties in ranking problems, Biometrika 33, 1945.
 
     Args:
-        run: What `analysis.load` returned, or a tidy frame with one row per report: `rung` (from 1), the metric, and `trial`, or
+        run: The result of `analysis.load`, or a tidy frame with one row per report: `rung` (from 1), the metric, and `trial`, or
             `variant` and `seed`.
         metric: A column of the reports.
         top: The number of a rung's best architectures whose regret is taken.

@@ -50,7 +50,7 @@ def param_importances(
     seconds.
 
     Args:
-        data: What `analysis.load` returned for a search.
+        data: The result of `analysis.load` for a search.
         metric: A column of its reports.
         rung: One rung (from 1); all by default.
         evaluator: `ped-anova`.

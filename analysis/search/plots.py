@@ -24,7 +24,7 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     regret where none of its best has a final value. Without compute in the table, the horizontal axis is the rung.
 
     Args:
-        table: What `analysis.rank_fidelity` returned.
+        table: The result of `analysis.rank_fidelity`.
         ax: A pair of axes to draw on; those of a new figure by default.
 
     Returns:
@@ -69,7 +69,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     point that is not above its tick is hollow. Rungs without importances are left out.
 
     Args:
-        table: What `analysis.param_importances` returned.
+        table: The result of `analysis.param_importances`.
         ax: The axes to draw on; those of a new figure by default.
 
     Raises:
