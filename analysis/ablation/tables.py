@@ -11,10 +11,10 @@ import pandas as pd
 import space.published as printed
 from analysis.ablation.attribution import SHAPLEY, factorial_effects, shapley
 from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
-from analysis.runs.ablation import SCORES, AblationBlock, AblationFrames
+from analysis.runs.ablation import AblationBlock, AblationFrames
 from analysis.runs.data import RunData, require_loaded
 from nas.stats.paired import attainable_p, pairs_needed
-from nas.study.metrics import lower_is_better
+from nas.study.metrics import SCORES, lower_is_better
 from space.document import nearest
 from space.errors import RunError, ToolkitError
 

@@ -12,11 +12,9 @@ import pandas as pd
 from nas.runs.records import Report, State
 from nas.runs.run import Run, TrialResult
 from nas.stats.sequential import looks
+from nas.study.metrics import SCORES
 from space.errors import RunError
 from space.published import Protocol
-
-SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
-"""The metrics of a trial; all but the first need `evaluation.fid` in the study."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
 from analysis.figures import new_axes
 from analysis.runs.data import RunData, require_loaded
+from nas.stats.pareto import fronts
 
 _STATE_COLOURS = {"COMPLETE": "C0", "PRUNED": "0.65", "RUNNING": "C2", "FAILED": "C3"}
 
@@ -26,16 +26,15 @@ class FrontInfo:
 
 
 def front_info(data: RunData) -> FrontInfo:
-    """The complete trials, and which of them are on the front: no other trial is at least as good in both val_loss and GFLOPs."""
+    """The complete trials, and which of them are on the front of val_loss and GFLOPs: those that no other trial dominates."""
     require_loaded(data)
     complete = data.trials[data.trials["state"] == "COMPLETE"]
     if complete.empty:
         empty = pd.DataFrame({name: pd.Series(dtype=float) for name in ("trial", "gflops", "val_loss")})
         return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(data.trials))
-    # In order of cost, then loss, a trial is on the front when its loss is below that of every trial before it.
     points = complete.sort_values(["gflops", "val_loss"]).reset_index(drop=True)
-    lowest_before = points["val_loss"].cummin().shift(fill_value=np.inf)
-    return FrontInfo(points.assign(on_front=points["val_loss"] < lowest_before), len(data.trials) - len(points))
+    on_front = points.index.isin(fronts(points[["val_loss", "gflops"]].to_numpy(dtype=float))[0])
+    return FrontInfo(points.assign(on_front=on_front), len(data.trials) - len(points))
 
 
 def plot_front(data: RunData, ax: Axes | None = None) -> Axes:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
 from analysis.runs.data import RunData, require_loaded
+from nas.study.metrics import METRICS
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
 
@@ -64,12 +65,26 @@ def render(table: pd.DataFrame, form: str) -> str:
     return str(text.to_latex(index=False, escape=True)) if form == "latex" else markdown_grid(text) + "\n"
 
 
-_DIGITS = {"val_loss": 4, "last": 4, "GFLOPs": 4, "gflops": 4, "train GFLOPs": 4, "params (M)": 3, "images/s": 0, "memory (MiB)": 0}
+_METRIC_OF = {
+    "val_loss": "val_loss",
+    "last": "val_loss",
+    "GFLOPs": "gflops",
+    "gflops": "gflops",
+    "train GFLOPs": "train_gflops",
+    "params (M)": "params_m",
+    "images/s": "images_per_s",
+    "memory (MiB)": "peak_memory_mib",
+}
+"""By column: the metric in it, which says with how many digits it is printed."""
+
+
+def _digits(column: str) -> int | None:
+    return METRICS[_METRIC_OF[column]].digits if column in _METRIC_OF else None
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """A table as text, rounded for reading; missing values are empty, and a column without any value is left out."""
-    text = pd.DataFrame({name: [_cell(value, _DIGITS.get(str(name))) for value in column] for name, column in table.items()})
+    text = pd.DataFrame({name: [_cell(value, _digits(str(name))) for value in column] for name, column in table.items()})
     return drop_empty_columns(text)
 
 

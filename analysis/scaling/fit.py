@@ -12,14 +12,11 @@ import pandas as pd
 
 from analysis.columns import numeric_column, require_columns
 from analysis.scaling.power_law import ALPHAS, Budgets, Law, Noise, SeedDraws, resampled_laws
-from nas.study.metrics import lower_is_better
+from nas.study.metrics import lower_is_better, metric_named
 from space.errors import ToolkitError
 
 LEAST = 4
 """The least number of budgets for a fit of three parameters; a prediction of the largest from the others needs one more."""
-
-CEILINGS = {"precision": 1.0, "recall": 1.0}
-"""The upper limits of metrics of which higher is better; those of which lower is better cannot fall below 0."""
 
 _OFTEN = 0.025
 """An outcome in more than this share of the resamples lies within a 95 % interval."""
@@ -200,7 +197,7 @@ def _budgets(members: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int
         count=values.count().to_numpy(),
         weights=1 / mean if relative else np.ones(len(mean)),
         sign=sign,
-        limit=0.0 if sign == 1 else CEILINGS.get(metric, math.inf),
+        limit=0.0 if sign == 1 else metric_named(metric).high,
     )
 
 

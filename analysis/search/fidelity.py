@@ -14,9 +14,6 @@ from space.errors import ToolkitError
 
 Floats = NDArray[np.float64]
 
-_LOSSES = ("val_loss", "train_loss")
-"""Prefixes of metrics of which lower is better, such as the loss of a bin of timesteps."""
-
 _COUNTS = ("architectures", "complete", "censored", "top_known")
 
 
@@ -152,7 +149,7 @@ def rung_values(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def better_sign(metric: str) -> float:
     """The sign that makes a metric of reports one of which lower is better; raises ToolkitError for an unknown direction."""
-    return 1.0 if metric.startswith(_LOSSES) or lower_is_better(metric) else -1.0
+    return 1.0 if lower_is_better(metric) else -1.0
 
 
 def rung_tflops(run: RunData | pd.DataFrame) -> dict[int, float]:
