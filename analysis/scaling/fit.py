@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.columns import numeric_column, require_columns
 from analysis.scaling.power_law import ALPHAS, Budgets, Law, Noise, SeedDraws, resampled_laws
-from nas.study.metrics import lower_is_better, metric_named
+from nas.study.metrics import METRICS, lower_is_better
 from space.errors import ToolkitError
 
 LEAST = 4
@@ -197,7 +197,7 @@ def _budgets(members: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int
         count=values.count().to_numpy(),
         weights=1 / mean if relative else np.ones(len(mean)),
         sign=sign,
-        limit=0.0 if sign == 1 else metric_named(metric).high,
+        limit=0.0 if sign == 1 else METRICS[metric].high,
     )
 
 

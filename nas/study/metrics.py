@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 from space.errors import ToolkitError
 
@@ -16,8 +17,8 @@ class Metric:
     """
 
     name: str
-    better: str
-    """`lower` or `higher`."""
+    better: Literal["lower", "higher"] | None
+    """None for a cost: whether less of it is better is for its user to say."""
     unit: str = ""
     low: float = 0.0
     high: float = inf
@@ -37,10 +38,10 @@ _ALL = (
     Metric("is", "higher", low=1.0, digits=2),
     Metric("step_seconds", "lower", "s"),
     Metric("images_per_s", "higher", "images/s", digits=0),
-    Metric("gflops", "lower", "multiply-accumulates / 1e9, folded, batch 1"),
-    Metric("train_gflops", "lower", "multiply-accumulates / 1e9, one training sample"),
-    Metric("params_m", "lower", "million parameters, folded", digits=3),
-    Metric("peak_memory_mib", "lower", "MiB", digits=0),
+    Metric("gflops", None, "multiply-accumulates / 1e9, folded, batch 1"),
+    Metric("train_gflops", None, "multiply-accumulates / 1e9, one training sample"),
+    Metric("params_m", None, "million parameters, folded", digits=3),
+    Metric("peak_memory_mib", None, "MiB", digits=0),
 )
 METRICS = {metric.name: metric for metric in _ALL}
 
@@ -48,18 +49,9 @@ SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "
 """What a trial can be measured by at a rung: the metrics that an ablation compares."""
 
 
-def metric_named(name: str) -> Metric:
-    """The metric of a name, which a loss of a bin of timesteps such as `val_loss_bin_0` shares; raises ToolkitError for another."""
-    for known in ("val_loss", "train_loss"):
-        if name.startswith(known):
-            return METRICS[known]
-    if name not in METRICS:
-        lower = ", ".join(metric.name for metric in _ALL if metric.better == "lower")
-        higher = ", ".join(metric.name for metric in _ALL if metric.better == "higher")
-        raise ToolkitError(
-            f"whether less of '{name}' is better is not known; less is better of {lower}, more is better of {higher}"
-        )
-    return METRICS[name]
+def metric_named(name: str) -> Metric | None:
+    """The metric of a name, which the loss of a bin of timesteps such as `val_loss_bin_0` shares; None for an unknown one."""
+    return next((METRICS[known] for known in ("val_loss", "train_loss") if name.startswith(known)), METRICS.get(name))
 
 
 def lower_is_better(name: str) -> bool:
@@ -68,4 +60,10 @@ def lower_is_better(name: str) -> bool:
     >>> lower_is_better("val_loss"), lower_is_better("precision")
     (True, False)
     """
-    return metric_named(name).better == "lower"
+    metric = metric_named(name)
+    if metric is None or metric.better is None:
+        lower, higher = (", ".join(known.name for known in _ALL if known.better == way) for way in ("lower", "higher"))
+        raise ToolkitError(
+            f"whether less of '{name}' is better is not known; less is better of {lower}, more is better of {higher}"
+        )
+    return metric.better == "lower"

@@ -178,7 +178,7 @@ def test_the_same_every_time_and_for_a_folder_or_what_was_read(make):
 
 def test_an_ablation_has_no_parameters(make):
     run = read_run(make(by_kind, trials=8))
-    run.study = run.study.model_copy(update={"search": None})
+    run._study = run.study.model_copy(update={"search": None})
     with pytest.raises(ToolkitError, match="run tiny is an ablation, which searches no parameters"):
         importances(run)
 
