@@ -30,8 +30,7 @@ class Network(nn.Module):
         self.spec = spec
         stages, bottleneck = spec.stages, spec.levels - 1
         self.embedding = _end(spec, spec.in_channels * spec.patch**2, spec.channels)
-        places = sincos(spec.grid, spec.channels) if spec.absolute_position == "sincos" else None
-        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("places", _positions(spec), persistent=False)
         self.conditions = nn.ModuleList(
             ConditionEmbedder(spec.width_at(level), spec.num_classes, spec.null_class) for level in range(spec.levels)
         )
@@ -68,7 +67,7 @@ class Network(nn.Module):
         for index, stage in enumerate(spec.stages):
             if index > bottleneck:
                 up, skipped = self.up[stage.name](h), skips.pop()
-                h = self.skip[stage.name](up + skipped if spec.skip == "add" else torch.cat([up, skipped], dim=-1))
+                h = self.skip[stage.name](_join(spec, up, skipped))
             h = self.stages[stage.name](h, modulations[stage.condition])
             if index < bottleneck:
                 skips.append(h)
@@ -115,6 +114,28 @@ def _end(spec: ModelSpec, inputs: int, outputs: int) -> nn.Module:
             return nn.Linear(inputs, outputs)
         case _:
             assert_never(spec.stem)
+
+
+def _positions(spec: ModelSpec) -> Tensor | None:
+    """The fixed embedding that is added to the patches, (grid, grid, C); None for none."""
+    match spec.absolute_position:
+        case "none":
+            return None
+        case "sincos":
+            return sincos(spec.grid, spec.channels)
+        case _:
+            assert_never(spec.absolute_position)
+
+
+def _join(spec: ModelSpec, up: Tensor, skipped: Tensor) -> Tensor:
+    """The upsampled and the skipped feature map (N, H, W, C) as one (N, H, W, C or 2C)."""
+    match spec.skip:
+        case "concat":
+            return torch.cat([up, skipped], dim=-1)
+        case "add":
+            return up + skipped
+        case _:
+            assert_never(spec.skip)
 
 
 def build(spec: ModelSpec, seed: int = 0) -> Network:
