@@ -24,11 +24,11 @@ def cost_command(what: str, batch: int, as_json: bool) -> None:
     from space.costs.memory import memory
     from space.document import Document, parse
     from space.presets import preset
-    from space.spec import ModelSpec
+    from space.spec import ModelSpec, current_words
 
     if Path(what).suffix in (".yaml", ".yml"):
         document = Document.read(Path(what))
-        spec = parse(ModelSpec, document.data, document)
+        spec = parse(ModelSpec, current_words(document.data), document)
     else:
         spec = preset(what)
     costs, needed = cost(spec), memory(spec, batch)

@@ -18,7 +18,7 @@ from nas.study.study import Study
 from space.document import sentence_of
 from space.errors import RunError
 from space.frozen import Frozen
-from space.spec import ModelSpec
+from space.spec import ModelSpec, current_words
 
 SCHEMA: Literal[3] = 3
 """The schema of new ledgers. Those of schema 2 are read too, in today's words (`_in_todays_words`)."""
@@ -182,8 +182,6 @@ _RENAMED_IN_STUDY = {
 }
 """Keys of studies in ledgers of schema 2, by section, and their names today."""
 
-_RENAMED_IN_SPEC = {"ends": "stem"}
-
 
 def parse_event(line: bytes, where: str, header: Header | None) -> Event:
     """The event that a line of a ledger holds.
@@ -229,14 +227,7 @@ def _in_todays_words(raw: dict[str, Any]) -> dict[str, Any]:
             for section in old
         }
         return {**raw, "study": {**study, **renamed}} if old else raw
-    if isinstance(spec, dict) and spec.keys() & _RENAMED_IN_SPEC.keys():
-        return {
-            **raw,
-            "spec": _renamed(spec),
-            **({"params": _renamed(params)} if isinstance(params, dict) else {}),
-        }
+    if isinstance(spec, dict) and current_words(spec) != spec:
+        renamed_params = {"params": current_words(params)} if isinstance(params, dict) else {}
+        return {**raw, "spec": current_words(spec), **renamed_params}
     return raw
-
-
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    return {_RENAMED_IN_SPEC.get(key, key): value for key, value in values.items()}
