@@ -41,7 +41,7 @@ def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
             assert milestone <= report.macs < milestone + report.macs // report.step
     winner = run.best()[0]
     assert winner.reports[-1].macs >= tiny.finish.budget
-    exported = folder / winner.export["folder"]
+    exported = folder / winner.export.folder
     assert {path.name for path in exported.iterdir()} == {"model.safetensors", "spec.yaml", "card.md", "samples.png"}
     assert load(exported).spec == winner.spec
     ledger = (folder / LEDGER).read_bytes()
@@ -52,19 +52,19 @@ def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
 def test_a_larger_finish_trains_on_and_exports_anew(tiny, tiny_file, tmp_path):
     folder = tmp_path / "run"
     before = run_study(tiny, folder, in_process=True).best()[0]
-    weights = (folder / before.export["folder"] / "model.safetensors").read_bytes()
+    weights = (folder / before.export.folder / "model.safetensors").read_bytes()
     more = load_study(tiny_file, ["finish.budget=600 MFLOPs", "evaluation.samples.per_class=2"])
     after = run_study(more, folder, in_process=True).best()[0]
     assert after.number == before.number
     assert after.reports[-1].macs >= 600_000_000
     assert len(after.search_reports) == len(before.search_reports)
-    assert (folder / after.export["folder"] / "model.safetensors").read_bytes() != weights
+    assert (folder / after.export.folder / "model.safetensors").read_bytes() != weights
 
 
 def test_a_model_without_a_null_class_is_sampled_unguided(tiny_file, tmp_path):
     study = load_study(tiny_file, ["model.set.null_class=false", "search.trials=1"])
     winner = run_study(study, tmp_path / "run", in_process=True).best()[0]
-    assert (tmp_path / "run" / winner.export["folder"] / "samples.png").exists()
+    assert (tmp_path / "run" / winner.export.folder / "samples.png").exists()
 
 
 def test_bf16_trains_every_kind_of_layer(tiny_file, tmp_path):
@@ -100,7 +100,7 @@ def test_a_run_takes_over_what_its_neighbour_has_trained(tiny, tiny_file, tmp_pa
     plain = run_study(load_study(tiny_file, ["finish=null"]), tmp_path / "plain" / "run", in_process=True).best()[0]
     assert second.best()[0].number == plain.number
     own, taken = (
-        load_file(tmp_path / root / plain.export["folder"] / "model.safetensors") for root in ("plain/run", "runs/second")
+        load_file(tmp_path / root / plain.export.folder / "model.safetensors") for root in ("plain/run", "runs/second")
     )
     assert all(torch.equal(own[name], taken[name]) for name in own)
 
