@@ -74,8 +74,8 @@ def test_each_time_is_predicted_from_the_other():
     ]
     assert max(map(len, lines)) <= 100
     # The time of equal compute on either: 1 / (½/100 + ½/50).
-    assert found.rate(4).macs_per_s == pytest.approx(1e11 / 1.5)
-    assert (found.rate(4).concurrency, found.rate(4).source) == (4, "from the smoke step")
+    assert found.throughput(4).macs_per_s == pytest.approx(1e11 / 1.5)
+    assert (found.throughput(4).concurrency, found.throughput(4).source) == (4, "from the smoke step")
 
 
 def test_a_space_of_one_architecture_has_nothing_to_predict_from(tiny_file):
@@ -84,7 +84,7 @@ def test_a_space_of_one_architecture_has_nothing_to_predict_from(tiny_file):
     assert line.startswith("smoke: only 0.0")
     assert line.count("predicted") == 1, "the memory alone"
     assert "predicted" not in where
-    assert found.rate(1).macs_per_s == pytest.approx(found.steps[0].macs_per_s)
+    assert found.throughput(1).macs_per_s == pytest.approx(found.steps[0].macs_per_s)
     unknown = found.model_copy(update={"steps": (found.steps[0].model_copy(update={"memory_bytes": None}),)})
     assert "memory not told here (predicted" in smoke_lines(unknown)[0]
     assert smoke_lines(Smoke(device="cpu", batch_size=1, steps=(a_step("only", 1, 14.77),)))[0].count("14.8 s a step") == 1
