@@ -1,4 +1,4 @@
-"""The command line; the one place that knows all packages. Heavy imports stand inside the commands, so `--help` is instant."""
+"""The command line, and the only module that knows all packages. Commands import heavy packages themselves, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _run = click.argument("run")
 
 
 def _here(run: str) -> Path:
-    """A run directory on this machine: the path itself, or the mirror of a URI, brought up to date."""
+    """The run directory on this machine: the path itself, or for a URI its mirror, brought up to date."""
     from nas.runs.remote import is_uri
 
     if not is_uri(run):
@@ -85,7 +85,7 @@ def run_command(
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     where = locate(out or f"runs/{loaded.name}")
     folder = where.folder
-    # Nobody reads a file in columns of eighty characters.
+    # Output to a file or a pipe is not limited to the width of a terminal.
     console = Console(width=None if sys.stdout.isatty() else 160)
 
     def say(line: str) -> None:
@@ -154,13 +154,13 @@ def table_command(run: str, form: str, metric: str | None) -> None:
     from analysis.runs.data import load
     from analysis.runs.tables import ranking_table, render
 
-    found = load(_here(run))
-    if found.study.ablation:
-        click.echo(render_tables(ablation_tables(found, metric), form), nl=False)
+    data = load(_here(run))
+    if data.study.ablation:
+        click.echo(render_tables(ablation_tables(data, metric), form), nl=False)
     elif metric:
         raise ToolkitError("--metric is for ablations; a search ranks by its objectives")
     else:
-        click.echo(render(ranking_table(found), form), nl=False)
+        click.echo(render(ranking_table(data), form), nl=False)
 
 
 @main.command("optuna-export")
@@ -188,12 +188,12 @@ def export_command(run: str, which: str, ema: float | None, out: Path | None) ->
     from nas.training.export import export, select
 
     here = _here(run)
-    found = read_run(here)
-    for trial in select(found, which):
+    recorded = read_run(here)
+    for trial in select(recorded, which):
         if is_uri(run):
             fetch_checkpoint(run, trial.name, here / TRIALS / trial.name, run_identity(here))
         folder = (out or here / EXPORTS) / trial.name
-        export(found.study, trial, here, folder, ema)
+        export(recorded.study, trial, here, folder, ema)
         if is_uri(run) and out is None:
             remote_at(run).upload_folder(folder, f"{EXPORTS}/{trial.name}")
         click.echo(str(folder))

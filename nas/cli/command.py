@@ -1,4 +1,4 @@
-"""How every command tells a user's mistake: one sentence and an exit code."""
+"""Commands that report a user's mistake as one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OK, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 class Command(click.Command):
-    """Tells a user's mistake in one sentence."""
+    """A command that reports a ToolkitError as one sentence."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; mistakes end the process with one sentence."""
+        """Run the command; on an error print one sentence and exit."""
         try:
             return super().invoke(ctx)
         except ToolkitError as error:
@@ -36,6 +36,6 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands that tell mistakes in one sentence."""
+    """A group whose commands report errors as one sentence."""
 
     command_class = Command

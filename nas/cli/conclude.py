@@ -1,4 +1,4 @@
-"""What `nas run` prints and draws when a run has ended."""
+"""The tables and figures that `nas run` prints and draws at the end of a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 
-def conclude_search(console: Any, found: Any, folder: Path) -> list[Path]:
-    """Print ranking, front and what was written; draw the figures, and return their files."""
+def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
+    """Print the ranking, the front and the written files; draw the figures and return their files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -16,19 +16,19 @@ def conclude_search(console: Any, found: Any, folder: Path) -> list[Path]:
     from analysis.runs.plots import front_info, plot_curves, plot_front
     from analysis.runs.tables import ranking_table
 
-    ranked = ranking_table(found)
+    ranked = ranking_table(data)
     _print_frame(
         console,
         ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
         "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
     )
-    front = front_info(found).points
+    front = front_info(data).points
     _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
     console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
     written = []
     for name, plot in {"front": plot_front, "curves": plot_curves}.items():
         path = folder / f"{name}.png"
-        figure = plot(found).get_figure(root=True)
+        figure = plot(data).get_figure(root=True)
         assert figure is not None
         figure.savefig(path, dpi=150)
         plt.close(figure)
@@ -37,8 +37,8 @@ def conclude_search(console: Any, found: Any, folder: Path) -> list[Path]:
     return written
 
 
-def conclude_ablation(console: Any, found: Any, folder: Path) -> list[Path]:
-    """Print an ablation's comparisons and what was written; draw a forest plot of each, and return their files."""
+def conclude_ablation(console: Any, data: Any, folder: Path) -> list[Path]:
+    """Print an ablation's comparisons and the written files; draw a forest plot per comparison and return their files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -50,14 +50,16 @@ def conclude_ablation(console: Any, found: Any, folder: Path) -> list[Path]:
 
     written: list[Path] = []
     notes: dict[str, None] = {}
-    for number, table in enumerate(ablation_tables(found) if found.ablation.has_results else [], start=1):
+    for number, table in enumerate(ablation_tables(data) if data.ablation.has_results else [], start=1):
         for part, text in enumerate(narrow(parts(table.frame)[:1])):
-            few = [name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))]
-            _print_text(console, text[few], "" if part else table.title)
+            columns = [
+                name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))
+            ]
+            _print_text(console, text[columns], "" if part else table.title)
         notes |= dict.fromkeys(table.notes)
         if table.compared is not None and table.compared["difference"].notna().any():
             path = folder / f"comparison-{number}.png"
-            figure = plot_compare(table.compared, metric=found.ablation.metric).get_figure(root=True)
+            figure = plot_compare(table.compared, metric=data.ablation.metric).get_figure(root=True)
             assert figure is not None
             figure.suptitle(table.title, fontsize=10)
             figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""The command that replays other rungs and samplers over the curves of a run."""
+"""The command `nas replay`: other rungs and samplers over the recorded curves of a run."""
 
 from __future__ import annotations
 
@@ -82,23 +82,25 @@ def replay_command(
         else [Rules(scheduler or "stop", reduction_factor, rungs, grace_rungs or 0, brackets)]
     )
     arrival = Arrival(sampler, workers, clock, trials, repeats, seed)
-    found = [replay_run(record, one, arrival, top) for one in rules]
+    replays = [replay_run(record, rule, arrival, top) for rule in rules]
     if as_json:
-        click.echo(json.dumps(as_data(record, arrival, found), indent=2, allow_nan=False))
+        click.echo(json.dumps(as_data(record, arrival, replays), indent=2, allow_nan=False))
         return
     click.echo(
-        "\n".join([*about(record, arrival, found[0]), "", *(compared(record, found) if compare else single(record, found[0]))])
+        "\n".join(
+            [*about(record, arrival, replays[0]), "", *(compared(record, replays) if compare else single(record, replays[0]))]
+        )
     )
 
 
-def as_data(record: Recorded, arrival: Arrival, found: Sequence[Replay]) -> dict[str, Any]:
-    """Replays as plain data: per replay the means and standard deviations over the repeats, without the single repeats."""
+def as_data(record: Recorded, arrival: Arrival, replays: Sequence[Replay]) -> dict[str, Any]:
+    """Replays as plain data: means and standard deviations over the repeats, without the individual repeats."""
     shown = []
-    for one in found:
-        facts = asdict(one)
+    for replay in replays:
+        facts = asdict(replay)
         del facts["outcomes"], facts["budget"]
-        budget = one.budget.model_dump(include={"mode", "reduction_factor", "grace_rungs", "brackets"})
-        shown.append({**budget, **facts, "repeats": len(one.outcomes)})
+        budget = replay.budget.model_dump(include={"mode", "reduction_factor", "grace_rungs", "brackets"})
+        shown.append({**budget, **facts, "repeats": len(replay.outcomes)})
     return {
         "study": record.study.name,
         "recorded": len(record.curves) * record.study.replicates,
@@ -111,13 +113,13 @@ def as_data(record: Recorded, arrival: Arrival, found: Sequence[Replay]) -> dict
     }
 
 
-def about(record: Recorded, arrival: Arrival, one: Replay) -> list[str]:
-    """What is replayed, and how it arrives."""
-    replicates, own = record.study.replicates, record.study.budget
+def about(record: Recorded, arrival: Arrival, replay: Replay) -> list[str]:
+    """Lines on the recorded run, and on the order and number of trials replayed."""
+    replicates, budget = record.study.replicates, record.study.budget
     each = f", {replicates} replicates each" if replicates > 1 else ""
     lines = [
-        f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(own.rungs, 'rung')} of reduction "
-        f"{own.reduction_factor}; all fully {record.full_macs / 1e15:.4g} PFLOPs, best val_loss {record.best:.4f}"
+        f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(budget.rungs, 'rung')} of reduction "
+        f"{budget.reduction_factor}; all fully {record.full_macs / 1e15:.4g} PFLOPs, best val_loss {record.best:.4f}"
     ]
     if record.left_out:
         lines.append(f"left out: {_count(record.left_out, 'trial')} without reports at every rung")
@@ -128,32 +130,33 @@ def about(record: Recorded, arrival: Arrival, one: Replay) -> list[str]:
     order = {"recorded": "in the recorded order", "random": "in random order"}.get(
         arrival.sampler, f"as {arrival.sampler} proposes"
     )
-    figures = "one order" if len(one.outcomes) == 1 else f"mean ± sd of {len(one.outcomes)} orders"
-    lines.append(f"{_count(one.trials, 'trial')} tried {order} on {_count(arrival.workers, 'worker')}; {figures}")
+    figures = "one order" if len(replay.outcomes) == 1 else f"mean ± sd of {len(replay.outcomes)} orders"
+    lines.append(f"{_count(replay.trials, 'trial')} tried {order} on {_count(arrival.workers, 'worker')}; {figures}")
     return lines
 
 
-def single(record: Recorded, one: Replay) -> list[str]:
-    """One replay in full."""
-    budget = one.budget
+def single(record: Recorded, replay: Replay) -> list[str]:
+    """All lines of one replay."""
+    budget = replay.budget
     lines = [
         f"scheduler       {budget.mode}, reduction {budget.reduction_factor}, {_count(budget.rungs, 'rung')}, "
         f"grace {budget.grace_rungs}, {_count(budget.brackets, 'bracket')}",
-        f"compute spent   {_spread(one.pflops, '.4g')} PFLOPs, {_percent(one.share)} % of training all fully",
-        f"regret          {_spread(one.regret, '.4f')} in val_loss; the best recorded was kept in {one.kept:.0%} of the orders",
+        f"compute spent   {_spread(replay.pflops, '.4g')} PFLOPs, {_percent(replay.share)} % of training all fully",
+        f"regret          {_spread(replay.regret, '.4f')} in val_loss; "
+        f"the best recorded was kept in {replay.kept:.0%} of the orders",
     ]
-    if one.hours is not None:
-        lines.append(f"took            {_spread(one.hours, '.3g')} hours")
-    titles = ["rung", "training TFLOPs", "reported", "Kendall's tau", "95 % interval", f"top-{one.top} regret"]
+    if replay.hours is not None:
+        lines.append(f"took            {_spread(replay.hours, '.3g')} hours")
+    titles = ["rung", "training TFLOPs", "reported", "Kendall's tau", "95 % interval", f"top-{replay.top} regret"]
     rows = [
         [str(n), f"{rung.macs / 1e12:.4g}", _spread(rung.reported, ".4g"), *_agreement(rung.agreement), f"{rung.top_regret:.4f}"]
-        for n, rung in enumerate(one.rungs, start=1)
+        for n, rung in enumerate(replay.rungs, start=1)
     ]
     return [*lines, "", *_columns([titles, *rows])]
 
 
-def compared(record: Recorded, found: Sequence[Replay]) -> list[str]:
-    """A row a replay, those marked that no other beats in both compute and regret; and what the recorded rungs foretell."""
+def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
+    """A table with one row per replay, the Pareto front of compute and regret marked; and one of the recorded rungs' agreement."""
     titles = [
         "",
         "scheduler",
@@ -168,12 +171,11 @@ def compared(record: Recorded, found: Sequence[Replay]) -> list[str]:
         "hours",
     ]
     rows = []
-    for one in found:
-        spent, lost = one.pflops.mean, one.regret.mean
-        beaten = any(
-            (o.pflops.mean, o.regret.mean) != (spent, lost) and o.pflops.mean <= spent and o.regret.mean <= lost for o in found
-        )
-        b = one.budget
+    results = [(replay.pflops.mean, replay.regret.mean) for replay in replays]
+    for replay in replays:
+        spent, lost = replay.pflops.mean, replay.regret.mean
+        beaten = any(other != (spent, lost) and other[0] <= spent and other[1] <= lost for other in results)
+        b = replay.budget
         settings = [
             b.mode,
             *(
@@ -182,20 +184,21 @@ def compared(record: Recorded, found: Sequence[Replay]) -> list[str]:
                 else map(str, (b.reduction_factor, b.rungs, b.grace_rungs, b.brackets))
             ),
         ]
-        hours = _spread(one.hours, ".3g") if one.hours else ""
-        figures = [_spread(one.pflops, ".4g"), _percent(one.share), _spread(one.regret, ".4f"), f"{one.kept:.0%}", hours]
+        hours = _spread(replay.hours, ".3g") if replay.hours else ""
+        regret = _spread(replay.regret, ".4f")
+        figures = [_spread(replay.pflops, ".4g"), _percent(replay.share), regret, f"{replay.kept:.0%}", hours]
         rows.append(["" if beaten else "*", *settings, *figures])
-    own, top = record.study.budget, found[0].top
+    milestones, top = record.study.budget.milestones, replays[0].top
     rungs = [
         [str(n), f"{macs / 1e12:.4g}", *_agreement(record.agreements[n - 1]), f"{record.top_regret(n - 1, top):.4f}"]
-        for n, macs in enumerate(own.milestones, start=1)
+        for n, macs in enumerate(milestones, start=1)
     ]
     head = ["rung", "training TFLOPs", "Kendall's tau", "95 % interval", f"top-{top} regret"]
     return [*_columns([titles, *rows]), "", "* no other has both less compute and less regret", "", *_columns([head, *rungs])]
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text under one another, to the right; columns without any text are left out."""
+    """Rows of text as right-aligned columns; empty columns are left out."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True) if width) for row in rows]
 

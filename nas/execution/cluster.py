@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: what they have, and whether a study can run on every one of them."""
+"""The nodes of a Ray cluster: their resources, and checks that a study can run on each of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.runs.remote import Remote
 from space.errors import RunError, ToolkitError
 
 ANSWER_LIMIT_S = 120.0
-"""For starting a worker on a node and importing there; file systems of clusters are slow when they are cold."""
+"""Time limit for a node's answer: it starts a worker and imports the package, which is slow on a cold shared file system."""
 
 TOKEN = "token"
 
@@ -33,7 +33,7 @@ class Node:
 
 
 def living_nodes() -> list[Node]:
-    """The nodes of the cluster that this process is connected to, without those that died."""
+    """The living nodes of the cluster that this process is connected to."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [
         Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
@@ -43,11 +43,19 @@ def living_nodes() -> list[Node]:
 
 
 def check_nodes(folder: Path, nodes: list[Node], uri: str | None = None) -> None:
-    """See from every node whether it shares the run directory and has the same nas package.
+    """Check that every node shares the run directory and has the same nas package as this machine.
 
-    A worker of each node reads what this process wrote into the directory, and writes an answer that is read here. Raises RunError
-    when the directory cannot be written here, ToolkitError that names the first node which fails; nothing is left behind. `uri` is
-    what `folder` mirrors, if it does: then the nodes meet there.
+    A worker on each node reads a token that this process wrote, and writes a file that this process reads. All of it is removed
+    afterwards.
+
+    Args:
+        folder: The run directory on this machine.
+        nodes: The nodes to check.
+        uri: The URI that `folder` mirrors; None when it mirrors none. With a URI, the files are exchanged there.
+
+    Raises:
+        RunError: If the directory cannot be written on this machine.
+        ToolkitError: If a node fails; the message names the first one.
     """
     if uri is not None:
         _check_at(uri, nodes)
@@ -74,9 +82,9 @@ def _check_at(uri: str, nodes: list[Node]) -> None:
     try:
         remote.write(f"{meeting}/{TOKEN}", token.encode())
         mend = "give it the same access to the store as this machine has"
-        for node, found in _alike(nodes, uri, meeting):
-            if found["write"] or found["token"] != token:
-                reason = found["write"] or "it finds another content"
+        for node, view in _views(nodes, uri, meeting):
+            if view["write"] or view["token"] != token:
+                reason = view["write"] or "it finds another content"
                 raise ToolkitError(f"node {node.address} cannot use {remote.uri} ({reason}); {mend}")
             if remote.read(f"{meeting}/{node.id}") != node.id.encode():
                 raise ToolkitError(f"what node {node.address} writes to {remote.uri} is not seen on this machine; {mend}")
@@ -84,39 +92,39 @@ def _check_at(uri: str, nodes: list[Node]) -> None:
         remote.delete_folder(meeting)
 
 
-def _alike(nodes: list[Node], place: str, meeting: str) -> Iterator[tuple[Node, dict[str, str]]]:
-    """What is found from every node; raises ToolkitError for one with another package than this machine has."""
+def _views(nodes: list[Node], run: str, meeting: str) -> Iterator[tuple[Node, dict[str, str]]]:
+    """The run directory as each node sees it; raises ToolkitError for a node whose nas package differs from this machine's."""
     look = _looker()
-    here = look(place, meeting, "driver")["package"]
-    for node, found in zip(nodes, _on_each(nodes, look, place, meeting), strict=True):
-        if found["import"]:
+    here = look(run, meeting, "driver")["package"]
+    for node, view in zip(nodes, _on_each(nodes, look, run, meeting), strict=True):
+        if view["import"]:
             raise ToolkitError(
-                f"node {node.address} cannot import the nas package ({found['import']}); install it there as it is on this machine"
+                f"node {node.address} cannot import the nas package ({view['import']}); install it there as it is on this machine"
             )
-        if found["package"] != here:
+        if view["package"] != here:
             raise ToolkitError(
-                f"node {node.address} has another nas package ({found['package']}) than this machine ({here}); install this there"
+                f"node {node.address} has another nas package ({view['package']}) than this machine ({here}); install this there"
             )
-        yield node, found
+        yield node, view
 
 
 def _check(folder: Path, meeting: Path, nodes: list[Node]) -> None:
     token = (meeting / TOKEN).read_text()
-    for node, found in _alike(nodes, str(folder), meeting.name):
+    for node, view in _views(nodes, str(folder), meeting.name):
         share = "put it on a file system that all nodes mount at the same path, with --out"
-        if found["token"] != token:
+        if view["token"] != token:
             raise ToolkitError(f"node {node.address} does not see the run directory {folder}; {share}")
-        if found["write"]:
-            raise ToolkitError(f"node {node.address} cannot write to the run directory {folder} ({found['write']}); {share}")
+        if view["write"]:
+            raise ToolkitError(f"node {node.address} cannot write to the run directory {folder} ({view['write']}); {share}")
         if not (meeting / node.id).exists():
             raise ToolkitError(f"what node {node.address} writes to {folder} is not seen on this machine; {share}")
 
 
 def smallest_gpu(nodes: list[Node]) -> int:
-    """The memory of the cluster's smallest GPU, in bytes; raises ToolkitError when torch finds none on a node that offers some."""
-    having = [node for node in nodes if node.gpu]
+    """Bytes of memory of the cluster's smallest GPU; raises ToolkitError when torch finds no GPU on a node that has some."""
+    gpu_nodes = [node for node in nodes if node.gpu]
     sizes: list[int] = []
-    for node, (size, reason) in zip(having, _on_each(having, _sizer()), strict=True):
+    for node, (size, reason) in zip(gpu_nodes, _on_each(gpu_nodes, _sizer()), strict=True):
         if not size:
             raise ToolkitError(
                 f"node {node.address} offers GPUs, but torch finds none there ({reason}); install torch for its CUDA version, or "
@@ -127,33 +135,33 @@ def smallest_gpu(nodes: list[Node]) -> int:
 
 
 def _on_each(nodes: list[Node], function: Callable[..., Any], *arguments: str) -> list[Any]:
-    """What a function gives on every node, called with the arguments and, where there are some, the node's id."""
+    """Call a function on every node and return its results; if there are arguments, the node's id follows them."""
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     given = {node: (*arguments, node.id) if arguments else () for node in nodes}
     pending = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*given[node]) for node in nodes
     ]
-    found, mend = [], "look at its Ray logs, or take it out of the cluster"
+    results, mend = [], "look at its Ray logs, or take it out of the cluster"
     for node, reference in zip(nodes, pending, strict=True):
         try:
-            found.append(ray.get(reference, timeout=ANSWER_LIMIT_S))
+            results.append(ray.get(reference, timeout=ANSWER_LIMIT_S))
         except ray.exceptions.GetTimeoutError:
             raise ToolkitError(f"node {node.address} did not answer within {ANSWER_LIMIT_S:g} s; {mend}") from None
         except ray.exceptions.RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ToolkitError(f"node {node.address} cannot run a task ({reason}); {mend}") from None
-    return found
+    return results
 
 
 def _looker() -> Callable[[str, str, str], dict[str, str]]:
-    """The look from a node; a function inside a function, which Ray sends as code to nodes that may lack this module."""
+    """The check that runs on a node. It is a nested function, so Ray sends its code, and the node may lack this module."""
 
-    def look(place: str, meeting: str, node: str) -> dict[str, str]:
+    def look(run: str, meeting: str, node: str) -> dict[str, str]:
         import hashlib
         from importlib import metadata
         from pathlib import Path
 
-        found = {"import": "", "package": "", "token": "", "write": ""}
+        view = {"import": "", "package": "", "token": "", "write": ""}
         try:
             import nas.training.trial
             import space
@@ -167,38 +175,38 @@ def _looker() -> Callable[[str, str, str], dict[str, str]]:
                 version = metadata.version("udit-nas")
             except metadata.PackageNotFoundError:
                 version = "not installed"
-            found["package"] = f"{version}, sources {digest.hexdigest()[:8]}"
+            view["package"] = f"{version}, sources {digest.hexdigest()[:8]}"
         except Exception as error:
-            found["import"] = (str(error) or type(error).__name__).splitlines()[0]
+            view["import"] = (str(error) or type(error).__name__).splitlines()[0]
         try:
-            if "://" in place:
+            if "://" in run:
                 from nas.runs.remote import Remote
 
-                remote = Remote(place)
-                found["token"] = (remote.read(f"{meeting}/token") or b"").decode()
+                remote = Remote(run)
+                view["token"] = (remote.read(f"{meeting}/token") or b"").decode()
                 remote.write(f"{meeting}/{node}", node.encode())
             else:
-                found["token"] = (Path(place) / meeting / "token").read_text()
-                (Path(place) / meeting / node).write_text(node)
+                view["token"] = (Path(run) / meeting / "token").read_text()
+                (Path(run) / meeting / node).write_text(node)
         except OSError as error:
-            found["write"] = str(error.strerror)
+            view["write"] = str(error.strerror)
         except Exception as error:
-            found["write"] = str(error)
-        return found
+            view["write"] = str(error)
+        return view
 
     return look
 
 
 def _sizer() -> Callable[[], tuple[int, str]]:
-    """The look for a GPU's memory, likewise."""
+    """The reading of a node's smallest GPU memory, nested for the same reason as in `_looker`."""
 
     def size() -> tuple[int, str]:
         import os
         import subprocess
         import sys
 
-        # In a process of its own: a context would stay on the GPU as long as this worker, and Ray hides the GPUs from a task
-        # that asks for none.
+        # A separate process, for two reasons: a CUDA context would stay on the GPU as long as this worker, and Ray hides the GPUs
+        # from a task that requests none.
         code = (
             "import torch; n = torch.cuda.device_count(); assert n, 'torch.cuda finds no device'; "
             "print(min(torch.cuda.get_device_properties(i).total_memory for i in range(n)))"

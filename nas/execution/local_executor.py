@@ -1,4 +1,4 @@
-"""The in-process executor: trials one after the other, in this process."""
+"""The local executor: trains trials one after the other in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from space.errors import RunError
 
 
 class LocalExecutor:
-    """Carries out plans one at a time, so that the same study gives the same proposals and losses."""
+    """Carries out plans one at a time, so the same study always gives the same proposals and losses."""
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.uri = folder, uri
@@ -27,20 +27,20 @@ class LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to stop."""
+        """Do nothing: nothing was started."""
 
     def smoke(self, study: Study) -> Smoke:
-        """Let the cheapest and the dearest architecture take a step; raises ToolkitError when they cannot."""
+        """Train a step of the cheapest and the dearest architecture; raises ToolkitError when one fails."""
         return smoke(study)
 
     def search(self, search: Search) -> None:
-        """Train until the search hands out nothing more."""
+        """Train the search's plans until it has no more."""
         torch.set_num_threads(search.study.resources.cpu)
         while (plan := search.next_plan()) is not None:
             self._carry_out(plan, search)
 
     def finish(self, search: Search, plans: list[TrialPlan]) -> None:
-        """Train the chosen trials on."""
+        """Train the trials of the finish to their larger budget."""
         for plan in plans:
             self._carry_out(plan, search)
 
@@ -58,6 +58,6 @@ class LocalExecutor:
                 if not search.report(report):
                     break
         except RunError:
-            raise  # The run directory is unusable; no other trial would fare better.
+            raise  # The run directory is unusable, for every other trial too.
         except Exception as error:
             search.fail(as_failure(plan.number, error))

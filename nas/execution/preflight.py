@@ -1,4 +1,4 @@
-"""What is checked before a study is run: that its data are there, and hold enough."""
+"""Checks before a study is run: its data exist and have enough samples."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from space.errors import DataError
 
 
 def check_data(study: Study) -> None:
-    """Read a study's data.
+    """Open a study's data and check that they suffice for validation and evaluation.
 
     Raises:
-        DataError: When they are missing or damaged, fewer images are held out than validation needs, or what judges finished models
-            is missing or needs more samples.
+        DataError: If data are missing or damaged, fewer images are held out than validation needs, or the feature extractor of
+            `evaluation.fid` is missing or needs more samples.
     """
     check_flip(study.data, study.header)
     held_out = len(open_data(study.data).validation)

@@ -1,7 +1,7 @@
 """Ray Tune's Searcher and TrialScheduler over a `Search`, and the Trainable that carries out its plans.
 
-Ray starts and stops trials; every decision is the search's. Ray pickles searcher and scheduler into its experiment
-state, which is never read again, so they go there empty: the ledger is the truth.
+Ray starts and stops trials; the search makes every decision. Ray pickles searcher and scheduler into its experiment state. That
+state is never read again, because the ledger is the record of a run, so both are pickled empty.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from nas.study.study import Study
 from space.errors import RunError
 
 if TYPE_CHECKING:
-    # A worker does without the search and what it imports.
+    # Workers do not import the search package.
     from nas.search.controller import Search
     from nas.training.trial import Trial
 
 PLAN, STUDY, FOLDER, CPU, GPU = "plan", "study", "folder", "cpu", "gpu"
-"""Keys of a Ray trial's configuration: a plan as JSON, the file of its study, the folder of all trials, and what it occupies."""
+"""Keys of a Ray trial's configuration: a plan as JSON, the file of its study, the folder of all trials, its cores and GPUs."""
 
 URI, RUN = "uri", "run"
-"""Two more when the run directory is at a URI: where, and the run's identity. The study is a file there then."""
+"""Two more keys for a run directory at a URI: the URI and the run's identity. `STUDY` is then the name of a file there."""
 
 REPORT, FAILURE, BROKEN = "report_json", "failure_json", "broken"
-"""Keys of a step's result, one of which is there: a report, a failure, or why the run directory cannot be used."""
+"""Keys of a step's result, of which it has exactly one: a report, a failure, or the reason why the run directory is unusable."""
 
 MEMORY_LIMIT_S = 120.0
-"""How long a trial waits for a GPU's memory."""
+"""Seconds that a trial waits for free GPU memory."""
 
 Share = dict[str, float]
 """CPU cores and GPUs under `CPU` and `GPU`."""
@@ -50,8 +50,9 @@ Share = dict[str, float]
 class RungScheduler(FIFOScheduler):
     """Passes reports on to the search and its decisions back to Ray.
 
-    `plans` are those of the finish that are still to be handed out, None while the search decides. `broken` is the reason when the
-    run directory can no longer be written: every trial is stopped then, as nothing that they did would be kept.
+    Attributes:
+        plans: The remaining plans of the finish; None during the search, which makes its own plans.
+        broken: The error that made the run directory unusable, if any. Every trial is then stopped, as its work would be lost.
     """
 
     def __init__(self, search: Search, plans: list[TrialPlan] | None = None) -> None:
@@ -61,7 +62,7 @@ class RungScheduler(FIFOScheduler):
         self.broken: RunError | None = None
 
     def next_plan(self) -> TrialPlan | None:
-        """The next plan of the finish or of the search; None when there is none now."""
+        """The next plan of the finish or of the search; None when there is none at the moment."""
         if self.broken:
             return None
         if self.plans is not None:
@@ -74,19 +75,19 @@ class RungScheduler(FIFOScheduler):
 
     @property
     def may_come(self) -> bool:
-        """Whether there may be a plan later, as long as trials run."""
+        """Whether there can be another plan later, while trials are running."""
         return not self.broken and self.plans is None and self.search.may_come
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: Ray starts pending trials in their order without being told; looking for one walks through all there ever were."""
+        """None, so Ray starts pending trials in order; its own search for one would go through all trials of the run."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP, as the search decides."""
         try:
-            goes_on = self.broken is None and self._take(result)
+            continues = self.broken is None and self._take(result)
         except RunError as error:
-            self.broken, goes_on = error, False
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+            self.broken, continues = error, False
+        return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
     def _take(self, result: dict[str, Any]) -> bool:
         if BROKEN in result:
@@ -97,7 +98,7 @@ class RungScheduler(FIFOScheduler):
         return self.search.report(Report.model_validate_json(result[REPORT]))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A worker or its node died, as when the system kills it for memory: the trial is handed out again, unless it hung."""
+        """Handle a worker or node that died, for example killed for its memory: the trial is handed out again, unless it hung."""
         if self.broken is not None:
             return
         plan = _plan(trial)
@@ -122,28 +123,28 @@ class PlanSearcher(Searcher):
     ) -> None:
         super().__init__()
         self._scheduler, self._share = scheduler, share
-        # Ray keeps several copies of every trial's configuration, so it is kept small.
+        # Keep the configuration small: Ray holds several copies per trial.
         self._common = {STUDY: str(study), FOLDER: str(folder), **elsewhere}
         self._running: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
-        """The next plan as a trial's configuration; None when one may come later; FINISHED when none will."""
+        """The next plan as a trial's configuration; None when one may come later; FINISHED when none will come."""
         plan = self._scheduler.next_plan()
         if plan is None:
-            # Only what running trials bring can change that there is none, so with none of them Ray must not go on asking.
+            # Only a running trial's report can lead to another plan, so without running trials Ray must stop asking.
             return None if self._running and self._scheduler.may_come else Searcher.FINISHED
         self._running.add(trial_id)
         return {PLAN: plan.model_dump_json(), **self._common, **self._share(plan)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """One less is running; the scheduler has told the search."""
+        """Remove a trial from the running ones; the scheduler has already informed the search."""
         self._running.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: see the module."""
+        """Do nothing: the ledger is the record of a run."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see the module."""
+        """Do nothing: see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -154,7 +155,7 @@ def _plan(trial: Any) -> TrialPlan:
 
 
 def _last_words(trial: Any) -> str:
-    """The last line of what Ray wrote about a trial's error, without its advice."""
+    """The last line of Ray's error file of a trial, without Ray's advice."""
     path = trial.error_file
     lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
@@ -162,38 +163,38 @@ def _last_words(trial: Any) -> str:
 
 
 class ShortMemory(tune.Callback):
-    """Forgets a report's numbers once all callbacks before this one have seen them.
+    """Removes the metrics from a result after all callbacks before this one have read them.
 
-    Ray keeps the last, mean and extreme values of every number of every trial for as long as it runs: 60 KiB a trial.
+    Otherwise Ray keeps the last, mean and extreme values of every metric of every trial until it ends: 60 KiB per trial.
     """
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Leave in the result what Ray itself asks for."""
+        """Keep only the entries that Ray itself reads."""
         kept: dict[str, Any] = {key: result[key] for key in ("trial_id", "training_iteration", "done") if key in result}
         result.clear()
         result.update(kept)
 
 
 class PlanTrainable(tune.Trainable):
-    """A worker: trains one plan after the other in the same process."""
+    """A worker process: trains one plan after the other."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take the first plan."""
+        """Take the plan of a configuration."""
         self._config = config
         self._trial: Trial | None = None
         self._holds = False
-        """Whether something of a trial may still be in memory."""
+        """Whether a trial may still have tensors in memory."""
         self._plan = TrialPlan.model_validate_json(config[PLAN])
         self._folder = _folder(config, self._plan)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another plan in place of the one before, which was let go."""
+        """Drop the previous plan and take the next; True tells Ray that the worker can be reused."""
         self._drop()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train to the plan's next milestone; an exception becomes data, so the worker lives on."""
+        """Train to the plan's next milestone; return an exception as data, so that the worker process survives."""
         from nas.training.trial import as_failure
 
         try:
@@ -202,7 +203,7 @@ class PlanTrainable(tune.Trainable):
             return {BROKEN: str(error)}
         except Exception as error:
             failure = as_failure(self._plan.number, error)
-        # Only here is the exception gone, and with it its hold on the tensors of the frames that it came through.
+        # Outside the except block the exception is gone; its traceback kept the frames' tensors alive.
         self._drop()
         return {FAILURE: failure.model_dump_json()}
 
@@ -211,7 +212,7 @@ class PlanTrainable(tune.Trainable):
         study = _study(_text_at(uri, self._config[STUDY]) if uri else Path(self._config[STUDY]).read_text(encoding="utf-8"))
         limit = study.resources.step_limit_s
         if self._trial is None:
-            # A note of an earlier process's worker says nothing about this one.
+            # Remove a note that a worker of an earlier process left.
             take_reason(self._folder)
             self._holds = True
             with ends_worker(lambda: None, max(limit, START_LIMIT_S), self._folder, "loading data and building the model"):
@@ -241,7 +242,7 @@ class PlanTrainable(tune.Trainable):
         return Trial(self._plan, study, self._folder)
 
     def _drop(self) -> None:
-        """Give the model's memory back to whoever else uses the device."""
+        """Release the model's memory for other users of the device."""
         if not self._holds:
             return
         import torch
@@ -253,7 +254,7 @@ class PlanTrainable(tune.Trainable):
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
             except RuntimeError as error:
-                # After an error on the device itself nothing runs in this process any more; the next trial gets another.
+                # After a device error no CUDA call works in this process any more; the next trial gets a new worker.
                 end_worker(self._folder, f"the GPU failed: {str(error).splitlines()[0]}")
 
     def cleanup(self) -> None:
@@ -261,15 +262,15 @@ class PlanTrainable(tune.Trainable):
         self._trial = None
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Nothing for Ray: the trial keeps its own checkpoint in the run directory."""
+        """Do nothing: the trial keeps its own checkpoint in the run directory."""
         return {}
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: see `save_checkpoint`."""
+        """Do nothing: see `save_checkpoint`."""
 
 
 def step_result(report: Report) -> dict[str, Any]:
-    """A report as the result of a Trainable's step: whole for the search, and its numbers one by one for Ray's loggers."""
+    """A report as a Trainable's result: as JSON for the search, and as separate metrics for Ray's loggers."""
     numbers = ("trial", "rung", "step", "images", "val_loss", "train_loss", "seconds", "images_per_s", "peak_memory_mib")
     return {
         REPORT: report.model_dump_json(),
@@ -279,22 +280,22 @@ def step_result(report: Report) -> dict[str, Any]:
 
 
 def data_bytes(study: Study) -> int:
-    """The training samples, as they would lie on a GPU."""
+    """The size of the training samples on a GPU, in bytes."""
     header = study.header
     itemsize = {"uint8": 1, "float16": 2, "float32": 4}[header.dtype]
     return round(math.prod(header.rows_shape) * itemsize * (1 - study.data.held_out))
 
 
 def _folder(config: dict[str, Any], plan: TrialPlan) -> Path:
-    """Where a trial is trained on this machine."""
-    # Of a URI every machine has a mirror of its own.
+    """The folder of a trial on this machine."""
+    # Every machine has its own mirror of a URI.
     root = locate(config[URI]).folder / TRIALS if URI in config else Path(config[FOLDER])
     return root / plan.name
 
 
 @lru_cache(maxsize=1)
 def _text_at(uri: str, name: str) -> str:
-    """A file at a URI, read once a process."""
+    """The text of a file at a URI; read once per process."""
     content = remote_at(uri).read(name)
     if content is None:
         raise RunError(f"{remote_at(uri).uri} has lost its {name}; run the same command again")
@@ -303,5 +304,5 @@ def _text_at(uri: str, name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _study(text: str) -> Study:
-    """The study, checked once a process."""
+    """The study; checked once per process."""
     return Study.unpacked(text)

@@ -1,4 +1,4 @@
-"""The Ray executor: carries out plans on a cluster, or on this machine in a cluster of its own."""
+"""The Ray executor: carries out plans on a running cluster, or on a cluster that it starts on this machine."""
 
 from __future__ import annotations
 
@@ -38,30 +38,35 @@ from space.errors import RunError, ToolkitError
 from space.files import first_line
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Trials exchange a few numbers; Ray's default share of memory is left to training."""
+"""Size of Ray's object store. Trials exchange few numbers, so most of Ray's default share of memory is left to training."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ctrl-C ends the run at once: the ledger has everything since the last rung.
+    # Ctrl-C ends the run at once: the ledger has every report up to the last rungs.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Seconds between two copies of Ray's experiment state, which is never read.
+    # Seconds between two saves of Ray's experiment state, which is never read.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
 class RayExecutor:
-    """Carries out plans on Ray; a context manager that stops what it started.
+    """Carries out plans on Ray; a context manager that connects on entry and shuts down on exit.
 
-    `uri` is what `folder` mirrors, if it does.
+    Entering raises ToolkitError when the cluster cannot be reached, one of its nodes cannot be used, or no node has enough
+    resources for a trial.
 
-    `address` is a running cluster's; None starts one on this machine that listens on loopback only. `callbacks` are Ray Tune's,
-    told of every report's numbers (`ray_adapters.step_result`). `trainable` may be put in place of the worker that trains, and
-    `gpu_bytes` in place of the memory that is read from the cluster's smallest GPU. Raises ToolkitError when the cluster cannot be
-    reached, when a node of it cannot be used, or when none has enough for one trial.
+    Args:
+        folder: The run directory on this machine.
+        resources: The resources of a trial.
+        address: A running cluster; None starts one on this machine that listens on loopback only.
+        uri: The URI that `folder` mirrors; None when it mirrors none.
+        callbacks: Ray Tune callbacks, which get the metrics of every report (`ray_adapters.step_result`).
+        trainable: The class of the workers.
+        gpu_bytes: Memory of a GPU; None reads that of the cluster's smallest GPU.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class RayExecutor:
         trainable: type[tune.Trainable] = PlanTrainable,
         gpu_bytes: int | None = None,
     ) -> None:
-        # Workers run in directories of their own.
+        # An absolute path: workers have other working directories.
         self.folder, self.resources, self.address, self.uri = folder.resolve(), resources, address, uri
         self.callbacks, self.trainable, self.gpu_bytes = callbacks, trainable, gpu_bytes
 
@@ -83,13 +88,13 @@ class RayExecutor:
         _check_address(self.address)
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        # "local" starts a cluster of our own even when another runs on this machine.
-        own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        # "local" starts a new cluster even when another runs on this machine.
+        local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
-            ray.init(address=self.address or "local", **({} if self.address else own), **common)
+            ray.init(address=self.address or "local", **({} if self.address else local), **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = first_line(error)
-            # As with Ray itself, only the address `auto` finds the token of a cluster that wants one.
+            # As with Ray itself, only the address `auto` finds the token of a cluster that requires one.
             hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
             raise ToolkitError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None
         try:
@@ -97,12 +102,12 @@ class RayExecutor:
         except BaseException:
             ray.shutdown()
             raise
-        # What goes wrong with a trial is told by the run, from the ledger.
+        # The run itself reports failed trials, from the ledger.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         return self
 
     def _check(self, nodes: list[Node]) -> None:
-        """Raises ToolkitError when a trial cannot run on some node; learns the memory of the GPUs."""
+        """Check resources and nodes, and read the GPUs' memory; raises ToolkitError when a trial could not run."""
         _check_share(self._usual(self.resources.cpu, nodes), nodes)
         if self.address:
             check_nodes(self.folder, nodes, self.uri)
@@ -115,11 +120,11 @@ class RayExecutor:
 
     @property
     def _state(self) -> Path:
-        """Ray's own experiment state, which nothing reads."""
+        """The folder of Ray's experiment state, which is never read."""
         return self.folder / RAY
 
     def smoke(self, study: Study) -> Smoke:
-        """Let the cheapest and the dearest architecture take a step with a trial's resources; raises ToolkitError otherwise."""
+        """Train a step of the cheapest and the dearest architecture in a worker; raises ToolkitError when one fails."""
         share = self._usual(self.resources.cpu, living_nodes())
         step = ray.remote(num_cpus=share[CPU], num_gpus=share[GPU], max_retries=0)(smoke_step)
         try:
@@ -131,34 +136,34 @@ class RayExecutor:
             ) from None
 
     def search(self, search: Search) -> None:
-        """Train until the search hands out nothing more."""
+        """Train the search's plans until it has no more."""
         self._fit(search, None, self.resources.cpu, self.resources.concurrent)
 
     def finish(self, search: Search, plans: list[TrialPlan]) -> None:
-        """Train the chosen trials on, with all of the cluster's cores shared among them."""
+        """Train the trials of the finish to their larger budget; they share all of the cluster's cores."""
         if plans:
             cores = [int(node.cpu) for node in living_nodes()]
-            # A trial runs on one machine.
+            # A trial cannot use more cores than one node has.
             share = max(self.resources.cpu, min(sum(cores) // len(plans), max(cores)))
             self._fit(search, plans, share, None)
 
     def _usual(self, cpu: int, nodes: list[Node]) -> Share:
-        """What a trial occupies that needs no particular share of a GPU."""
+        """The resources of a trial before its memory is considered."""
         gpu = self.resources.gpu
         return {CPU: float(cpu), GPU: min(1.0, max(node.gpu for node in nodes)) if gpu == "auto" else gpu}
 
     def _shares(self, search: Search, cpu: int) -> Callable[[TrialPlan], Share]:
-        """What the trial of a plan occupies."""
+        """A function from a plan to the resources of its trial."""
         nodes, training = living_nodes(), search.study.training
-        usual, own = self._usual(cpu, nodes), self.address is None
+        usual, own_cluster = self._usual(cpu, nodes), self.address is None
         _check_share(usual, nodes)
         cores, samples = max(node.cpu for node in nodes), data_bytes(search.study)
 
         def share(plan: TrialPlan) -> Share:
             if plan.alone and usual[GPU]:
                 return usual | {GPU: max(1.0, usual[GPU])}
-            if plan.alone and own:
-                # Without a GPU it is this machine's memory that ran out; on a shared cluster no node may become free of others.
+            if plan.alone and own_cluster:
+                # Without a GPU this machine's memory ran out. On a shared cluster a whole node may never become free.
                 return usual | {CPU: cores}
             if self.resources.gpu != "auto" or self.gpu_bytes is None or not usual[GPU]:
                 return usual
@@ -213,7 +218,7 @@ def _check_address(address: str | None) -> None:
 
 
 def _check_share(wanted: Share, nodes: list[Node]) -> None:
-    """Raises ToolkitError when no node has as much."""
+    """Raises ToolkitError when no node has the wanted cores or GPUs."""
     for name, amount in wanted.items():
         largest = max(getattr(node, name) for node in nodes)
         if amount > largest:
@@ -221,5 +226,5 @@ def _check_share(wanted: Share, nodes: list[Node]) -> None:
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What Ray keeps for a trial, from its configuration."""
+    """The resources that Ray reserves for a trial, from its configuration."""
     return tune.PlacementGroupFactory([{name.upper(): config[name] for name in (CPU, GPU) if config[name]}])

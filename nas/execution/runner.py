@@ -1,4 +1,4 @@
-"""Runs a study from its first trial to the exported winner; the same call again goes on where it was interrupted."""
+"""Runs a study from its first trial to the exported winner; the same call resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from space.errors import DataError, RunError, StudyError
 
 
 class Executor(Protocol):
-    """What carries out plans; entering it starts what it needs, and raises ToolkitError when no trial could be run."""
+    """Carries out plans. Entering it starts the workers, and raises ToolkitError when no trial could run."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def smoke(self, study: Study) -> Smoke:
-        """Let the cheapest and the dearest architecture take a step where trials will run; raises ToolkitError when they cannot."""
+        """Train a step of the cheapest and the dearest architecture where trials will run; raises ToolkitError when one fails."""
 
     def search(self, search: Search) -> None:
-        """Train until the search hands out nothing more."""
+        """Train the search's plans until it has no more."""
 
     def finish(self, search: Search, plans: list[TrialPlan]) -> None:
-        """Train the chosen trials on."""
+        """Train the trials of the finish to their larger budget."""
 
 
 def run_study(
@@ -47,12 +47,22 @@ def run_study(
     listeners: tuple[Listener, ...] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Run:
-    """Search, train the best on, export and sample them; returns the run as it is then.
+    """Search, train the best trials on, export them and draw their samples.
 
-    `out` is the run directory, a path or a URI, new or an
-    earlier run of the same study. Trials run on Ray, or one after the other in
-    this process. `say` is given the lines of the smoke step, with which a new run begins. Raises ToolkitError for a study,
-    data, directory or cluster that cannot be used, before anything is trained.
+    Args:
+        study: The study.
+        out: The run directory, a path or a URI. If it holds an earlier run of the same study, that run is resumed.
+        in_process: Train one trial after the other in this process, without Ray.
+        address: A running Ray cluster; None starts one on this machine.
+        listeners: Called with every event and the run.
+        say: Called with each line of the smoke step, with which a new run begins.
+
+    Returns:
+        The run at its end.
+
+    Raises:
+        ToolkitError: If the study, its data, the directory or the cluster cannot be used; this is checked before training.
+        RunError: If the run cannot continue: the directory became unusable, the first trials all failed, or Ray was interrupted.
     """
     study.check_runs()
     check_data(study)
@@ -65,7 +75,7 @@ def run_study(
             listeners = (*listeners, mirror)
         new = not (folder / LEDGER).exists()
         if new:
-            # Nothing is written unless trials can be run.
+            # Start the workers first, so that nothing is written when no trial can run.
             stack.enter_context(executor)
             for line in smoke_lines(executor.smoke(study)):
                 say(line)
@@ -77,9 +87,9 @@ def run_study(
             if search.gave_up is not None:
                 raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again")
             if search.may_come:
-                # Ray Tune returns early when it is told to stop (SIGUSR1).
+                # Ray Tune returns early on SIGUSR1.
                 raise RunError(f"{folder}: interrupted; the same command goes on from the last rungs")
-            # Again, for what was lost with its worker.
+            # Repeat for trials whose worker died.
             while plans := search.finish_plans():
                 executor.finish(search, plans)
         _export_best(search, folder, mirror)
@@ -94,7 +104,7 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
 
         return LocalExecutor(where.folder / TRIALS, where.uri)
     if address is None:
-        # Read when Ray is imported: a cluster of our own then listens on loopback alone, as it does elsewhere than on Linux.
+        # Ray reads this at import: the cluster that we start listens on loopback only, as on systems other than Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from nas.execution.ray_executor import RayExecutor
     from nas.execution.tracking import callbacks
@@ -125,6 +135,6 @@ def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
                 write_evaluation(model, facts_of(out), study, out / EVALUATION)
             write_samples(model, facts_of(out), study.evaluation.samples, out / SAMPLES)
         except DataError as error:
-            # A VAE that is not on this machine: the model is trained all the same, and the same command draws samples later.
+            # The VAE is not on this machine. The model is exported all the same, and the same command draws samples later.
             reason = str(error)
         search.record(exported(study, trial, reason))

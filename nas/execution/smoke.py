@@ -1,6 +1,6 @@
-"""The smoke step: before anything is launched, the cheapest and the dearest architecture each take a real training step.
+"""The smoke step: before a run begins, the cheapest and the dearest architecture each take a real training step.
 
-Results and their lines need no torch; `smoke` and `smoke_step` import it.
+Only `smoke` and `smoke_step` import torch; results and their lines do not need it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 class Step(Frozen):
-    """What one architecture's training step took: seconds, and the memory by which the process grew; None where it is not told."""
+    """Measurements of one architecture's training step: seconds, and growth of the process in bytes (None: not measurable)."""
 
     what: str
     """`cheapest` or `dearest`."""
@@ -42,16 +42,16 @@ class Step(Frozen):
 
     @property
     def macs_per_s(self) -> float:
-        """Training multiply-accumulates a second."""
+        """Training multiply-accumulates per second."""
         return self.step_macs / self.seconds
 
 
 class Smoke(Frozen):
-    """The steps of the cheapest and the dearest architecture, or of the only one, on a device and at a batch size.
+    """The measured steps of the cheapest and the dearest architecture, or of the only one.
 
-    How long a step takes does not follow from its compute alone: small layers are bound by overhead and by memory, and what a
-    device reaches is known only when it was tried. So each step's time is predicted from the rate that the other one reached.
-    Where compute decides, the two agree; how far they are apart says how far a single rate can be trusted over the space.
+    The time of a step depends on more than its compute: small layers are bound by overhead and by memory. So each step's time is
+    predicted from the throughput of the other step. If compute decides, prediction and measurement agree. The larger their
+    difference, the less a single throughput can be trusted over the whole space.
     """
 
     device: str
@@ -59,27 +59,31 @@ class Smoke(Frozen):
     steps: tuple[Step, ...]
 
     def predicted_seconds(self, step: Step) -> float | None:
-        """The time of a step at the rate of the other one; None when there is no other."""
+        """The time of a step at the throughput of the other step; None when there is no other."""
         return next((step.step_macs / other.macs_per_s for other in self.steps if other is not step), None)
 
-    def rate(self, concurrency: int) -> Throughput:
-        """The rate for a forecast: of equal compute spent on either, so the harmonic mean."""
+    def throughput(self, concurrency: int) -> Throughput:
+        """The throughput for a forecast that spends equal compute on both steps: their harmonic mean."""
         return Throughput(len(self.steps) / sum(1 / step.macs_per_s for step in self.steps), concurrency, "from the smoke step")
 
 
 def smoke(study: Study) -> Smoke:
-    """Let the cheapest and the dearest architecture train as trials do, of the feasible ones known; nothing is written.
+    """Train two steps of the cheapest and the dearest known architecture, as a trial does; nothing is written.
 
-    Known are those of the study's census and those it enqueues, or an ablation's rows. Each takes a step to warm up and one that is
-    timed, with the study's data, batch size, device and threads. Raises RunError when one runs out of memory or its loss is not
-    finite, StudyError when nothing is feasible, DataError when data are missing.
+    Known architectures are those of the study's census and its enqueued ones, or the rows of an ablation. The first step warms up,
+    the second is timed. Data, batch size, device and threads are the study's.
+
+    Raises:
+        RunError: If an architecture runs out of memory or its loss is not finite.
+        StudyError: If no architecture is feasible.
+        DataError: If data are missing.
     """
     study.check_runs()
     by_cost = sorted(study.architectures, key=lambda spec: cost(spec).step_macs(study.training.batch_size))
     cheapest, dearest = by_cost[0], by_cost[-1]
     specs = {"only": cheapest} if cheapest == dearest else {"cheapest": cheapest, "dearest": dearest}
     with _threads(study.resources.cpu):
-        # Once for nothing: it loads the data, and the kernels and buffers of libraries, which are not the architecture's.
+        # An unmeasured run first: it loads the data, and the kernels and buffers of libraries.
         device, _ = _two_steps(study, next(iter(specs)), cheapest)
         steps = tuple(_measured(study, what, spec, device) for what, spec in specs.items())
         _release(device)
@@ -87,7 +91,7 @@ def smoke(study: Study) -> Smoke:
 
 
 def smoke_step(study_json: str) -> str:
-    """`smoke` for a process elsewhere: a study as JSON in, for `read_smoke` out; a mistake of the user's is data too."""
+    """Run `smoke` in another process: takes `Study.packed`, returns JSON for `read_smoke`; a ToolkitError is returned as data."""
     try:
         return smoke(Study.unpacked(study_json)).model_dump_json()
     except ToolkitError as error:
@@ -95,26 +99,26 @@ def smoke_step(study_json: str) -> str:
 
 
 def read_smoke(text: str) -> Smoke:
-    """What `smoke_step` returned; raises RunError when the step could not be taken."""
-    found = json.loads(text)
-    if "error" in found:
-        raise RunError(found["error"])
-    return Smoke.model_validate(found)
+    """The result of `smoke_step`; raises RunError when the step failed."""
+    answer = json.loads(text)
+    if "error" in answer:
+        raise RunError(answer["error"])
+    return Smoke.model_validate(answer)
 
 
-def smoke_lines(found: Smoke) -> list[str]:
-    """A line a step, measured beside predicted, and one on where and how fast."""
+def smoke_lines(result: Smoke) -> list[str]:
+    """One line per step, with measured and predicted values, and one with device, batch size and throughput."""
     lines = []
-    for step in found.steps:
-        expected = found.predicted_seconds(step)
+    for step in result.steps:
+        expected = result.predicted_seconds(step)
         timed = f"{_time(step.seconds)} a step" + (f" (predicted {_time(expected).removesuffix(' ms')})" if expected else "")
         grown = f"{step.memory_bytes / MIB:.0f} MiB" if step.memory_bytes is not None else "memory not told here"
         lines.append(
             f"smoke: {step.what} {step.gflops:.4f} GFLOPs: {timed}, {grown} (predicted {step.predicted_memory_bytes / MIB:.0f})"
         )
-    rates = " and ".join(f"{step.macs_per_s / 1e9:.3g}" for step in found.steps)
-    how = "; times are predicted from each other" if len(found.steps) == 2 else ""
-    return [*lines, f"smoke: {found.device}, batch size {found.batch_size}, {rates} training GFLOPs a second{how}"]
+    rates = " and ".join(f"{step.macs_per_s / 1e9:.3g}" for step in result.steps)
+    how = "; times are predicted from each other" if len(result.steps) == 2 else ""
+    return [*lines, f"smoke: {result.device}, batch size {result.batch_size}, {rates} training GFLOPs a second{how}"]
 
 
 def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) -> Step:
@@ -135,7 +139,7 @@ def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) ->
 
 
 def _two_steps(study: Study, what: str, spec: ModelSpec) -> tuple[torch.device, float]:
-    """Train two steps of a trial that is kept nowhere; the device, and the seconds of the second step."""
+    """Train two steps of a trial without a folder; return the device and the seconds of the second step."""
     from nas.training.trainer import DivergedError
     from nas.training.trial import Trial, as_failure
 
@@ -144,7 +148,7 @@ def _two_steps(study: Study, what: str, spec: ModelSpec) -> tuple[torch.device, 
     try:
         trial = Trial(TrialPlan(number=0, spec=spec, seed=study.training.seed, milestones=()), study)
         trial.training.train_to(1)
-        # Reading the loss at its end waits for the device.
+        # `train_to` reads the loss at its end, which waits for the device.
         start = perf_counter()
         trial.training.train_to(2)
         return trial.device, perf_counter() - start
@@ -163,7 +167,7 @@ def _two_steps(study: Study, what: str, spec: ModelSpec) -> tuple[torch.device, 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Within it, so many threads, as a trial has."""
+    """Set torch's number of threads within the context."""
     import torch
 
     before = torch.get_num_threads()
@@ -175,14 +179,14 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _release(device: torch.device) -> None:
-    """Give back what is no longer used, so that a trial's growth is its own."""
+    """Release unused memory, so that the next measurement shows the growth of its own trial only."""
     import torch
 
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     else:
-        # glibc keeps freed memory for later; other systems' libraries have no such call.
+        # glibc keeps freed memory; other C libraries have no such call.
         with suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 

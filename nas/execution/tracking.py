@@ -1,7 +1,6 @@
-"""A study's trackers: TensorBoard, Weights & Biases and MLflow through Ray Tune's own callbacks, told about trials in our words.
+"""A study's trackers: TensorBoard, Weights & Biases and MLflow, through Ray Tune's own callbacks.
 
-The ledger stays the record of a run. Trackers are told of it besides: a tracker that breaks is left out from then on, and the
-run goes on without it.
+The ledger is the record of a run; trackers only get a copy. If a tracker raises, it is dropped and the run continues without it.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from space.errors import StudyError
 from space.files import first_line
 
 METRICS = ("val_loss", "train_loss", "rung", "step", "images", "train_tflops", "seconds", "images_per_s", "peak_memory_mib")
-"""What a tracker is told at a rung, as `PlanTrainable` reports it."""
+"""The metrics that a tracker gets at a rung, from the results of `PlanTrainable`."""
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 _SECRETS = {"api_key": "WANDB_API_KEY", "tracking_token": "MLFLOW_TRACKING_TOKEN"}
-"""Options that a study must not hold, as a run's ledger keeps all of it; and where they belong."""
+"""Options that a study must not have, because the ledger keeps the whole study; and the variables to set instead."""
 
 _HINTS = {
     "wandb": "; set WANDB_API_KEY, or write options: {mode: offline}",
@@ -46,65 +45,74 @@ _LOG = logging.getLogger(__name__)
 
 
 def callbacks(settings: Sequence[TrackingSettings], study: Study, folder: Path) -> list[tune.Callback]:
-    """Ray Tune callbacks that tell the trackers of a study about its trials; they may serve several Tuners, one after the other.
+    """Make the Ray Tune callbacks that log a study's trials to its trackers.
 
-    `folder` is the run directory; trackers keep their files below `tracking/` in it. Raises StudyError, before anything is
-    trained, for a tracker that is not installed, an option it does not have, or a server that it cannot reach.
+    Args:
+        settings: The trackers.
+        study: The study.
+        folder: The run directory; trackers keep their files in its folder `tracking/`.
+
+    Returns:
+        One callback per tracker. They can serve several Tuners, one after the other.
+
+    Raises:
+        StudyError: If a tracker is not installed, has no such option, or cannot reach its server.
     """
-    return [Tracker(one.kind, _ready(one, study, folder.resolve() / TRACKING), study, folder.resolve()) for one in settings]
+    root = folder.resolve()
+    return [Tracker(tracker.kind, _ready(tracker, study, root / TRACKING), study, root) for tracker in settings]
 
 
 class Tracker(tune.Callback):
-    """One tracker: Ray's callback behind a filter, which gives it our trials and their metrics instead of Ray's.
+    """One tracker: wraps Ray's callback and gives it the study's trials and metrics in place of Ray's.
 
-    A trial that Ray starts a second time, because it waited at a rung or goes on in the finish, is the same trial to
-    TensorBoard and MLflow. For Weights & Biases it is another run of the same name, as one process has to end before another
-    may write to its run. Steps are training steps.
+    Ray starts a trial again after it waited at a rung, and in the finish. To TensorBoard and MLflow that is the same trial. To
+    Weights & Biases it is another run of the same name, because one process must end before another may write to its run. Steps
+    are training steps.
     """
 
     def __init__(self, kind: str, inner: Any, study: Study, folder: Path) -> None:
         self.kind, self.study, self.folder = kind, study, folder
         self._inner = inner
         self._tracked: dict[str, TrackedTrial] = {}
-        # Of Ray's trials: those that the tracker knows of, and those that failed.
+        # Ids of Ray's trials: those that the tracker was given and that have not ended, and those that failed.
         self._open: set[str] = set()
         self._failed: set[str] = set()
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Nothing: Ray's callback was set up when it was made, so that its mistakes are told before training."""
+        """Do nothing: Ray's callback was set up when it was made, so that its errors appear before training."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial starts or goes on."""
+        """Log that a trial starts or resumes."""
         self._open.add(trial.trial_id)
-        self._tell("log_trial_start", self._of(trial))
+        self._call("log_trial_start", self._of(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A trial is at a rung, or failed."""
+        """Log a trial's report at a rung, or note that it failed."""
         if "val_loss" not in result:
             self._failed.add(trial.trial_id)
             return
         metrics = {name: result[name] for name in METRICS if name in result}
-        # Where Ray's callbacks look for the step.
-        self._tell("log_trial_result", iteration, self._of(trial), metrics | {"training_iteration": result["step"]})
+        # Ray's callbacks read the step from `training_iteration`.
+        self._call("log_trial_result", iteration, self._of(trial), metrics | {"training_iteration": result["step"]})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial is over, or waits at a rung."""
+        """Log that a trial has ended or waits at a rung."""
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's worker died."""
+        """Log that a trial's worker died."""
         self._failed.add(trial.trial_id)
         self._end(trial)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """The search or the finish is over."""
-        self._tell("on_experiment_end", list(self._tracked.values()))
+        """Log that the search or the finish has ended."""
+        self._call("on_experiment_end", list(self._tracked.values()))
 
     def _end(self, trial: Any) -> None:
         # A worker may die before its trial has started.
         if trial.trial_id in self._open:
             self._open.remove(trial.trial_id)
-            self._tell("log_trial_end", self._of(trial), trial.trial_id in self._failed)
+            self._call("log_trial_end", self._of(trial), trial.trial_id in self._failed)
 
     def _of(self, trial: Any) -> TrackedTrial:
         plan = TrialPlan.model_validate_json(trial.config["plan"])
@@ -113,24 +121,24 @@ class Tracker(tune.Callback):
             self._tracked[key] = TrackedTrial(trial.trial_id, plan.name, _config(plan, self.study), self.folder, self.kind)
         return self._tracked[key]
 
-    def _tell(self, what: str, *args: Any) -> None:
+    def _call(self, method: str, *args: Any) -> None:
         if self._inner is None:
             return
         try:
-            getattr(self._inner, what)(*args)
+            getattr(self._inner, method)(*args)
         except Exception as error:
-            # Whatever a tracker raises, such as a server that went away, must not end a search.
+            # No error of a tracker, such as a lost connection, may end a search.
             self._inner = None
             _LOG.warning("the run goes on without %s: %s", self.kind, first_line(error))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray pickles callbacks into its experiment state, which is never read again.
+        # Ray pickles callbacks into its experiment state, which is never read.
         return {}
 
 
 @dataclass(eq=False)
 class TrackedTrial:
-    """What a tracker may know of a trial, under the names by which Ray's callbacks ask for it."""
+    """A trial as Ray's callbacks see it: the attributes of Ray's `Trial` that they read."""
 
     trial_id: str
     name: str
@@ -145,30 +153,30 @@ class TrackedTrial:
 
     @property
     def evaluated_params(self) -> dict[str, Any]:
-        """What TensorBoard shows as hyper-parameters."""
+        """The hyper-parameters that TensorBoard shows."""
         return self.config
 
     @property
     def experiment_dir_name(self) -> str:
-        """What Weights & Biases groups by: the run directory's name."""
+        """The group in Weights & Biases: the run directory's name."""
         return self.run.name
 
     @property
     def local_path(self) -> str:
-        """Where the tracker's files of this trial lie."""
+        """The folder of the tracker's files of this trial."""
         path = self.run / TRACKING / self.kind / self.name
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
 
     def init_local_path(self) -> None:
-        """Called before TensorBoard's file is made. Its name has whole seconds: a second one within a second would replace it."""
+        """Wait before TensorBoard makes its file: the name has whole seconds, so two files within a second would be one."""
         now = time.monotonic()
         time.sleep(max(0.0, self._next_start - now))
         self._next_start = max(now, self._next_start) + 1.0
 
 
 def _config(plan: TrialPlan, study: Study) -> dict[str, Any]:
-    """A trial in readable values: which it is, what it costs, and what of it the study varies; lists as JSON text."""
+    """A trial's parameters for a tracker: number, digest, seed, costs and the varied paths; lists as JSON text."""
     spent = cost(plan.spec)
     about = {
         "trial": plan.number,
@@ -181,34 +189,35 @@ def _config(plan: TrialPlan, study: Study) -> dict[str, Any]:
     return about | {path: value if isinstance(value, (str, int, float)) else json.dumps(value) for path, value in varied.items()}
 
 
-# Ray's callbacks, made and set up.
+# Making and setting up Ray's callbacks.
 
 
-def _ready(one: TrackingSettings, study: Study, place: Path) -> Any:
-    """Ray's callback for a tracker, with the study's options and our defaults; raises StudyError when it cannot be used."""
-    if find_spec(_PACKAGES[one.kind]) is None:
-        raise StudyError(f"tracking: {one.kind} is not installed; pip install {_PACKAGES[one.kind]}, or take it out of the study")
-    make, known = _callback(one.kind)
-    for option in one.options:
+def _ready(tracker: TrackingSettings, study: Study, folder: Path) -> Any:
+    """Ray's callback for a tracker, with the study's options over the defaults; raises StudyError when it cannot be used."""
+    kind = tracker.kind
+    if find_spec(_PACKAGES[kind]) is None:
+        raise StudyError(f"tracking: {kind} is not installed; pip install {_PACKAGES[kind]}, or take it out of the study")
+    make, known = _callback(kind)
+    for option in tracker.options:
         if option in _SECRETS:
             raise StudyError(f"tracking: {option} is a secret, which a run's ledger would keep; set {_SECRETS[option]} instead")
         if option not in known:
-            raise StudyError(f"tracking: {one.kind} has no option '{option}'{nearest(option, known)}")
+            raise StudyError(f"tracking: {kind} has no option '{option}'{nearest(option, known)}")
     try:
-        callback = make(**_defaults(one, study, place), **one.options)
+        callback = make(**_defaults(tracker, study, folder), **tracker.options)
         callback.setup()
     except Exception as error:
-        # Whatever the tracker's package or server says.
-        raise StudyError(f"tracking: {one.kind} cannot be used: {first_line(error)}{_HINTS.get(one.kind, '')}") from None
+        # The tracker's package or server may raise anything.
+        raise StudyError(f"tracking: {kind} cannot be used: {first_line(error)}{_HINTS.get(kind, '')}") from None
     return callback
 
 
 def _callback(kind: str) -> tuple[Any, list[str]]:
-    """Ray's class for a tracker and the names of its options; imported here, as the classes import their packages."""
+    """Ray's class for a tracker and the names of its options; imported here because the classes import their packages."""
     if kind == "wandb":
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        # What it does not know itself, it passes on.
+        # It passes options that it does not know on to `wandb.init`.
         return WandbLoggerCallback, _named(WandbLoggerCallback) + _named(import_module("wandb").init)
     if kind == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
@@ -222,20 +231,20 @@ def _callback(kind: str) -> tuple[Any, list[str]]:
 def _named(function: Any) -> list[str]:
     """The names of a function's arguments, without `*args` and `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
-    return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    return [parameter.name for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
 
 
-def _defaults(one: TrackingSettings, study: Study, place: Path) -> dict[str, Any]:
-    """What a tracker is told where the study says nothing: it is named after the study, and MLflow keeps its data in the run."""
+def _defaults(tracker: TrackingSettings, study: Study, folder: Path) -> dict[str, Any]:
+    """Options that the study does not set: the project is named after the study, and MLflow's database is in the run."""
     defaults: dict[str, Any] = {}
-    if one.kind == "wandb":
+    if tracker.kind == "wandb":
         defaults = {"project": study.name}
-        if one.options.get("mode") in ("offline", "disabled"):
-            # Ray's callback asks for a key unless the environment says this.
-            os.environ["WANDB_MODE"] = one.options["mode"]
-    elif one.kind == "mlflow":
+        if tracker.options.get("mode") in ("offline", "disabled"):
+            # Ray's callback asks for a key unless this variable is set.
+            os.environ["WANDB_MODE"] = tracker.options["mode"]
+    elif tracker.kind == "mlflow":
         defaults = {"experiment_name": study.name}
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            place.mkdir(parents=True, exist_ok=True)
-            defaults["tracking_uri"] = f"sqlite:///{place / 'mlflow.db'}"
-    return {key: value for key, value in defaults.items() if key not in one.options}
+            folder.mkdir(parents=True, exist_ok=True)
+            defaults["tracking_uri"] = f"sqlite:///{folder / 'mlflow.db'}"
+    return {key: value for key, value in defaults.items() if key not in tracker.options}

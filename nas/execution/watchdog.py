@@ -1,7 +1,7 @@
-"""Watches what may take for ever: a trial that makes no progress, and a GPU whose memory is not released.
+"""Limits waits that might never end: a trial without progress, and a GPU whose memory is not released.
 
-Time is `time.monotonic`, and a stretch in which the watcher itself did not run (a stopped process, a starved machine) counts for
-little, so neither a clock that is set nor a process that was paused ends a trial.
+Time is `time.monotonic`, and a gap in which the watcher itself did not run (a stopped process, an overloaded machine) counts for at
+most two polls. So neither a changed clock nor a paused process ends a trial.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from nas.runs.layout import HUNG
 from space.errors import ToolkitError
 
 START_LIMIT_S = 600.0
-"""Loading data and building a model may take this long, whatever the limit of a step."""
+"""Least time limit for loading data and building a model, whatever the limit of a step."""
 
 EXIT_CODE = 75
-"""With which a worker ends itself (EX_TEMPFAIL of sysexits.h)."""
+"""The exit code of a worker that ends itself (EX_TEMPFAIL of sysexits.h)."""
 
 Progress = Callable[[], object]
-"""Anything that differs once there was progress."""
+"""Returns a value that changes with progress."""
 
 
 class TimeLimitError(ToolkitError):
@@ -33,20 +33,20 @@ class TimeLimitError(ToolkitError):
 
 
 class ProgressWatchdog:
-    """For how long something has not moved, as seen by whoever polls it every `interval_s` seconds."""
+    """Measures the time without progress; to be polled every `interval_s` seconds."""
 
     def __init__(self, progress: Progress, limit_s: float, doing: str) -> None:
         self.limit_s, self.interval_s, self.doing = limit_s, min(1.0, limit_s / 10), doing
-        self._progress, self._seen = progress, progress()
+        self._progress, self._last = progress, progress()
         self._quiet_s, self._polled = 0.0, time.monotonic()
 
     def complaint(self) -> str | None:
-        """Poll: one line once nothing has moved for longer than the limit."""
-        now, seen = time.monotonic(), self._progress()
-        # A gap between two polls is time in which nothing here ran, the trial included.
+        """Poll: a one-line reason once there was no progress for longer than the limit, None before."""
+        now, current = time.monotonic(), self._progress()
+        # A long gap between two polls means that this process did not run, and neither did the trial.
         gap, self._polled = min(now - self._polled, 2 * self.interval_s), now
-        if seen != self._seen:
-            self._seen, self._quiet_s = seen, 0.0
+        if current != self._last:
+            self._last, self._quiet_s = current, 0.0
             return None
         self._quiet_s += gap
         if self._quiet_s <= self.limit_s:
@@ -56,15 +56,16 @@ class ProgressWatchdog:
 
 @contextmanager
 def ends_worker(progress: Progress, limit_s: float, folder: Path, doing: str = "training") -> Iterator[None]:
-    """Within it, a thread ends this process when nothing moves for `limit_s` seconds; the reason is left in the trial's folder.
+    """Within the context, a thread ends this process after `limit_s` seconds without progress.
 
-    Nothing gentler stops a process that hangs in a library; a library that holds Python's lock meanwhile stops the thread too.
+    The reason is left in the trial's folder. Nothing less than ending the process stops a library that hangs. A library that hangs
+    while it holds Python's global lock stops the thread too.
     """
-    still, done = ProgressWatchdog(progress, limit_s, doing), threading.Event()
+    watchdog, done = ProgressWatchdog(progress, limit_s, doing), threading.Event()
 
     def poll() -> None:
-        while not done.wait(still.interval_s):
-            reason = still.complaint()
+        while not done.wait(watchdog.interval_s):
+            reason = watchdog.complaint()
             if reason and not done.is_set():
                 end_worker(folder, reason)
 
@@ -76,7 +77,7 @@ def ends_worker(progress: Progress, limit_s: float, folder: Path, doing: str = "
 
 
 def end_worker(folder: Path, reason: str) -> NoReturn:
-    """End this process at once, with a one-line reason in the trial's folder; the trial is not tried again."""
+    """End this process at once and leave a one-line reason in the trial's folder; the trial is not tried again."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / HUNG).open("w", encoding="utf-8") as file:
@@ -87,7 +88,7 @@ def end_worker(folder: Path, reason: str) -> NoReturn:
 
 
 def take_reason(folder: Path) -> str | None:
-    """Why the worker of a trial ended itself, None when it did not; the note is removed."""
+    """Read and remove the reason why a trial's worker ended itself; None when it did not."""
     with suppress(OSError):
         reason = (folder / HUNG).read_text(encoding="utf-8").strip()
         (folder / HUNG).unlink()
@@ -97,23 +98,23 @@ def take_reason(folder: Path) -> str | None:
 
 @contextmanager
 def raises_when_still(progress: Progress, limit_s: float) -> Iterator[None]:
-    """Within it, TimeLimitError is raised in the main thread when nothing moves for `limit_s` seconds.
+    """Within the context, raise TimeLimitError in the main thread after `limit_s` seconds without progress.
 
-    It is raised between two instructions of Python, so a library that never returns is not interrupted. Elsewhere than in the
-    main thread, and where there is no SIGALRM, nothing is watched.
+    The error is raised between two Python instructions, so it does not interrupt a library call that never returns. Outside the
+    main thread, and on systems without SIGALRM, there is no time limit.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
-    still = ProgressWatchdog(progress, limit_s, "training")
+    watchdog = ProgressWatchdog(progress, limit_s, "training")
 
     def poll(_signal: int, _frame: object) -> None:
-        reason = still.complaint()
+        reason = watchdog.complaint()
         if reason:
             raise TimeLimitError(reason)
 
     before = signal.signal(signal.SIGALRM, poll)
-    signal.setitimer(signal.ITIMER_REAL, still.interval_s, still.interval_s)
+    signal.setitimer(signal.ITIMER_REAL, watchdog.interval_s, watchdog.interval_s)
     try:
         yield
     finally:
@@ -122,16 +123,22 @@ def raises_when_still(progress: Progress, limit_s: float) -> Iterator[None]:
 
 
 def wait_for_memory(needed: int, free: Callable[[], int], limit_s: float, pause_s: float = 0.2) -> None:
-    """Return as soon as `free()` gives at least `needed` bytes of a GPU.
+    """Wait until a GPU has enough free memory: another process that was stopped may release its memory late.
 
-    A neighbour that was stopped may release its memory late. Raises MemoryError when it is not free within `limit_s` seconds, which
-    fails the trial as out of memory.
+    Args:
+        needed: Bytes that must be free.
+        free: Returns the free bytes.
+        limit_s: Longest wait, in seconds.
+        pause_s: Seconds between two readings.
+
+    Raises:
+        MemoryError: If the memory is not free within the limit; the trial then fails as out of memory.
     """
-    ends = time.monotonic() + limit_s
-    while (found := free()) < needed:
-        if time.monotonic() >= ends:
+    deadline = time.monotonic() + limit_s
+    while (available := free()) < needed:
+        if time.monotonic() >= deadline:
             raise MemoryError(
-                f"only {found / 2**20:.0f} MiB of the GPU became free within {limit_s:g} s, but the trial is predicted to need "
+                f"only {available / 2**20:.0f} MiB of the GPU became free within {limit_s:g} s, but the trial is predicted to need "
                 f"{needed / 2**20:.0f} MiB; end what else runs on the GPU, or lower training.batch_size"
             )
         time.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""What an ablation would train and cost, and what it could show; needs neither torch, Ray nor Optuna."""
+"""Estimate of an ablation before it runs: trials, costs, and statistical power; needs neither torch, Ray nor Optuna."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ ALPHA = 0.05
 
 
 def ablation_estimate(study: Study, root: Path, throughput: Throughput | None = None) -> str:
-    """What an ablation would train and cost, a line a fact, at most 100 columns wide.
+    """Estimate an ablation.
 
-    The spread that decides which differences can be seen is taken from the runs under the run root, where there are any. Raises
-    StudyError when the first rung is under one step.
+    Args:
+        study: The ablation.
+        root: The run root. Its earlier runs give the SD of paired differences, from which the visible difference follows.
+        throughput: The measured throughput; None leaves the hours unknown.
+
+    Returns:
+        Lines of at most 100 columns, one fact per line.
+
+    Raises:
+        StudyError: If the first rung is under one step.
     """
     study.check_runs()
     assert study.ablation is not None
@@ -30,7 +38,7 @@ def ablation_estimate(study: Study, root: Path, throughput: Throughput | None = 
 
 
 def planned_macs(study: Study, seeds: int) -> int:
-    """Training multiply-accumulates of every architecture of an ablation with so many seeds."""
+    """Training multiply-accumulates of all architectures of an ablation, each with `seeds` seeds."""
     specs = {row.spec.digest: row.spec for row in study.rows}.values()
     return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
 
@@ -45,8 +53,8 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     yield "trials", f"{trials}: {count} architectures × {often} seeds, the first of them {study.training.seed}"
     yield from _blocks(study)
     for name, unit in UNITS.items():
-        found = [float(getattr(cost(row.spec), name)) for row in study.rows]
-        yield name, f"{min(found):.4g} to {max(found):.4g} {unit}"
+        costs = [float(getattr(cost(row.spec), name)) for row in study.rows]
+        yield name, f"{min(costs):.4g} to {max(costs):.4g} {unit}"
     yield from _mismatches(study.rows)
     yield from _equals(study.rows)
     marks = ", ".join(f"{mark:,}" if budget.max is None else f"{mark / 1e12:.4g}" for mark in budget.milestones)
@@ -71,7 +79,7 @@ def _blocks(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _mismatches(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
-    """Rows under a control whose cost could not be brought to the baseline's."""
+    """Rows under a control whose cost could not be matched to the baseline's."""
     missed = [row for row in rows if row.match and not row.match.within]
     if missed:
         text = "; ".join(f"{row.variant}: {row.match.error:+.1%} of {row.match.metric}" for row in missed if row.match)
@@ -79,10 +87,10 @@ def _mismatches(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
 
 
 def _equals(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
-    """Rows that are the architecture of what they are compared with: they cannot differ, yet count in the correction."""
-    same = [one for one in comparisons(rows) if one.row.spec.digest == one.reference.spec.digest]
+    """Rows with the same architecture as their reference: they cannot differ, yet count in the correction."""
+    same = [pair for pair in comparisons(rows) if pair.row.spec.digest == pair.reference.spec.digest]
     if same:
-        text = "; ".join(f"{one.row.variant} is {one.reference.variant} ({one.row.control})" for one in same)
+        text = "; ".join(f"{pair.row.variant} is {pair.reference.variant} ({pair.row.control})" for pair in same)
         yield "equal rows", f"{text}; they cannot differ, but count in the correction"
 
 
@@ -92,7 +100,7 @@ def _evaluation(fid: FidSettings) -> str:
 
 
 def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
-    """What the planned seeds can show at best."""
+    """The attainable p-value and the smallest visible difference of the planned seeds."""
     assert study.ablation is not None
     seeds = study.ablation.seeds
     most = max(len(group) for group in _families(study))
@@ -122,8 +130,8 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _families(study: Study) -> list[list[Comparison]]:
-    """The comparisons that are corrected together: those of one block under one control."""
+    """The families of comparisons that are corrected together: one per block and control."""
     groups: dict[tuple[str, str], list[Comparison]] = {}
-    for one in comparisons(study.rows):
-        groups.setdefault((one.row.block, one.row.control), []).append(one)
+    for pair in comparisons(study.rows):
+        groups.setdefault((pair.row.block, pair.row.control), []).append(pair)
     return list(groups.values())

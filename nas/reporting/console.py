@@ -1,4 +1,4 @@
-"""What a run shows: a live table on a terminal, plain lines elsewhere, and the same from the ledger alone."""
+"""Shows a run: as a live table on a terminal, as plain lines elsewhere, and as lines from its ledger."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
 
 LATEST = 12
-"""Trials in the live table: those that something happened to last."""
+"""Most trials in the live table: those with the latest events."""
 
 SUMMARY_S = 60.0
-"""Plain lines tell the state of the whole run at most this often."""
+"""Least seconds between two summaries of the whole run in plain lines."""
 
 
 def state_lines(progress: Progress, now: float | None = None) -> list[str]:
-    """Trials by state, the best so far, compute spent and to come, and the rungs; `now` (time.monotonic) lets an end be told."""
+    """Trials by state, the best so far, compute spent and to come, and the rungs; with `now` (time.monotonic), the time left."""
     counts = {"running": progress.running, "waiting": progress.waiting}
     counts |= {state.value.lower(): count for state, count in progress.ended.items()}
     states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
@@ -65,13 +65,13 @@ def _rung_lines(progress: Progress) -> list[str]:
 
 
 def _flops(macs: float) -> str:
-    """Multiply-accumulates with the prefix that fits."""
+    """Multiply-accumulates as text with the fitting prefix."""
     scale, name = next(((scale, name) for scale, name in ((1e15, "PFLOPs"), (1e12, "TFLOPs")) if macs >= scale), (1e9, "GFLOPs"))
     return f"{macs / scale:.3g} {name}"
 
 
 def status_lines(run: Run, events: Iterable[Event]) -> list[str]:
-    """How far a run is, and what failed; `run` has taken in all of the events, and knows what the search decided."""
+    """The progress of a run, and its failures; `run` must have all of `events` and the search's decisions applied."""
     lines = [run.study.name, *state_lines(Progress.of(run, events))]
     lines += [f"trial {trial.number} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
     unfinished = [trial for trial in run.trials.values() if trial.finish_failure]
@@ -79,14 +79,14 @@ def status_lines(run: Run, events: Iterable[Event]) -> list[str]:
 
 
 class Follower:
-    """Keeps the progress of a run; a listener of the search. At the first event it reads the ledger for what came before."""
+    """Keeps the progress of a run up to date. At the first event it reads the earlier ones from the ledger."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.progress: Progress | None = None
 
     def take(self, event: Event, run: Run) -> Progress:
-        """The progress after an event."""
+        """Apply an event and return the progress."""
         if self.progress is None:
             *earlier, _ = read_events(self._folder)
             self.progress = Progress.of(run, earlier)
@@ -96,7 +96,7 @@ class Follower:
 
 
 class PlainLines:
-    """One line for every event that matters, and the whole run's state now and then, and at the end."""
+    """Prints one line per notable event, and a summary of the whole run every `SUMMARY_S` seconds and at the end."""
 
     def __init__(self, console: Console, folder: Path) -> None:
         self.console, self.start = console, time.monotonic()
@@ -110,7 +110,7 @@ class PlainLines:
         self._print_state()
 
     def __call__(self, event: Event, run: Run) -> None:
-        """A listener of the search."""
+        """Print an event; called by the search as a listener."""
         line = describe(event, run, self._follower.take(event, run))
         if line:
             self._print(f"[{time.monotonic() - self.start:6.1f} s] {line}")
@@ -128,7 +128,7 @@ class PlainLines:
 
 
 class LiveTable:
-    """The run's state and its latest trials, redrawn twice a second, however many events there are."""
+    """A table of the run's state and its latest trials, redrawn twice a second, whatever the number of events."""
 
     def __init__(self, console: Console, folder: Path) -> None:
         self.start, self._lock = time.monotonic(), threading.Lock()
@@ -144,8 +144,8 @@ class LiveTable:
         self._live.stop()
 
     def __call__(self, event: Event, run: Run) -> None:
-        """A listener of the search."""
-        # A thread of rich's draws, at any time.
+        """Apply an event; called by the search as a listener."""
+        # A thread of rich can draw at any time.
         with self._lock:
             self._follower.take(event, run)
             number = getattr(event, "trial", None)
@@ -174,12 +174,12 @@ class LiveTable:
 
 
 def progress_view(console: Console, folder: Path) -> LiveTable | PlainLines:
-    """The live table on a terminal, plain lines when the output goes elsewhere; `folder` is the run directory."""
+    """The live table if the console is a terminal, plain lines otherwise; `folder` is the run directory."""
     return LiveTable(console, folder) if console.is_terminal else PlainLines(console, folder)
 
 
 def describe(event: Event, run: Run, progress: Progress) -> str:
-    """One line about an event; empty for those not worth one."""
+    """One line about an event; empty for events that are not shown."""
     study = progress.study
     match event:
         case SpaceSpent():

@@ -1,4 +1,4 @@
-"""What a search would train and cost, before it is run; needs neither torch, Ray nor Optuna."""
+"""Estimate of a search before it runs: trials, costs and hours; needs neither torch, Ray nor Optuna."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas.study.study import Study
 from space.domains.census import Census
 
 RARE = 0.01
-"""Feasible share below which suggestions come from the feasible part itself, as in `nas.search.optuna_searcher`."""
+"""Feasible share below which architectures are suggested from the feasible part only, as in `nas.search.optuna_searcher`."""
 
 UNITS = {
     "gflops": "(inference, folded form, one image)",
@@ -20,10 +20,17 @@ UNITS = {
 
 
 def estimate(study: Study, throughput: Throughput | None = None) -> str:
-    """What a study would train and cost, a line a fact, at most 100 columns wide.
+    """Estimate a search.
 
-    With a `throughput` it says how long that would take. Raises StudyError when the study cannot be run: nothing is feasible,
-    or the first rung is under one step.
+    Args:
+        study: The search.
+        throughput: The measured throughput; None leaves the hours unknown.
+
+    Returns:
+        Lines of at most 100 columns, one fact per line.
+
+    Raises:
+        StudyError: If no architecture is feasible, or the first rung is under one step.
     """
     study.check_runs()
     census, search, training = study.census, study.search, study.training
@@ -45,7 +52,7 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
 
 
 def expected_search_macs(study: Study) -> float:
-    """What all trials up to the last rung would take in expectation."""
+    """The expected training multiply-accumulates of all trials up to the last rung."""
     total, budget = 0.0, study.budget
     for bracket in range(budget.brackets):
         trials = float(study.replicates * budget.in_bracket(study.most_trials // study.replicates, bracket))
@@ -56,7 +63,7 @@ def expected_search_macs(study: Study) -> float:
 
 
 def finish_macs(study: Study) -> int:
-    """What the finish adds."""
+    """The training multiply-accumulates that the finish adds."""
     return study.finish.best * (study.finish.budget - study.budget.full) if study.finish else 0
 
 
@@ -77,7 +84,7 @@ def _feasible(census: Census) -> str:
 
 
 def _judged(budget: BudgetSettings) -> str:
-    """How trials are judged at rungs, in words."""
+    """A description of the judgement at rungs."""
     if budget.rungs == 1:
         return "nothing is judged before the end"
     if budget.mode == "none":
@@ -104,14 +111,21 @@ def _compute(study: Study) -> str:
 def _hours(study: Study, throughput: Throughput | None) -> str:
     if throughput is None or not study.finish:
         return hours(expected_search_macs(study), study.most_trials, throughput)
-    # One after the other where there are more than run at once; a trial of the finish is taken to be no faster.
-    turns = -(-study.finish.best // throughput.concurrency)
-    finish = turns * (study.finish.budget - study.budget.full) / throughput.macs_per_s
+    # At most `concurrency` trials of the finish train at once, each at the throughput of a search trial.
+    rounds = -(-study.finish.best // throughput.concurrency)
+    finish = rounds * (study.finish.budget - study.budget.full) / throughput.macs_per_s
     return hours(expected_search_macs(study), study.most_trials, throughput, finish)
 
 
 def hours(macs: float, trials: int, throughput: Throughput | None, more_s: float = 0.0) -> str:
-    """How long so many trials with so many multiply-accumulates in all take at a rate, and some seconds more."""
+    """A sentence on the duration of training.
+
+    Args:
+        macs: Multiply-accumulates of all trials together.
+        trials: The number of trials.
+        throughput: Throughput per trial and number of trials at once; None gives the sentence for an unknown duration.
+        more_s: Seconds to add.
+    """
     if throughput is None:
         return "unknown until a step is timed here: it takes a trial's multiply-accumulates a second, and how many run at once"
     seconds = macs / (throughput.macs_per_s * min(throughput.concurrency, trials)) + more_s

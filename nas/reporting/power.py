@@ -1,4 +1,4 @@
-"""How far paired differences scatter, from runs that are there already: what a plan's smallest visible difference follows from."""
+"""Pooled SD of paired differences from earlier runs, for power estimates."""
 
 from __future__ import annotations
 
@@ -17,38 +17,46 @@ from space.errors import ToolkitError
 
 @dataclass(frozen=True)
 class PooledSd:
-    """Standard deviation of the paired differences between architectures of a run."""
+    """The pooled standard deviation of the paired differences between architectures of a run."""
 
     sd: float
     run: str
     pairs: int
-    """Degrees of freedom: pairs, less one for each architecture compared."""
+    """Degrees of freedom: the number of pairs, minus one per compared architecture."""
 
 
 def pooled_sd(root: Path, study: Study) -> PooledSd | None:
-    """The spread in the run under a run root that has the most pairs, of those trained as the study; None without any.
+    """The pooled SD of paired differences, from the run under a run root that has the most pairs.
 
-    Data, codec, objective, batch size and budget must be the same: a short training scatters otherwise than a long one. Every
-    architecture is compared with the run's first one seed by seed, at the last rung; their variances are pooled.
+    Only runs with the same data, codec, prediction, batch size and budget as the study count: the SD depends on them. Every
+    architecture is compared with the run's first one, seed by seed, at the last rung. The variances of the differences are pooled.
+
+    Args:
+        root: The run root, a folder of run directories.
+        study: The study to plan.
+
+    Returns:
+        The pooled SD; None when no run qualifies.
     """
-    found: list[PooledSd] = []
+    candidates: list[PooledSd] = []
     checksum, metric = study.header.checksum, study.ablation.metric if study.ablation else "val_loss"
     for ledger in sorted(root.glob(f"*/{LEDGER}")) if root.is_dir() else []:
         with suppress(ToolkitError, OSError, ValueError, KeyError):
             run = read_run(ledger.parent)
-            if run.data is not None and run.data.checksum == checksum and _way(run.study) == _way(study):
-                spread = _spread(run, metric, ledger.parent.name)
-                if spread is not None:
-                    found.append(spread)
-    return max(found, key=lambda spread: spread.pairs, default=None)
+            if run.data is not None and run.data.checksum == checksum and _comparable(run.study) == _comparable(study):
+                pooled = _pooled(run, metric, ledger.parent.name)
+                if pooled is not None:
+                    candidates.append(pooled)
+    return max(candidates, key=lambda pooled: pooled.pairs, default=None)
 
 
-def _way(study: Study) -> tuple[object, ...]:
+def _comparable(study: Study) -> tuple[object, ...]:
+    """The settings on which the SD depends, besides the data."""
     training, budget = study.training, study.budget
     return study.data.codec, training.prediction, training.batch_size, budget.max is None, budget.full
 
 
-def _spread(run: Run, metric: str, name: str) -> PooledSd | None:
+def _pooled(run: Run, metric: str, name: str) -> PooledSd | None:
     values: dict[str, dict[int, float]] = {}
     for trial in run.trials.values():
         value = final_value(trial, metric)
@@ -60,7 +68,7 @@ def _spread(run: Run, metric: str, name: str) -> PooledSd | None:
     squares, freedom = 0.0, 0
     for other in others:
         differences = np.array([other[seed] - first[seed] for seed in other if seed in first])
-        # What is no difference at all, as of a choice without effect, is no spread either.
+        # Differences that are all 0 come from a choice without effect and say nothing about the SD.
         if len(differences) > 1 and differences.any():
             squares += float(((differences - differences.mean()) ** 2).sum())
             freedom += len(differences) - 1

@@ -1,6 +1,6 @@
-"""How far a run is: its trials by state, what was spent and what is still to come; needs neither torch, Ray nor Optuna.
+"""The progress of a run: trials by state, compute spent and compute to come; needs neither torch, Ray nor Optuna.
 
-What may train on from a rung is decided by the search, which notes it in `Run.allowed`. Here it is only counted.
+The search decides which trials train on from a rung and notes it in `Run.allowed`. This module only counts those decisions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from nas.runs.run import Run, TrialResult
 from space.costs.cost import cost
 
 EVIDENCE_REPORTS = 3
-"""An end is forecast after this many reports, and at least one for every running trial."""
+"""Least reports before the end is forecast; there must also be at least one per running trial."""
 
 
 @dataclass
 class RungCounts:
-    """Trials of a bracket at one rung: on their way there, that reported, that trained on, and that wait."""
+    """Numbers of trials of a bracket at one rung: heading for it, reported at it, trained on from it, waiting at it."""
 
     heading: int = 0
     reported: int = 0
@@ -31,23 +31,23 @@ class RungCounts:
 
 @dataclass(eq=False)
 class _Variant:
-    """What is counted of an architecture, so that it can be taken back when it changes."""
+    """An architecture's part of all counts, kept so that it can be subtracted when the architecture changes."""
 
     trials: list[TrialResult] = field(default_factory=list)
     counted: list[tuple[int, str]] = field(default_factory=list)
-    """Rungs, and the fields of `RungCounts` there, to which its trials have added one."""
+    """Pairs of a rung and the field of `RungCounts` to which one of its trials added 1."""
     losses: list[tuple[int, float]] = field(default_factory=list)
-    """Rungs and losses that its trials have added."""
+    """Pairs of a rung and a loss that its trials added."""
     ended: list[State] = field(default_factory=list)
     ranked: tuple[int, float, int] | None = None
-    """Its sort key among the complete: (−complete trials, mean loss, first trial number)."""
+    """Sort key among complete architectures: (−complete trials, mean loss, first trial number)."""
 
 
 class Progress:
-    """How far a run is, counted event by event, each at a small cost that does not grow with the trials.
+    """The progress of a run, counted event by event; the cost of an event does not grow with the number of trials.
 
-    A trial waits when it is running and has reported at every rung that it is allowed: in mode promote until it is promoted, in
-    mode stop until the other replicates of its architecture are there too.
+    A trial waits when it is running and has reported at every rung that it may reach so far: in mode promote until it is promoted,
+    in mode stop until the other replicates of its architecture have reported too.
     """
 
     def __init__(self, run: Run) -> None:
@@ -55,9 +55,9 @@ class Progress:
         self.trials: dict[int, TrialResult] = {}
         self.ended = dict.fromkeys((State.COMPLETE, State.PRUNED, State.FAILED), 0)
         self.complete: list[tuple[int, float, int]] = []
-        """The sort keys of all architectures with complete trials, best first, as `Run.best` has them."""
+        """The sort keys of all architectures with complete trials, best first, in the order of `Run.best`."""
         self.spent_macs = self.reports = 0
-        """What was trained for this run, without the reports taken over from another; and how many reports it gave."""
+        """Multiply-accumulates and reports of trials that this run trained, without reports reused from other runs."""
         self._variants: dict[int, _Variant] = {}
         self._proposed: list[int] = []
         self._space_is_spent = False
@@ -66,28 +66,28 @@ class Progress:
 
     @classmethod
     def of(cls, run: Run, events: Iterable[Event]) -> Progress:
-        """The progress of a run that has taken in all of these events."""
+        """The progress of a run to which all of these events have been applied."""
         progress = cls(run)
         for event in events:
             progress.take(event)
         return progress
 
     def _take_study(self) -> None:
-        """Count anew: the budget may have grown, for which no trial is complete yet."""
+        """Restart the counts for the present study: with a grown budget no trial is complete any more."""
         self.study = self.run.study
         self.budget = self.study.budget
         rungs, brackets = self.budget.rungs, self.budget.brackets
         self.losses: list[list[float]] = [[] for _ in range(rungs)]
-        """The losses at every rung, rising."""
+        """The losses at every rung, in rising order."""
         self.counts = [[RungCounts() for _ in range(rungs)] for _ in range(brackets)]
-        """By bracket and rung."""
+        """Indexed by bracket and rung."""
         self.ended = dict.fromkeys(self.ended, 0)
         self.complete.clear()
         self._proposed = [0] * brackets
         steps = {row.spec.digest: cost(row.spec).step_macs(self.study.training.batch_size) for row in self.study.rows}
         self._full_macs = {digest: self.budget.milestones_of(step_macs)[-1] for digest, step_macs in steps.items()}
         self._left = dict.fromkeys(steps, self.study.ablation.seeds.min if self.study.ablation else 0)
-        """By architecture of an ablation: what a trial of it trains, and how many planned ones have not begun."""
+        """Per architecture of an ablation: compute of a full trial (`_full_macs`), and planned trials that have not begun."""
         known, self._variants = self._variants, {}
         for number, variant in known.items():
             for trial in variant.trials:
@@ -96,28 +96,28 @@ class Progress:
 
     @property
     def running(self) -> int:
-        """Trials on their way to a rung."""
+        """Number of trials on their way to a rung."""
         return sum(counts.heading for bracket in self.counts for counts in bracket)
 
     @property
     def waiting(self) -> int:
-        """Trials that wait at a rung."""
+        """Number of trials that wait at a rung."""
         return sum(counts.waiting for bracket in self.counts for counts in bracket)
 
     def went_on(self, rung: int) -> int:
-        """How many trials trained on from a rung."""
+        """Number of trials that trained on from a rung."""
         return sum(bracket[rung].went_on for bracket in self.counts)
 
     def waits(self, trial: TrialResult) -> bool:
-        """Whether a trial is at a rung and may not train on yet."""
+        """Whether a trial waits at a rung for permission to train on."""
         return trial.state is State.RUNNING and len(trial.search_reports) >= self.run.allowed[trial.variant]
 
     def start(self, now: float) -> None:
-        """What comes from now on, in seconds of `time.monotonic`, is this process's work."""
+        """Measure the throughput of this process from `now`, in seconds of `time.monotonic`."""
         self._start = now, self.spent_macs, self.reports
 
     def seconds_left(self, now: float) -> float | None:
-        """How long the rest will take at the rate since the start; None as long as there is too little evidence."""
+        """Forecast seconds to the end at the throughput since `start`; None while there are too few reports."""
         if self._start is None:
             return None
         began, macs, reports = self._start
@@ -127,12 +127,12 @@ class Progress:
 
     @property
     def remaining_macs(self) -> float:
-        """What is still to be trained in expectation, the finish included.
+        """The expected multiply-accumulates still to be trained, the finish included.
 
-        From every rung where trials are judged, 1 in `reduction_factor` trains on of those that are yet to arrive, or that wait; in
-        mode promote of all that will have arrived, less those that trained on already. What a running trial has trained since its
-        last report counts as still to be trained. In an ablation, all planned seeds are to be trained, and of sequential ones the
-        least.
+        From a rung where trials are judged, 1 in `reduction_factor` of the trials that wait there or are yet to arrive is expected
+        to train on. In mode promote, it is 1 in `reduction_factor` of all that will have arrived, minus those that already trained
+        on. Training since a trial's last report still counts as to come. In an ablation all planned seeds are to come; of
+        sequential seeds, the first `min`.
         """
         if self.study.ablation:
             running = [trial for trial in self.trials.values() if trial.state is State.RUNNING]
@@ -156,7 +156,7 @@ class Progress:
         return total + self._finish_macs(open_trials)
 
     def _finish_macs(self, open_trials: int) -> float:
-        """What is left of the finish: of the best so far, and of as many more as may still be complete."""
+        """The compute left in the finish: for the best so far, and for further trials that may still become complete."""
         finish = self.study.finish
         if finish is None:
             return 0.0
@@ -165,7 +165,7 @@ class Progress:
         return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.full)
 
     def take(self, event: Event) -> None:
-        """Take in an event that the run has taken in already."""
+        """Count an event; it must have been applied to the run already."""
         match event:
             case RunBegan() | StudyChanged():
                 self._take_study()
@@ -194,7 +194,7 @@ class Progress:
         self._proposed[self.budget.bracket_of(number)] += 1
 
     def _count(self, number: int) -> None:
-        """Count an architecture as it is now, in place of what was counted of it before."""
+        """Replace an architecture's part of the counts by its present state."""
         variant, at = self._variants[number], self.counts[self.budget.bracket_of(number)]
         for rung, name in variant.counted:
             setattr(at[rung], name, getattr(at[rung], name) - 1)
@@ -204,7 +204,7 @@ class Progress:
             self.ended[state] -= 1
         if variant.ranked is not None:
             del self.complete[bisect_left(self.complete, variant.ranked)]
-        variant.counted = [entry for trial in variant.trials for entry in self._places(trial)]
+        variant.counted = [entry for trial in variant.trials for entry in self._entries(trial)]
         variant.losses = [(report.rung, report.val_loss) for trial in variant.trials for report in trial.search_reports]
         variant.ended = [trial.state for trial in variant.trials if trial.state is not State.RUNNING]
         complete = [trial for trial in variant.trials if trial.state is State.COMPLETE]
@@ -219,16 +219,16 @@ class Progress:
         if variant.ranked is not None:
             insort(self.complete, variant.ranked)
 
-    def _places(self, trial: TrialResult) -> list[tuple[int, str]]:
-        """Where a trial counts: rungs that it reported at or trained on from, and the one where it waits or that it heads for."""
+    def _entries(self, trial: TrialResult) -> list[tuple[int, str]]:
+        """The rungs and fields of `RungCounts` to which a trial adds 1."""
         reports, allowed = len(trial.search_reports), self.run.allowed[trial.variant]
-        places = [(rung, "reported") for rung in range(reports)]
-        places += [(rung, "went_on") for rung in range(reports) if allowed > rung + 1]
+        entries = [(rung, "reported") for rung in range(reports)]
+        entries += [(rung, "went_on") for rung in range(reports) if allowed > rung + 1]
         if trial.state is State.RUNNING:
-            places.append((reports - 1, "waiting") if reports >= allowed else (reports, "heading"))
-        return places
+            entries.append((reports - 1, "waiting") if reports >= allowed else (reports, "heading"))
+        return entries
 
 
 def _macs(trial: TrialResult) -> int:
-    """What a trial has trained so far."""
+    """The multiply-accumulates that a trial has trained up to its last report."""
     return trial.reports[-1].macs if trial.reports else 0

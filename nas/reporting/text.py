@@ -1,4 +1,4 @@
-"""Numbers and facts as text."""
+"""Formats durations, shares and labelled facts as text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import textwrap
 
 COLUMNS, LABEL = 100, 13
-"""Width of an estimate, and of the labels to its left."""
+"""The width of an estimate, and of its column of labels, in characters."""
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: `40 s`, `12 min`, `3.4 h`, `2.5 days`."""
+    """A duration in a fitting unit: `40 s`, `12 min`, `3.4 h`, `2.5 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -19,14 +19,14 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share with one digit after the point, or as many as its first two digits need: `34.1%`, `0.0013%`."""
+    """A share as a percentage with one decimal, or below 1% with two significant digits: `34.1%`, `0.0013%`."""
     digits = 1 if share >= 0.01 or share <= 0 else 1 - math.floor(math.log10(100 * share))
     return f"{share:.{digits}%}"
 
 
 def line(label: str, text: str) -> str:
-    """A fact of an estimate behind its label, wrapped."""
-    # A long word, such as a path in the question, is left whole.
+    """A fact of an estimate after its label, wrapped to the width."""
+    # A long word, such as a path, stays whole.
     return textwrap.fill(
         text,
         COLUMNS,

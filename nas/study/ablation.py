@@ -1,4 +1,4 @@
-"""The settings of an ablation: which variants are compared with which baseline, by which design, with how many paired seeds."""
+"""The settings of an ablation: its variants, their baseline, the design that makes rows of them, and the paired seeds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ MATCHED: dict[Control, str] = {"flop-matched": "gflops", "param-matched": "param
 """The cost that a control holds equal to the baseline's."""
 
 MOST_FACTORS = 6
-"""A factorial design has 2 to the power of its components as rows."""
+"""Most components of a factorial design: k components make 2^k rows."""
 
 
 class SeedSettings(Frozen):
-    """How many seeds every variant is trained with; a bare number stands for as many, planned beforehand.
+    """The number of seeds per variant; a bare number N is a fixed plan, `min` = `max` = N.
 
-    With `max` above `min` more are trained one by one, but only for variants whose difference is still open: whose interval (valid
-    under peeking, see `nas.stats.sequential`) holds 0 and, where a `margin` is given, reaches beyond ±margin.
+    With `max` above `min`, seeds are sequential: after the first `min`, one seed at a time is added, and only for variants whose
+    difference is still open. A difference is open while its interval (valid under peeking, see `nas.stats.sequential`) holds 0
+    and, where a `margin` is given, reaches beyond ±margin.
     """
 
     min: Annotated[int, Field(ge=1, le=1000)]
@@ -50,16 +51,20 @@ class SeedSettings(Frozen):
 
     @property
     def sequential(self) -> bool:
-        """Whether seeds are added while the run goes on."""
+        """Whether seeds may be added during the run."""
         return self.max > self.min
 
 
 class VariantSettings(Frozen):
-    """One row, or one component of a design that puts components together.
+    """One row of a block, or one component that the design combines with others.
 
-    `set` holds dotted paths of the spec that differ. With a `preset` the row starts from that one in place of the block's; in a
-    ladder such a row stands beside the others and is compared with the baseline alone. `row` is the row of the published table to
-    show beside it, where it has another name there; `family` the curve that it is a point of, its block's by default.
+    Attributes:
+        name: The row's name in tables.
+        preset: The preset to start from; the block's by default. In a ladder, a row with a preset is no step of the ladder: it is
+            compared with the baseline only.
+        set: Dotted paths of the spec and their values, where they differ from the preset.
+        row: The row's name in the published table; `name` by default.
+        family: The curve that the row is a point of; the block's name by default.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -70,11 +75,15 @@ class VariantSettings(Frozen):
 
 
 class BlockSettings(Frozen):
-    """Variants that are compared with one baseline: by themselves (`table`) or put together by a design.
+    """Variants that are compared with one baseline, as they are (`table`) or combined by a design.
 
-    `baseline` names one of the variants; where none has that name, it is a row of its own, the model as it is. `ladder`: every
-    variant adds to the one before it. `add-one-in`: each adds to the baseline. `leave-one-out`: the baseline has all of them, each
-    row all but one. `factorial`: every combination.
+    `baseline` names one of the variants. If no variant has that name, the baseline is an extra row: the study's model, unchanged.
+
+    The other designs make these rows:
+        `ladder`: every variant adds to the one before it.
+        `add-one-in`: every variant adds to the baseline.
+        `leave-one-out`: the baseline has all components; every other row lacks one.
+        `factorial`: every combination of components.
     """
 
     name: str = ""
@@ -99,7 +108,7 @@ class BlockSettings(Frozen):
                     raise StudyError(f"'{variant.name}' has a row, but the block names no published table; add published")
                 table = printed.published_table(self.published)
                 if any(variant.row == row.printed for row in table.rows):
-                    # One name for several rows: a training that was scored at several steps.
+                    # Several rows share this name: one training, scored at several steps.
                     continue
                 try:
                     table.row(variant.row)
@@ -125,9 +134,11 @@ class BlockSettings(Frozen):
                 raise StudyError(
                     f"the baseline '{self.baseline}' of a {self.design} design is a row of its own; take a name that no variant has"
                 )
-            own = next((variant.name for variant in components if variant.preset), None)
-            if own is not None:
-                raise StudyError(f"'{own}' has a preset, but the variants of a {self.design} design are put together; use set")
+            with_preset = next((variant.name for variant in components if variant.preset), None)
+            if with_preset is not None:
+                raise StudyError(
+                    f"'{with_preset}' has a preset, but the variants of a {self.design} design are put together; use set"
+                )
         if self.design == "factorial" and len(components) > MOST_FACTORS:
             raise StudyError(
                 f"{len(components)} components make {2 ** len(components)} rows; a factorial takes at most {MOST_FACTORS}"
@@ -136,12 +147,16 @@ class BlockSettings(Frozen):
 
 
 class AblationSettings(Frozen):
-    """What is compared: one block of variants, written straight away, or several under `blocks`.
+    """The section `ablation`: one block of variants with its keys at the top, or several blocks under `blocks`.
 
-    `controls` says at which cost: `raw` as given; `flop-matched` and `param-matched` with the width solved again so that inference
-    GFLOPs or parameters equal the baseline's: the `channels`, and the feed-forward's ratio where their grid is too coarse for
-    1 %; or the ratio alone with `matched_by: feed_forward.ratio`, which serves small models, whose few widths lie far apart.
-    `metric` is what the claims are about; but for `val_loss` it needs `evaluation.fid`.
+    Attributes:
+        seeds: The paired seeds of every variant.
+        metric: The metric that the claims are about. Every metric but `val_loss` needs `evaluation.fid`.
+        controls: The costs at which variants are compared. `raw`: as given. `flop-matched` and `param-matched`: the width is solved
+            again so that inference GFLOPs or parameters equal the baseline's.
+        matched_by: The field that a control solves. `channels`: the width, then the feed-forward's ratio where the grid of widths
+            misses the target by more than 1 %. `feed_forward.ratio`: only the ratio, for small models with few widths.
+        blocks: The blocks.
     """
 
     seeds: SeedSettings = SeedSettings(min=6, max=6)
@@ -153,21 +168,21 @@ class AblationSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _in_blocks(cls, given: Any) -> Any:
-        """One block's own keys, gathered under `blocks`."""
+        """Move the keys of a single block under `blocks`."""
         if not isinstance(given, dict):
             return given
-        # What a study that extends another has set to null is as if it were not there.
+        # A study that extends another sets a key to null to take it back.
         given = {key: value for key, value in given.items() if value is not None}
         known = [*BlockSettings.model_fields, *cls.model_fields]
         unknown = next((str(key) for key in given if key not in known), None)
         if unknown is not None:
             raise StudyError(f"unknown key '{unknown}'{nearest(unknown, known)}")
-        own = {key: given[key] for key in given if key in BlockSettings.model_fields}
-        if not own:
+        block = {key: given[key] for key in given if key in BlockSettings.model_fields}
+        if not block:
             return given
         if given.get("blocks") is not None:
-            raise StudyError(f"{next(iter(own))} stands beside blocks; move it into one of them")
-        return {**{key: value for key, value in given.items() if key not in own}, "blocks": [own]}
+            raise StudyError(f"{next(iter(block))} stands beside blocks; move it into one of them")
+        return {**{key: value for key, value in given.items() if key not in block}, "blocks": [block]}
 
     @field_validator("metric")
     @classmethod

@@ -1,4 +1,4 @@
-"""A study from a file or a mapping, checked; the one module of this package that reads."""
+"""Loads a study from a file or a mapping; the only module of this package that reads files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from space.document import Document, parse
 
 
 def load_study(source: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> Study:
-    """A study, checked against the header of its data.
+    """Load a study and check it against the header of its data.
 
     Args:
-        source: The path of a YAML file, which is laid over the study that it `extends`; or the same as a mapping.
-        changes: `key.path=value` each, applied in this order.
+        source: The path of a YAML file, or the same content as a mapping. A file is merged over the study that it `extends`.
+        changes: Overrides of the form `key.path=value`, applied in order.
+
+    Returns:
+        The checked, frozen study.
 
     Raises:
-        StudyError: In one sentence, with file and line where there is a file.
+        StudyError: If a key or value is refused. The message is one sentence, with file and line where there is a file.
     """
     document: Document | None = None
     if isinstance(source, Mapping):

@@ -1,4 +1,4 @@
-"""Every metric in one table: which direction is better, its unit, its bounds, and the digits that it is printed with."""
+"""The table of metrics: the better direction, unit, bounds and printed digits of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from space.errors import ToolkitError
 class Metric:
     """A number by which trials, samples or architectures are judged.
 
-    `low` and `high` bound it; `digits` are those behind the point in a table.
+    `low` and `high` are its bounds; `digits` is the number of decimals in a table.
     """
 
     name: str
@@ -30,7 +30,7 @@ _ALL = (
     Metric("train_loss", "lower"),
     Metric("fid", "lower", digits=2),
     Metric("sfid", "lower", digits=2),
-    # Unbiased, so it may fall below 0.
+    # The estimate is unbiased, so it can be below 0.
     Metric("kid", "lower", low=-inf),
     Metric("precision", "higher", high=1.0),
     Metric("recall", "higher", high=1.0),
@@ -46,7 +46,7 @@ _ALL = (
 METRICS = {metric.name: metric for metric in _ALL}
 
 SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
-"""What a trial can be measured by at a rung: the metrics that an ablation compares."""
+"""The metrics that a trial can report at a rung, and that an ablation can compare."""
 
 
 def metric_named(name: str) -> Metric | None:
@@ -55,7 +55,7 @@ def metric_named(name: str) -> Metric | None:
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether less of a metric is better; raises ToolkitError for a metric whose direction is not known.
+    """Whether lower values of a metric are better; raises ToolkitError for an unknown metric.
 
     >>> lower_is_better("val_loss"), lower_is_better("precision")
     (True, False)

@@ -1,4 +1,4 @@
-"""Changes of single keys of a study: `--set search.trials=8`."""
+"""Overrides of single keys of a study, such as `--set search.trials=8`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from space.errors import StudyError
 
 
 def apply_override(data: dict[str, Any], change: str) -> None:
-    """Set one `key.path=value` in the plain data of a study; a key that holds dots itself is found too.
+    """Apply one override to a study's plain data, in place.
 
-    Raises StudyError for text that is not KEY=VALUE, and for a path through a value that has no keys.
+    Args:
+        data: The study as nested mappings.
+        change: The override, `key.path=value`; the value is YAML. Keys that contain dots themselves are matched too.
+
+    Raises:
+        StudyError: If the text is not KEY=VALUE, or the path leads through a value that has no keys.
     """
     path, equals, text = change.partition("=")
     if not equals or not path:
@@ -23,7 +28,7 @@ def apply_override(data: dict[str, Any], change: str) -> None:
         raise StudyError(f"--set {change}: '{text}' is not a YAML value") from None
     inner, parts = data, path.split(".")
     while parts:
-        # The longest key that is there, so that search.space.attention.tokens means the space's key `attention.tokens`.
+        # Take the longest existing key: in search.space.attention.tokens that is the key `attention.tokens` of the space.
         known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in inner]
         dotted = any(inner is _below(data, *keys) for keys in (("model", "set"), ("search", "space")))
         take = known[0] if known else (len(parts) if dotted else 1)
@@ -38,7 +43,7 @@ def apply_override(data: dict[str, Any], change: str) -> None:
 
 
 def _below(data: Any, *keys: str) -> Any:
-    """The value below some keys, None when one is missing."""
+    """The value at nested keys; None when one is missing."""
     for key in keys:
         data = data.get(key) if isinstance(data, dict) else None
     return data

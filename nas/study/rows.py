@@ -1,4 +1,4 @@
-"""The rows of an ablation: every variant under every control as an architecture, with what it is compared with."""
+"""The rows of an ablation: one architecture per variant and control, and the reference that it is compared with."""
 
 from __future__ import annotations
 
@@ -14,66 +14,66 @@ from space.errors import StudyError, ToolkitError
 from space.spec import ModelSpec
 
 Make = Callable[[str | None, Mapping[str, Any]], ModelSpec]
-"""The study's model from a preset (or the study's own), with changes."""
+"""Builds the study's model from a preset (None: the study's) and changes by dotted path."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant under a control. Rows of equal architecture share their trials."""
+    """A variant under a control. Rows with equal architectures share their trials."""
 
     block: str
     variant: str
     control: Control
     spec: ModelSpec
     baseline: str
-    """The name of the block's baseline; the row itself where `variant` is that."""
+    """The name of the block's baseline; equal to `variant` for the baseline itself."""
     previous: str | None
     """In a ladder, the variant that this one adds to."""
     components: tuple[str, ...]
-    """The components that it has, where a design puts them together."""
+    """The names of its components, for a design that combines them."""
     family: str
     published: str | None
-    """The published table to show beside it, and the row's name there."""
+    """The published table to show beside the block; `label` is the row's name in it."""
     label: str
     match: Match | None = None
-    """How near the width came to the baseline's cost, under a control."""
+    """The result of matching its cost to the baseline's; None under the control `raw`."""
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the others of the block are compared with this row."""
+        """Whether the other rows of the block are compared with this one."""
         return self.variant == self.baseline
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row and the one that it is compared with: in a ladder the row before it, elsewhere the baseline."""
+    """A row and its reference: the row before it in a ladder, otherwise the baseline."""
 
     row: Row
     reference: Row
 
 
 def rows_of(ablation: AblationSettings, make: Make) -> tuple[Row, ...]:
-    """Every row, block by block, the baseline first; raises StudyError for a row that cannot be built."""
+    """All rows, block by block, each baseline first; raises StudyError for a row that cannot be built."""
     return tuple(row for block in ablation.blocks for row in _rows_of_block(block, ablation, make))
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
-    """What an ablation asks: every row but the baselines, each with its reference under the same control."""
-    found = {(row.block, row.variant, row.control): row for row in rows}
-    asked = []
+    """The comparisons of an ablation: every row except the baselines, with its reference under the same control."""
+    by_name = {(row.block, row.variant, row.control): row for row in rows}
+    compared = []
     for row in rows:
         if row.is_baseline:
             continue
         reference = row.previous or row.baseline
-        # The baseline's cost is what the others are matched to, so it is the same under every control.
+        # A control matches the others to the baseline, so the baseline exists once, as its `raw` row.
         control: Control = "raw" if reference == row.baseline else row.control
-        asked.append(Comparison(row, found[row.block, reference, control]))
-    return asked
+        compared.append(Comparison(row, by_name[row.block, reference, control]))
+    return compared
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A row before it is built."""
+    """A row whose architecture is not built yet."""
 
     name: str
     changes: dict[str, Any]
@@ -81,7 +81,7 @@ class _Draft:
     previous: str | None = None
     of: VariantSettings | None = None
     preset: str | None = None
-    """What it starts from, in place of the block's."""
+    """The preset to start from; None: the block's."""
 
 
 def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make) -> Iterator[Row]:
@@ -133,17 +133,17 @@ def _matched(name: str, spec: ModelSpec, target: float, metric: str, by: str) ->
 
 def _drafts(block: BlockSettings) -> Iterator[_Draft]:
     """The rows of a design, in the order of the table."""
-    own = next((variant for variant in block.variants if variant.name == block.baseline), None)
-    others = [variant for variant in block.variants if variant is not own]
-    base = own.set if own else {}
-    first = _Draft(block.baseline, dict(base), of=own, preset=own.preset if own else None)
+    baseline = next((variant for variant in block.variants if variant.name == block.baseline), None)
+    others = [variant for variant in block.variants if variant is not baseline]
+    base = baseline.set if baseline else {}
+    first = _Draft(block.baseline, dict(base), of=baseline, preset=baseline.preset if baseline else None)
     if block.design == "ladder":
         yield from _ladder(block, first)
     elif block.design in ("table", "add-one-in"):
         yield first
         for variant in others:
             if block.design == "table" or variant.preset:
-                # Given whole, where the others are what they add to the baseline.
+                # Such a variant is complete; the others are changes to the baseline.
                 yield _Draft(variant.name, dict(variant.set), of=variant, preset=variant.preset)
             else:
                 yield _Draft(variant.name, {**base, **variant.set}, (variant.name,), of=variant, preset=first.preset)
@@ -161,7 +161,7 @@ def _drafts(block: BlockSettings) -> Iterator[_Draft]:
 
 
 def _ladder(block: BlockSettings, first: _Draft) -> Iterator[_Draft]:
-    """The baseline, and variants that each add to the one before; those of a preset of their own stand beside them."""
+    """The baseline, then variants that each add to the one before; a variant with its own preset is not part of that chain."""
     if all(variant.name != block.baseline for variant in block.variants):
         yield first
     changes, previous = dict(first.changes), block.baseline
@@ -178,7 +178,7 @@ def _ladder(block: BlockSettings, first: _Draft) -> Iterator[_Draft]:
 
 
 def _together(variants: Sequence[VariantSettings]) -> dict[str, Any]:
-    """The changes of several components; raises StudyError when two of them set the same path."""
+    """The combined changes of several components; raises StudyError when two of them set the same path."""
     changes: dict[str, Any] = {}
     for variant in variants:
         clash = next((path for path in variant.set if path in changes), None)

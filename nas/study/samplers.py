@@ -1,4 +1,4 @@
-"""The names of the diffusion samplers, and which of them fit which prediction; `nas.diffusion.samplers` has their functions."""
+"""The names of the diffusion samplers and the predictions that each fits; `nas.diffusion.samplers` implements them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ SAMPLERS: dict[str, tuple[Sampler, ...]] = {
     "v": ("ddpm", "ddim", "dpm++"),
     "flow": ("euler", "heun"),
 }
-"""By prediction: the samplers that fit it."""
+"""The samplers that fit each prediction."""
 
 DEFAULT_SAMPLERS: dict[str, Sampler] = {"epsilon": "ddim", "v": "ddim", "flow": "heun"}

@@ -1,4 +1,4 @@
-"""The settings of a study, section by section; each refuses unknown keys and values that nothing could be done with."""
+"""The sections of a study as frozen settings; each refuses unknown keys and impossible values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 
 
 def _macs(value: Any) -> Any:
-    """`1.5 TFLOPs` as multiply-accumulates."""
+    """Parse an amount such as `1.5 TFLOPs` into multiply-accumulates; leave anything but text as it is."""
     if not isinstance(value, str):
         return value
-    # At most six digits before the point: more would be a slip, and could be more than a number holds.
+    # More than six digits before the point are taken for a typing error.
     match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]+)?)\s*([MGTPE])FLOPs?\s*", value)
     if not match:
         raise StudyError(f"'{value}' is not an amount of compute such as '1.5 TFLOPs'")
@@ -35,7 +35,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _listed(value: Any) -> Any:
-    """A single value as a list of one."""
+    """Wrap a single value in a list."""
     return value if isinstance(value, (list, tuple)) else [value]
 
 
@@ -45,7 +45,7 @@ def first_step(macs: int, step_macs: int) -> int:
 
 
 def _refuse_renamed(section: str, given: Any, renamed: dict[str, str]) -> Any:
-    """Refuse keys of earlier versions by their new names."""
+    """Raise StudyError for a key of an earlier version, and name the new key."""
     for old, new in renamed.items():
         if isinstance(given, dict) and old in given:
             raise StudyError(f"{section}.{old} is now called {section}.{new}; rename it")
@@ -53,7 +53,7 @@ def _refuse_renamed(section: str, given: Any, renamed: dict[str, str]) -> Any:
 
 
 class ModelSettings(Frozen):
-    """A preset, made smaller or larger by `scale`, and dotted paths that differ from it."""
+    """The study's model: a preset, a `scale` for its channels and depths, and values by dotted path in `set`."""
 
     preset: str
     scale: Scale = Scale()
@@ -61,14 +61,14 @@ class ModelSettings(Frozen):
 
 
 class Objective(Frozen):
-    """A metric to optimise: a cost, or what a trial measures (`val_loss`, `step_seconds` of a training step)."""
+    """A metric to optimise: a cost, the validation loss, or `step_seconds`, the measured time of a training step."""
 
     metric: Literal["val_loss", "gflops", "train_gflops", "params_m", "step_seconds"]
     direction: Literal["minimize", "maximize"] = "minimize"
 
 
 class SamplerSettings(Frozen):
-    """Which Optuna sampler proposes, and its seed; `population` is how many complete trials make a generation of nsga2."""
+    """The Optuna sampler and its seed; `population` is the number of complete trials per generation of nsga2."""
 
     kind: Literal["random", "tpe", "nsga2", "gp"] = "tpe"
     seed: int = 0
@@ -76,11 +76,17 @@ class SamplerSettings(Frozen):
 
 
 class SearchSettings(Frozen):
-    """What is searched, within which hard constraints, for what, and how many trials.
+    """The section `search`.
 
-    Each architecture is trained with `replicates` seeds, so `trials` holds trials / replicates architectures; replicates are judged
-    together, by their means. `enqueue` lists architectures to try first, each as dotted paths that differ from the study's model
-    (`{}` is that model itself); they keep to the constraints, but may lie outside the space.
+    Attributes:
+        space: The domain of each varied dotted path.
+        constraints: Hard limits of the costs; nothing outside them is trained.
+        objectives: One or two metrics to optimise.
+        sampler: The Optuna sampler.
+        trials: The number of trials; the number of architectures is trials / replicates.
+        replicates: Seeds per architecture. Replicates are judged together, by their mean.
+        enqueue: Architectures to try first, each as dotted paths that differ from the study's model (`{}` is the model itself).
+            They must meet the constraints, but may be outside the space.
     """
 
     space: Annotated[dict[str, Domain], Field(min_length=1)]
@@ -101,11 +107,13 @@ class SearchSettings(Frozen):
 
 
 class PredictionSettings(Frozen):
-    """A study's `training.prediction`; a bare name stands for the kind alone.
+    """The section `training.prediction`; a bare name gives the kind.
 
-    `epsilon` is the papers' noise prediction with learned variance; `v` predicts √ᾱ·ε - √(1-ᾱ)·x0 (Salimans & Ho 2022); `flow` the
-    velocity x0 - ε of the straight path (SiT, Ma et al. 2024). `min_snr` is γ of the Min-SNR weighting (Hang et al. 2023; theirs is
-    5), for `epsilon` and `v`. `times` says how a flow's training times are drawn.
+    Attributes:
+        kind: The model's target. `epsilon`: the noise, with learned variance, as in both papers. `v`: √ᾱ·ε - √(1-ᾱ)·x0 (Salimans
+            & Ho 2022). `flow`: the velocity x0 - ε of the straight path (SiT, Ma et al. 2024).
+        min_snr: γ of the Min-SNR loss weighting (Hang et al. 2023, with γ = 5), for `epsilon` and `v`.
+        times: The distribution of a flow's training times.
     """
 
     kind: Literal["epsilon", "v", "flow"] = "epsilon"
@@ -127,16 +135,19 @@ class PredictionSettings(Frozen):
 
 
 class TrainingSettings(Frozen):
-    """How every trial is trained; the defaults are both papers' recipe.
+    """The training recipe of every trial; the defaults are both papers'.
 
-    The learning rate rises linearly over `warmup_steps` and is constant then, so it does not depend on the rung. `ema` holds the
-    decays of the averaged weights, one or several; trials are judged by the first. With `ema_warmup` the decay of step k is at
-    most (1 + k) / (10 + k), so that short trials are not judged by their initial weights. `clip_norm` clips the gradients' norm.
-    `precision` auto is bf16 where the GPU has it, float32 elsewhere; tf32 and bf16 leave the weights in float32.
+    Attributes:
+        warmup_steps: Steps over which the learning rate rises linearly. It is then constant, so it does not depend on the rung.
+        clip_norm: Largest norm of the gradients; None does not clip.
+        ema: Decays of the moving averages of the weights (EMA). Trials are judged by the first.
+        ema_warmup: Limit the decay at step k to (1 + k) / (10 + k), so that short trials are not judged by their initial weights.
+        label_dropout: Share of labels replaced by the null class.
+        precision: `auto` is bf16 on GPUs that have it, float32 elsewhere. With tf32 and bf16 the weights stay in float32.
+        seed: The seed of initial weights and of all random streams.
     """
 
     prediction: PredictionSettings = PredictionSettings()
-
     batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -155,15 +166,21 @@ class TrainingSettings(Frozen):
 
 
 class BudgetSettings(Frozen):
-    """Training compute of a full trial, and the rungs at which trials are compared.
+    """The training compute of a full trial, and the rungs at which trials are compared.
 
-    A full trial takes `max`, or in an ablation, where every variant is to see the same samples, so many `steps`. Each rung but
-    the last is the next divided by `reduction_factor`; with `even`, they are evenly spaced. In mode `stop` a trial is judged as
-    soon as it reports (ASHA as Ray's); in `promote` it waits and the best of a rung are resumed, whatever their order of
-    arrival; in `none` all go on to `max`. Nothing is judged at the first `grace_rungs` rungs. With `brackets`, trials are dealt
-    out in turn and each bracket is judged by itself, its first judgement one rung later than the bracket's before. With
-    `decay`, the learning rate falls linearly to 0 over the last share of `max`, which must lie between the last two rungs: up
-    to any other rung, the rate is the same for all.
+    Attributes:
+        max: Compute of a full trial, in multiply-accumulates.
+        steps: Training steps of a full trial, in place of `max`; for ablations, so that every variant sees the same samples.
+        rungs: Number of rungs, the full budget included.
+        reduction_factor: Each rung but the last is the next one divided by this.
+        even: Space the rungs evenly instead.
+        mode: The pruning rule. `stop`: a trial is judged as soon as it reports (ASHA, as in Ray). `promote`: a trial waits at its
+            rung, and the best of the rung are resumed, whatever their order of arrival. `none`: every trial trains to the end.
+        grace_rungs: Number of first rungs at which no trial is judged.
+        brackets: Groups of architectures that are judged separately; architectures are assigned in turn. The first judged rung of
+            each bracket is one later than that of the bracket before.
+        decay: Over this last share of `max` the learning rate falls linearly to 0. It may not begin before the last rung but one,
+            so that up to any earlier rung the rate is the same for all.
     """
 
     max: Macs | None = None
@@ -214,56 +231,56 @@ class BudgetSettings(Frozen):
 
     @property
     def milestones(self) -> tuple[int, ...]:
-        """What has been trained at every rung, rising: multiply-accumulates, or steps where the budget is in steps."""
+        """The cumulative training at every rung, rising: multiply-accumulates, or steps where the budget is in steps."""
         if self.even:
             return tuple(self.full * (rung + 1) // self.rungs for rung in range(self.rungs))
         return tuple(self.full // self.reduction_factor ** (self.rungs - 1 - rung) for rung in range(self.rungs))
 
     @property
     def full(self) -> int:
-        """What a full trial trains: multiply-accumulates, or steps where the budget is in steps."""
+        """The training of a full trial: multiply-accumulates, or steps where the budget is in steps."""
         amount = self.steps if self.max is None else self.max
         assert amount is not None, "a budget has one amount"
         return amount
 
     def milestones_of(self, step_macs: int) -> tuple[int, ...]:
-        """Cumulative training multiply-accumulates at every rung, for a trial whose step takes `step_macs`."""
+        """The cumulative training multiply-accumulates at every rung, for a trial with `step_macs` per step."""
         return tuple(mark * (step_macs if self.max is None else 1) for mark in self.milestones)
 
     def steps_of(self, step_macs: int) -> tuple[int, ...]:
-        """The training step at which a trial reports at every rung, for a trial whose step takes `step_macs`."""
+        """The training step of the report at every rung, for a trial with `step_macs` per step."""
         return tuple(first_step(macs, step_macs) for macs in self.milestones_of(step_macs))
 
     @property
     def increments(self) -> tuple[int, ...]:
-        """What is trained from one rung to the next, the first from nothing; in the unit of `milestones`."""
+        """The training from each rung to the next, the first counted from 0; in the unit of `milestones`."""
         marks = self.milestones
         return tuple(mark - before for before, mark in zip((0, *marks), marks, strict=False))
 
     def bracket_of(self, variant: int) -> int:
-        """The bracket of an architecture, by its number: architectures are dealt out in turn."""
+        """The bracket of an architecture, from its number: brackets take architectures in turn."""
         return variant % self.brackets
 
     def in_bracket(self, architectures: int, bracket: int) -> int:
-        """How many of so many architectures a bracket gets."""
+        """The number of architectures in a bracket, out of `architectures` in all."""
         return (architectures - bracket + self.brackets - 1) // self.brackets
 
     def first_judged(self, bracket: int) -> int:
-        """The first rung (from 0) at which a bracket's architectures are judged; the last where nothing is."""
+        """The first rung (from 0) at which a bracket's architectures are judged; the last rung where none are."""
         last = self.rungs - 1
         return last if self.mode == "none" else min(self.grace_rungs + bracket, last)
 
     def share_promoted(self, rung: int, bracket: int = 0) -> float:
-        """The share of a bracket's architectures that trains on from a rung, in expectation: 1 where nothing is judged."""
+        """The expected share of a bracket's architectures that trains on beyond a rung; 1 at a rung without judgement."""
         if rung >= self.rungs - 1:
             return 0.0
         return 1 / self.reduction_factor if rung >= self.first_judged(bracket) else 1.0
 
 
 class FinishSettings(Frozen):
-    """The best trials train on to a larger budget before they are exported and sampled.
+    """The `best` trials train on to a larger `budget` before they are exported and sampled.
 
-    With `decay`, the learning rate falls linearly to 0 over the last share of what the finish adds.
+    Over the last share `decay` of the training that the finish adds, the learning rate falls linearly to 0.
     """
 
     best: Annotated[int, Field(ge=1)] = 1
@@ -272,13 +289,13 @@ class FinishSettings(Frozen):
 
 
 class ValLossSettings(Frozen):
-    """The fixed grid of the validation loss: this many images, each at one stratified timestep with a noise and its negative."""
+    """The fixed grid of the validation loss: `images` images, each at one stratified timestep with a noise and its negative."""
 
     images: Annotated[int, Field(ge=8)] = 512
 
 
 class SampleSettings(Frozen):
-    """The grid of images sampled from a finished model; the sampler is ddim, or heun for a flow, where none is named."""
+    """The grid of images sampled from a finished model; the default sampler is ddim, and heun for a flow."""
 
     per_class: Annotated[int, Field(ge=1)] = 8
     sampler: Sampler | None = None
@@ -288,9 +305,10 @@ class SampleSettings(Frozen):
 
 
 class FidSettings(Frozen):
-    """FID and the other metrics of finished models: so many images with each seed, judged against the training images.
+    """FID and the other sample metrics: `samples` images per seed, compared with the training images.
 
-    A search judges its winners; an ablation every trial, in the trial's own process, at its last rung or with `at: every` at each.
+    A search evaluates its winners. An ablation evaluates every trial, in the trial's own process: at its last rung, or at every
+    rung with `at: every`.
     """
 
     samples: Count = 2000
@@ -303,7 +321,7 @@ class FidSettings(Frozen):
 
 
 class EvaluationSettings(Frozen):
-    """How trials are scored, and finished models shown and judged."""
+    """The section `evaluation`: the validation loss of trials, and the samples and metrics of finished models."""
 
     val_loss: ValLossSettings = ValLossSettings()
     samples: SampleSettings = SampleSettings()
@@ -311,11 +329,14 @@ class EvaluationSettings(Frozen):
 
 
 class ResourceSettings(Frozen):
-    """What one trial occupies, and for how long at most.
+    """The resources of a trial, and its time limit.
 
-    CPU cores, which are its threads; GPUs (`auto`: the share that its predicted memory needs, where the cluster has any); how many
-    run at once; and the seconds that a training step, a validation or the writing of a checkpoint may take before the trial counts
-    as hanging.
+    Attributes:
+        cpu: CPU cores per trial, which is also its number of threads.
+        gpu: GPUs per trial. `auto` is the share of a GPU that its predicted memory needs, where the cluster has GPUs.
+        concurrent: Most trials that run at once; None sets no limit.
+        step_limit_s: Seconds that a training step, a validation or the writing of a checkpoint may take. A trial that takes longer
+            counts as hung.
     """
 
     cpu: Annotated[int, Field(ge=1)] = 1
@@ -325,7 +346,7 @@ class ResourceSettings(Frozen):
 
 
 class TrackingSettings(Frozen):
-    """A tracker that trials are logged to as well, and the options of Ray's callback for it; a bare name stands for the kind."""
+    """An experiment tracker, and the options of Ray's callback for it; a bare name gives the kind."""
 
     kind: Literal["tensorboard", "wandb", "mlflow"]
     options: dict[str, Any] = Field(default_factory=dict)

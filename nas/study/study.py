@@ -43,10 +43,10 @@ ReadHeader = Callable[[DataSettings], Header]
 
 
 class Study(Frozen):
-    """One question, and all that is needed to answer it.
+    """One question, and all settings that are needed to answer it.
 
-    It is checked against the header of its data, which the validation context brings under `header`: a Header, or a function
-    that gives the one of the study's `data` settings. Nothing is read here; `nas.study.load` reads.
+    A study is checked against the header of its data. Pydantic's validation context holds it under the key `header`: a Header, or
+    a function from `DataSettings` to a Header. This class reads no files; `nas.study.load` does.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -66,17 +66,29 @@ class Study(Frozen):
 
     @property
     def header(self) -> Header:
-        """What the study's data hold, as it was given when the study was checked."""
+        """The header of the study's data, against which the study was checked."""
         assert self._header is not None, "a study without a header is refused"
         return self._header
 
     @cached_property
     def base(self) -> ModelSpec:
-        """The spec that is varied: the preset with its changes, its input as the data have it."""
+        """The spec that the study varies: its preset with `model.set`, and input and classes from the data."""
         return self.spec_of(None, {})
 
     def spec_of(self, name: str | None, changes: Mapping[str, Any]) -> ModelSpec:
-        """A preset, by default the study's, scaled and changed as the study's model is, and with changes of its own."""
+        """Build a spec as the study builds its model.
+
+        Args:
+            name: The preset; None takes the study's.
+            changes: Further values by dotted path, over those of `model.set`.
+
+        Returns:
+            The preset, scaled by `model.scale`, with input size, input channels and classes from the data.
+
+        Raises:
+            StudyError: If the data are not square, or a path that the data or the prediction fix is set to another value.
+            SpecError: If the values make no valid spec.
+        """
         header = self.header
         channels, height, width = header.shape
         classes = len(header.class_names)
@@ -90,33 +102,33 @@ class Study(Frozen):
                 origin = "the prediction has" if path == "learned_variance" else "the data have"
                 where = f"model.set.{path}" if path in self.model.set else path
                 raise StudyError(f"{where} is {value}, but {origin} {fixed[path]}; remove it")
-        found = preset(name or self.model.preset)
-        return scaled(found, self.model.scale, height).replace({**self.model.set, **fixed, **changes})
+        start = preset(name or self.model.preset)
+        return scaled(start, self.model.scale, height).replace({**self.model.set, **fixed, **changes})
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        """The space around the base spec; an ablation's has that spec alone."""
+        """The search space around the base spec; for an ablation it holds the base spec only."""
         search = self.search
         return SearchSpace(self.base, search.space, search.constraints) if search else SearchSpace(self.base, {}, {})
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of an ablation; a search has none. Raises StudyError for one that cannot be built."""
+        """The rows of an ablation, empty for a search; raises StudyError for a row that cannot be built."""
         return rows_of(self.ablation, self.spec_of) if self.ablation else ()
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What trials are compared by at rungs."""
+        """The metrics by which trials are compared at rungs."""
         return self.search.objectives if self.search else (Objective(metric="val_loss"),)
 
     @property
     def replicates(self) -> int:
-        """Trials that are judged together; in an ablation every trial stands for itself."""
+        """The number of trials that are judged together; 1 in an ablation."""
         return self.search.replicates if self.search else 1
 
     @cached_property
     def most_trials(self) -> int:
-        """How many trials there will be at most."""
+        """The largest number of trials that the study can have."""
         if self.search:
             return self.search.trials
         assert self.ablation is not None, "a study searches or ablates"
@@ -124,7 +136,7 @@ class Study(Frozen):
 
     @cached_property
     def varied(self) -> tuple[str, ...]:
-        """The dotted paths by which the architectures of the study may differ."""
+        """The dotted paths in which the architectures of the study may differ."""
         if self.search:
             return tuple(self.search.space)
         specs = [row.spec for row in self.rows]
@@ -132,31 +144,31 @@ class Study(Frozen):
 
     @cached_property
     def enqueued(self) -> tuple[ModelSpec, ...]:
-        """The specs to try first; raises SpecError for one that cannot be built, StudyError for one outside the constraints."""
+        """The specs of `search.enqueue`; raises SpecError for an invalid one, StudyError for one outside the constraints."""
         specs = []
-        for place, changes in enumerate(self.search.enqueue if self.search else ()):
+        for index, changes in enumerate(self.search.enqueue if self.search else ()):
             spec = self.base.replace(changes)
             fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
             if fixed:
-                raise StudyError(f"enqueue.{place} sets {fixed[0]}, which the data decide; remove it")
+                raise StudyError(f"enqueue.{index} sets {fixed[0]}, which the data decide; remove it")
             broken = self.search_space.violations(spec)
             if broken:
                 reached = ", ".join(f"{metric} {getattr(cost(spec), metric):.4g}" for metric in broken)
                 raise StudyError(
-                    f"enqueue.{place} has {reached}, outside the constraints, in which everything is trained; mend one"
+                    f"enqueue.{index} has {reached}, outside the constraints, in which everything is trained; mend one"
                 )
             specs.append(spec)
         return tuple(specs)
 
     @cached_property
     def census(self) -> Census:
-        """What random points of the space are; the same for the same study."""
+        """A census of random points of the space, with a fixed seed: feasible share, ranges of costs, cheapest and dearest."""
         return take_census(self.search_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
 
     @model_validator(mode="before")
     @classmethod
     def _prunes_nothing(cls, given: Any) -> Any:
-        """An ablation's budget has mode none unless it says otherwise, which is refused."""
+        """Default an ablation's budget to mode `none`; any other mode is refused later."""
         if isinstance(given, dict) and given.get("ablation") is not None and isinstance(given.get("budget"), dict):
             return {**given, "budget": {"mode": "none", **given["budget"]}}
         return given
@@ -164,7 +176,7 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _is_possible(self, info: ValidationInfo) -> Study:
         if self._header is not None:
-            return self  # A study that was checked already, as part of an event.
+            return self  # Already checked: pydantic validates a study again when it is a field of an event.
         given: Header | ReadHeader | None = (info.context or {}).get("header")
         if given is None:
             raise StudyError("a study is checked against the header of its data; load it with nas.load_study")
@@ -223,23 +235,23 @@ class Study(Frozen):
 
     @property
     def architectures(self) -> tuple[ModelSpec, ...]:
-        """The cheapest and the dearest architecture that may be trained, and those between that the study names itself."""
+        """An ablation's rows; for a search, the cheapest and the dearest of the census and the enqueued specs."""
         if self.ablation:
             return tuple(row.spec for row in self.rows)
         return tuple(spec for spec in (self.census.cheapest, self.census.dearest, *self.enqueued) if spec is not None)
 
     def packed(self) -> str:
-        """The study and its header as JSON, for `unpacked` in another process."""
+        """The study and its header as JSON; `unpacked` reads it in another process."""
         return json.dumps({"study": self.model_dump(mode="json"), "header": self.header.model_dump(mode="json")})
 
     @classmethod
     def unpacked(cls, text: str) -> Study:
-        """The study that `packed` gave, checked against the same header."""
+        """The study from the JSON of `packed`, checked against the same header."""
         both = json.loads(text)
         return cls.model_validate(both["study"], context={"header": Header.model_validate(both["header"])})
 
     def check_runs(self) -> None:
-        """The checks that look at many architectures; raises StudyError when none is feasible or a rung is under one step."""
+        """Run the checks that need many architectures; raises StudyError when none is feasible, or a rung is under one step."""
         if self.search:
             census = self.census
             if not census.feasible:
@@ -256,7 +268,7 @@ class Study(Frozen):
 
 
 def _within(key: str, check: Any) -> None:
-    """Run a check, its message led by the key it is about."""
+    """Run a check; prefix the message of its error with the key."""
     try:
         check()
     except ToolkitError as error:

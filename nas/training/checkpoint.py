@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, replaced as a whole, with its facts as metadata."""
+"""Checkpoints: one safetensors file, replaced atomically, with JSON facts as metadata."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _FACTS = "facts"
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts; a crash at any moment leaves the old file or the new one, never a part.
+    """Write tensors and JSON facts atomically: a crash leaves the old file or the new one, never a part.
 
-    Raises RunError when the disk is full or the folder is gone.
+    Raises:
+        RunError: If the disk is full or the folder is gone.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, An
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The tensors and facts of a file; None when there is none or it is damaged."""
+    """The tensors and facts of a checkpoint; None when the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             facts = (file.metadata() or {}).get(_FACTS)

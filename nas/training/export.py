@@ -30,10 +30,17 @@ from space.weights import load, save
 
 
 def select(run: Run, which: str) -> list[TrialResult]:
-    """The trials that `best`, `pareto:K` or a trial's number name; raises RunError when there is none.
+    """Select trials of a run.
 
-    `pareto:K` takes the front of val_loss and gflops, lowest loss first. Only complete trials are chosen unless a
-    number is given.
+    Args:
+        run: The run.
+        which: `best`; `pareto:K`, at most K trials of the front of val_loss and gflops, lowest loss first; or a trial's number.
+
+    Returns:
+        The trials; except by number, only complete ones.
+
+    Raises:
+        RunError: If `which` is none of these, or there is no such trial.
     """
     complete = run.in_state(State.COMPLETE)
     if which.isdecimal():
@@ -51,15 +58,26 @@ def select(run: Run, which: str) -> list[TrialResult]:
 
 
 def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: float | None = None) -> Network:
-    """Write the trial's averaged weights, folded, with spec and card to a folder; returns the model.
+    """Write a trial as a model folder: spec, averaged weights in folded form, and card.
 
-    `ema` chooses among the decays of the study; the first by default. Raises RunError when the trial has no checkpoint.
+    Args:
+        study: The study of the run.
+        trial: The trial.
+        run_folder: The run directory, which has the trial's checkpoint.
+        out: The folder to write to.
+        ema: The decay of the averaged weights, one of the study's; the first by default.
+
+    Returns:
+        The model as read back from the folder.
+
+    Raises:
+        RunError: If the trial has no checkpoint, or the study keeps no average of that decay.
     """
     path = checkpoint_path(run_folder, trial.name)
-    found = read_checkpoint(path)
-    if found is None:
+    stored = read_checkpoint(path)
+    if stored is None:
         raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
-    tensors, checkpoint = found
+    tensors, checkpoint = stored
     model = Network(trial.spec)
     decay = ema if ema is not None else study.training.ema[0]
     prefix = f"{ema_name(decay)}."
@@ -74,20 +92,20 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
 
 
 def exported(study: Study, trial: TrialResult, without_samples: str | None = None) -> Exported:
-    """The event that says that a trial was exported as it is now; `without_samples` says why it has no samples, if so."""
-    how = study.evaluation.model_dump(mode="json")
+    """The event of a trial's export in its present state; `without_samples` is the reason why it has no samples, if any."""
+    evaluation = study.evaluation.model_dump(mode="json")
     return Exported(
         trial=trial.number,
         folder=f"{EXPORTS}/{trial.name}",
         macs=trial.reports[-1].macs,
-        samples=how["samples"],
-        fid=how["fid"],
+        samples=evaluation["samples"],
+        fid=evaluation["fid"],
         without_samples=without_samples,
     )
 
 
 def export_due(study: Study, trial: TrialResult) -> bool:
-    """Whether a trial has trained on, or is to be sampled otherwise, since it was exported."""
+    """Whether a trial must be exported (again): it has trained on, or its sample settings have changed."""
     last, now = trial.export, exported(study, trial)
     return last is None or (last.macs, last.samples, last.fid) != (now.macs, now.samples, now.fid)
 
@@ -95,9 +113,17 @@ def export_due(study: Study, trial: TrialResult) -> bool:
 def write_samples(
     model: Network, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
 ) -> None:
-    """A grid of images, one row a class, drawn as the settings say; unguided when the model has no null class.
+    """Write a PNG grid of sampled images, one row per class; without guidance when the model has no null class.
 
-    Raises RunError when the facts do not say how latents become images, or the picture cannot be written.
+    Args:
+        model: The model.
+        facts: The facts of its model folder.
+        settings: The sampler, its steps, guidance and seed, and the images per class.
+        path: The PNG file to write.
+        classes: The labels; all by default.
+
+    Raises:
+        RunError: If the facts name no codec, or the picture cannot be written.
     """
     if "codec" not in facts:
         raise RunError("the model folder does not say which codec its latents have; use a folder that `nas export` wrote")
@@ -123,7 +149,7 @@ def write_samples(
 
 
 def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: Path) -> None:
-    """The report of `nas evaluate` on a finished model, drawn as `evaluation.fid` says; raises DataError for too few samples."""
+    """Write the report of `nas evaluate` on a model, with `evaluation.fid` as settings; raises DataError for too few samples."""
     settings = study.evaluation.fid
     assert settings is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,7 +160,7 @@ def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: 
 
 
 def trained_for(facts: dict[str, Any]) -> Prediction:
-    """What a model folder's facts say that it predicts; the papers' where they say nothing, as for imported checkpoints."""
+    """The prediction in a model folder's facts; the papers' noise prediction where they have none, as imported checkpoints."""
     return prediction(PredictionSettings.model_validate(facts.get("prediction", facts.get("objective", {}))))
 
 

@@ -1,4 +1,4 @@
-"""The memory that training takes: allocations of CUDA on a GPU, the resident set of the process (libraries included) on a CPU."""
+"""Peak memory of training: CUDA's allocations on a GPU, the resident set of the process (libraries included) on a CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 _RESET_PEAK = "5"
-"""Written to `clear_refs`, it sets the peak of the resident set to its present size (man 5 proc)."""
+"""Writing this to `clear_refs` resets the peak of the resident set to its present size (man 5 proc)."""
 
 
 def reset_peak(device: torch.device) -> int | None:
-    """Let the peak count anew, in a process that trains several models; the bytes in use now, None where nothing tells."""
+    """Reset the peak and return the bytes in use now; None where the system does not report them."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -25,14 +25,14 @@ def reset_peak(device: torch.device) -> int | None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The peak since `reset_peak`, or of the whole process where it cannot count anew."""
+    """The peak since `reset_peak`, in bytes; since the start of the process where the system cannot reset it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
 
 
 def _status_bytes(key: str) -> int | None:
-    """An entry of Linux's account of this process; None elsewhere."""
+    """An entry of `/proc/self/status` in bytes; None on systems other than Linux."""
     with suppress(OSError, IndexError, ValueError):
         return int(Path("/proc/self/status").read_text().partition(f"{key}:")[2].split()[0]) * 1024
     return None

@@ -1,4 +1,4 @@
-"""Scores of a trial while it trains: FID and the others of the averaged weights, as `evaluation.fid` says."""
+"""Sample metrics of a trial in training: FID and the others, of its averaged weights, with `evaluation.fid` as settings."""
 
 from __future__ import annotations
 
@@ -20,25 +20,36 @@ from space.model.network import Network
 
 
 def due(study: Study, rung: int) -> bool:
-    """Whether a trial is judged at a rung: in an ablation with `evaluation.fid`, at the last, or at every one."""
+    """Whether a trial is scored at a rung: only in an ablation with `evaluation.fid`, at the last rung or at every rung."""
     settings = study.evaluation.fid
     return bool(study.ablation and settings and (settings.at == "every" or rung == study.budget.rungs - 1))
 
 
 def scores(model: Network, study: Study, train: Feed, prediction: Prediction, bar: Callable[[int], None]) -> dict[str, float]:
-    """The mean of every metric over the sample seeds of `evaluation.fid`; `bar` is told of every batch that was drawn.
+    """Score a model's samples.
 
-    Raises DataError when there are too few samples or the extractor is missing.
+    Args:
+        model: The averaged weights, in folded form.
+        study: The study, with `evaluation.fid`.
+        train: The training data.
+        prediction: The model's prediction.
+        bar: Called with the size of every batch of samples.
+
+    Returns:
+        The mean of every metric over the seeds of `evaluation.fid`.
+
+    Raises:
+        DataError: If there are too few samples, or the extractor is missing.
     """
     settings = study.evaluation.fid
     assert settings is not None
     extractor, reference = _judge(study.data, settings.extractor, train.device)
     report = evaluate_model(model, train.store.header.codec, prediction, extractor, reference, settings, bar=bar)
-    return {name: found["mean"] for name, found in report["metrics"].items()}
+    return {name: statistics["mean"] for name, statistics in report["metrics"].items()}
 
 
 @lru_cache(maxsize=1)
 def _judge(data: DataSettings, name: str, device: torch.device) -> tuple[Extractor, Reference]:
-    """Kept for the next trial in the same process."""
+    """The extractor and the reference of the training images, kept for the next trial in the same process."""
     extractor = extractor_named(name, device=device)
     return extractor, reference_of_split(open_data(data).train, "train", extractor, device)

@@ -1,4 +1,4 @@
-"""Training one model: the papers' recipe, paired random streams, a continuation that is bit-exact on a CPU."""
+"""Trains one model with the papers' recipe and paired random streams; resuming is bit-exact on a CPU."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ from space.model.network import Network, build
 from space.spec import ModelSpec
 
 FINITE_CHECK_STEPS = 50
-"""Reading the loss waits for the device, so it is looked at only this often."""
+"""Steps between two checks that the loss is finite; each check waits for the device."""
 
 
 class DivergedError(ToolkitError):
-    """The training loss is no longer a number."""
+    """The training loss or the validation loss is not finite."""
 
 
 @dataclass(frozen=True)
 class Decay:
-    """The learning rate falls linearly to 0 from one step to another (warm-up-stable-decay, Hu et al. 2024)."""
+    """A linear fall of the learning rate to 0, from step `first` to step `end` (warm-up-stable-decay, Hu et al. 2024)."""
 
     first: int
     end: int
 
     def share(self, step: int) -> float:
-        """The share of the full rate at a step, counted from 0."""
+        """The multiplier of the learning rate at a step, counted from 0."""
         return 1.0 if step < self.first else max(0.0, (self.end - step) / (self.end - self.first))
 
 
 class Trainer:
     """A model in training: parameters, their moving averages, optimizer and step.
 
-    AdamW with betas (0.9, 0.999) (both papers' recipe), at a rate that is constant but for a warm-up and, at the end of a whole
-    budget, a decay. Every random draw comes from `TrainingStream`, so the state to continue from is just `tensors()` and the step.
-    `ema_models` holds the moving average of every decay; `ema` is the first, by which the model is judged.
+    The optimizer is AdamW with betas (0.9, 0.999), both papers' recipe. The learning rate is constant, except for a warm-up and, at
+    the end of a full budget, a decay. Every random draw comes from `TrainingStream`, so `tensors()` and the step are the state.
+
+    Attributes:
+        ema_models: The moving average (EMA) of the weights for every decay.
+        ema: The first of them, by which the model is judged.
     """
 
     def __init__(self, spec: ModelSpec, seed: int, settings: TrainingSettings, feed: Feed, decay: Decay | None = None) -> None:
@@ -55,7 +58,7 @@ class Trainer:
             decay: copy.deepcopy(self.model).eval().requires_grad_(False) for decay in settings.ema
         }
         self.ema = self.ema_models[settings.ema[0]]
-        # The fused kernel needs one device type it knows.
+        # The fused kernel exists for these device types only.
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=settings.learning_rate,
@@ -74,23 +77,30 @@ class Trainer:
         )
         self.autocast = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(device))
         if device.type == "cuda":
-            # TF32 keeps float32's range with 10 bits of mantissa, in matrix products and convolutions alike.
+            # TF32 has float32's range with 10 bits of mantissa; set it for matrix products and convolutions together.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         self.step = 0
 
     def train_to(self, step: int) -> float:
-        """Train until `step` steps have been done and return the mean training loss on the way; 0 when there is nothing to do.
+        """Train up to a step.
 
-        Raises DivergedError as soon as a loss that is not finite is seen.
+        Args:
+            step: The number of steps after which to stop, counted from the start of training.
+
+        Returns:
+            The mean training loss of the steps of this call; 0 when there were none.
+
+        Raises:
+            DivergedError: If the loss is not finite; checked every `FINITE_CHECK_STEPS` steps and at the end.
         """
-        total, seen = torch.zeros((), device=self.device), 0
+        total, steps = torch.zeros((), device=self.device), 0
         while self.step < step:
             total += self._train_step()
             self.step += 1
-            seen += 1
+            steps += 1
             if (self.step % FINITE_CHECK_STEPS == 0 or self.step == step) and not math.isfinite(total.item()):
                 raise DivergedError(f"diverged: the training loss is {total.item()} by step {self.step}")
-        return total.item() / seen if seen else 0.0
+        return total.item() / steps if steps else 0.0
 
     def _train_step(self) -> Tensor:
         draw = self.stream.draw(self.step)
@@ -112,7 +122,7 @@ class Trainer:
         return loss.detach()
 
     def lr_multiplier(self) -> float:
-        """The share of the learning rate at the present step; what came before or comes after does not matter."""
+        """The multiplier of the learning rate at the present step; it depends on the step only."""
         warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps) if self.settings.warmup_steps else 1.0
         return warmup * (self.decay.share(self.step) if self.decay else 1.0)
 
@@ -125,7 +135,7 @@ class Trainer:
                 averaged.lerp_(parameter, 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that training has changed but the step: `model.`, `ema-DECAY.`, and AdamW's two moments, on the CPU."""
+        """The state of training without the step, on the CPU: `model.*`, `ema-DECAY.*`, and AdamW's `exp_avg.*`, `exp_avg_sq.*`."""
         state: dict[str, Tensor] = {}
         for part, module in self._parts().items():
             state |= {f"{part}.{name}": value for name, value in module.named_parameters()}
@@ -135,7 +145,7 @@ class Trainer:
         return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Continue from `tensors()` as they were at a step; raises ToolkitError when they belong to another model."""
+        """Restore the state of `tensors()` at a step; raises ToolkitError when it belongs to another architecture."""
         expected = self.tensors()
         if {n: v.shape for n, v in expected.items()} != {n: v.shape for n, v in tensors.items()}:
             raise ToolkitError("the checkpoint belongs to another architecture; remove it to train the trial anew")
@@ -145,7 +155,7 @@ class Trainer:
                     parameter.copy_(tensors[f"{part}.{name}"])
         for name, parameter, _ in self._moments():
             self.optimizer.state[parameter] = {
-                # Same memory order as the parameter: the fused kernel walks both together.
+                # The fused kernel needs the moments in the same memory order as the parameter.
                 moment: torch.empty_like(parameter).copy_(tensors[f"{moment}.{name}"])
                 for moment in ("exp_avg", "exp_avg_sq")
             } | {"step": torch.tensor(float(step), device=self.device)}
@@ -160,7 +170,7 @@ class Trainer:
 
 
 def ema_name(decay: float) -> str:
-    """How a checkpoint calls the moving average of a decay."""
+    """The name of a decay's moving average in a checkpoint."""
     return f"ema-{float(decay)!r}"
 
 

@@ -1,4 +1,4 @@
-"""A trial: trains a spec from milestone to milestone and scores it at each."""
+"""A trial: trains a spec from milestone to milestone and reports its scores at each."""
 
 from __future__ import annotations
 
@@ -29,16 +29,23 @@ from space.files import first_line
 
 @lru_cache(maxsize=1)
 def feeds(settings: DataSettings, device: torch.device) -> tuple[Feed, Feed]:
-    """Training and validation data on a device, kept for the next trial in the same process."""
+    """Training and validation data on a device; kept for the next trial in the same process."""
     data = open_data(settings)
     return Feed(data.train, device, settings.flip), Feed(data.validation, device, resident=False)
 
 
 class Trial:
-    """One plan being carried out; continues from the checkpoint in its folder when there is one.
+    """Carries out one plan; resumes from the checkpoint in its folder when there is one.
 
-    Milestones are reached in whole steps, so a report stands at the first step whose cumulative training cost is at
-    least the milestone's. Raises ToolkitError when the data are missing or do not fit.
+    A milestone is reached at the first whole step whose cumulative training cost is at least the milestone's.
+
+    Args:
+        plan: The plan.
+        study: The study.
+        folder: The trial's folder for checkpoints; None keeps none.
+
+    Raises:
+        ToolkitError: If the data are missing or do not fit.
     """
 
     def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None) -> None:
@@ -51,20 +58,20 @@ class Trial:
         self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.prediction)
         self.next, self._drawn = plan.reported, 0
         self._kept: dict[int, Report] = {}
-        self._continue()
+        self._resume()
 
     def _decay(self) -> Decay | None:
-        """Where the learning rate falls: over the last share of the budget, or of what the finish adds to it."""
+        """The decay of the learning rate: over the last share of the budget, or of what the finish adds to it."""
         budget, finish = self.study.budget, self.study.finish
         if self.plan.reported < budget.rungs:
-            whole, before, share = budget.milestones_of(self.step_macs)[-1], 0, budget.decay
+            end, start, share = budget.milestones_of(self.step_macs)[-1], 0, budget.decay
         else:
-            assert finish is not None, "only a finish goes on beyond the last rung"
-            whole, before, share = finish.budget, budget.full, finish.decay
+            assert finish is not None, "only a finish trains beyond the last rung"
+            end, start, share = finish.budget, budget.full, finish.decay
         if not share:
             return None
-        first = round(whole - share * (whole - before))
-        return Decay(first_step(first, self.step_macs), first_step(whole, self.step_macs))
+        first = round(end - share * (end - start))
+        return Decay(first_step(first, self.step_macs), first_step(end, self.step_macs))
 
     @property
     def finished(self) -> bool:
@@ -76,12 +83,12 @@ class Trial:
         rung, wanted = self.next, self._step_at(self.next)
         self.next += 1
         if wanted in self._kept:
-            # Trained before a crash that came between the checkpoint and the ledger, or by another run.
+            # The report exists: from before a crash between checkpoint and ledger, or from another run.
             return self._kept[wanted].model_copy(update={"trial": self.plan.number, "rung": rung})
         before, start = self.training.step, time.perf_counter()
         train_loss = self.training.train_to(wanted)
         seconds = time.perf_counter() - start
-        # What was trained, even where a checkpoint was ahead of the plan.
+        # Not `wanted`: a checkpoint may be ahead of the plan.
         step = self.training.step
         loss = self.grid.loss(self.training.ema.folded(), max(self.study.training.batch_size, 64))
         if not math.isfinite(loss.mean):
@@ -105,7 +112,7 @@ class Trial:
         return report
 
     def _scores(self, rung: int) -> dict[str, float]:
-        """What the averaged weights' samples are worth, where the study asks at this rung."""
+        """The sample metrics of the averaged weights; empty at a rung without scores."""
         if not due(self.study, rung):
             return {}
 
@@ -116,11 +123,11 @@ class Trial:
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Differs whenever there was progress: steps, milestones, samples drawn."""
+        """A value that changes with progress: steps, milestones, samples drawn."""
         return self.training.step, self.next, self._drawn
 
     def _step_at(self, rung: int) -> int:
-        """The first step that reaches a milestone of the plan."""
+        """The step of the plan's report at a rung."""
         return first_step(self.plan.milestones[rung - self.plan.reported], self.step_macs)
 
     def _save(self) -> None:
@@ -129,27 +136,27 @@ class Trial:
             facts = {"digest": self.plan.spec.digest, "seed": self.plan.seed, "step": self.training.step, "reports": kept}
             path, rungs = self.folder / CHECKPOINT, self.study.budget.rungs
             if self.plan.reported == rungs == self.next - 1 and path.exists():
-                # Where the search ended: other runs can go on from there.
+                # Keep the last rung's checkpoint, from which other runs can resume.
                 keep(path, self.folder / LAST_RUNG)
             write_checkpoint(path, self.training.tensors(), facts)
 
-    def _continue(self) -> None:
-        found = read_checkpoint(self.folder / CHECKPOINT) if self.folder is not None else None
-        # Without a usable checkpoint the trial trains from the start: the streams make it the same trial again.
-        if not found or found[1]["digest"] != self.plan.spec.digest or not self.plan.milestones:
+    def _resume(self) -> None:
+        stored = read_checkpoint(self.folder / CHECKPOINT) if self.folder is not None else None
+        # Without a usable checkpoint the trial trains from the start; its random streams give the same results again.
+        if not stored or stored[1]["digest"] != self.plan.spec.digest or not self.plan.milestones:
             return
-        tensors, facts = found
+        tensors, facts = stored
         kept = {report.step: report for report in map(Report.model_validate, facts["reports"])}
         ahead = facts["step"] > self._step_at(self.plan.reported) and self._step_at(self.plan.reported) not in kept
         if ahead and self.plan.reported < self.study.budget.rungs:
-            # Past a rung that it has no report of, as after the budget's rungs were changed.
+            # The checkpoint is past a rung without a report of it, for example after the budget's rungs were changed.
             return
         self.training.load(tensors, facts["step"])
         self._kept = kept
 
 
 def as_failure(number: int, error: BaseException) -> Failure:
-    """An exception as data: one line of reason, and the traceback."""
+    """An exception as data: a one-line reason, the traceback, and whether memory ran out."""
     out_of_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
     line = first_line(error)
     reason = f"out of memory: {line}" if out_of_memory else line
@@ -158,5 +165,5 @@ def as_failure(number: int, error: BaseException) -> Failure:
 
 
 def _device(study: Study) -> torch.device:
-    """A GPU when there is one and the study does not forbid it."""
+    """A GPU if there is one and the study allows it, otherwise the CPU."""
     return torch.device("cuda" if study.resources.gpu != 0 and torch.cuda.is_available() else "cpu")

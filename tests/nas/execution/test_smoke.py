@@ -74,8 +74,8 @@ def test_each_time_is_predicted_from_the_other():
     ]
     assert max(map(len, lines)) <= 100
     # The time of equal compute on either: 1 / (½/100 + ½/50).
-    assert found.rate(4).macs_per_s == pytest.approx(1e11 / 1.5)
-    assert (found.rate(4).concurrency, found.rate(4).source) == (4, "from the smoke step")
+    assert found.throughput(4).macs_per_s == pytest.approx(1e11 / 1.5)
+    assert (found.throughput(4).concurrency, found.throughput(4).source) == (4, "from the smoke step")
 
 
 def test_a_space_of_one_architecture_has_nothing_to_predict_from(tiny_file):
@@ -84,7 +84,7 @@ def test_a_space_of_one_architecture_has_nothing_to_predict_from(tiny_file):
     assert line.startswith("smoke: only 0.0")
     assert line.count("predicted") == 1, "the memory alone"
     assert "predicted" not in where
-    assert found.rate(1).macs_per_s == pytest.approx(found.steps[0].macs_per_s)
+    assert found.throughput(1).macs_per_s == pytest.approx(found.steps[0].macs_per_s)
     unknown = found.model_copy(update={"steps": (found.steps[0].model_copy(update={"memory_bytes": None}),)})
     assert "memory not told here (predicted" in smoke_lines(unknown)[0]
     assert smoke_lines(Smoke(device="cpu", batch_size=1, steps=(a_step("only", 1, 14.77),)))[0].count("14.8 s a step") == 1
@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_is_told(tiny_file):
     with pytest.raises(RunError, match=r"smoke step: the cheapest architecture \(0.00\d+ GFLOPs, .* is not finite after two steps"):
         smoke(study)
     with pytest.raises(RunError, match="lower training.learning_rate"):
-        read_smoke(smoke_step(study.model_dump_json()))
+        read_smoke(smoke_step(study.packed()))
 
 
 def test_a_step_without_enough_memory_is_told_with_its_size_and_the_mend(tiny_file):
@@ -112,7 +112,7 @@ address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.
 resource.setrlimit(resource.RLIMIT_AS, (address_space + 600 * 2**20,) * 2)
 print(smoke_step(sys.stdin.read()))
 """
-    done = subprocess.run([sys.executable, "-c", code], input=study.model_dump_json(), capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], input=study.packed(), capture_output=True, text=True, check=True)
     spec = study.census.cheapest
     with pytest.raises(RunError) as told:
         read_smoke(done.stdout)
@@ -132,7 +132,7 @@ def test_another_error_is_not_taken_for_one_of_memory(tiny, monkeypatch):
     def broken(*_):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("nas.training.trainer.Training.train_to", broken)
+    monkeypatch.setattr("nas.training.trainer.Trainer.train_to", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         smoke(tiny)
 
@@ -142,7 +142,7 @@ def test_a_study_that_cannot_be_run_takes_no_step(tiny_file):
     with pytest.raises(ToolkitError, match="the nearest has gflops"):
         smoke(study)
     with pytest.raises(RunError, match="the nearest has gflops"):
-        read_smoke(smoke_step(study.model_dump_json()))
+        read_smoke(smoke_step(study.packed()))
 
 
 @pytest.mark.slow
@@ -159,9 +159,9 @@ def test_a_worker_of_a_cluster_takes_the_step(tiny_file):
         try:
             remote = ray.remote(max_calls=1)(smoke_step)
             fine, broken = (load_study(tiny_file, changes) for changes in ([], ["training.learning_rate=1.0e+30"]))
-            found = read_smoke(ray.get(remote.remote(fine.model_dump_json())))
+            found = read_smoke(ray.get(remote.remote(fine.packed())))
             assert [step.what for step in found.steps] == ["cheapest", "dearest"]
             with pytest.raises(RunError, match="is not finite after two steps"):
-                read_smoke(ray.get(remote.remote(broken.model_dump_json())))
+                read_smoke(ray.get(remote.remote(broken.packed())))
         finally:
             ray.shutdown()
