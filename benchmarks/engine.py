@@ -26,7 +26,7 @@ from nas.runs.ledger import Ledger
 from nas.runs.records import Report
 from nas.runs.run import read_run
 from nas.search.controller import Search
-from nas.study.study import Study
+from nas.study.load import load_study
 
 MODES = ("stop", "promote", "none")
 EMPTY, PLAIN = 60, 20
@@ -34,7 +34,7 @@ EMPTY, PLAIN = 60, 20
 
 
 def study(trials, rungs, mode="stop"):
-    return Study.model_validate(
+    return load_study(
         {
             "name": "engine",
             "data": {"source": "fashion-mnist-10k", "codec": "pixel-unshuffle-4"},

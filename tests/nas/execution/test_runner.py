@@ -99,9 +99,7 @@ def test_a_run_takes_over_what_its_neighbour_has_trained(tiny, tiny_file, tmp_pa
     # The winner's weights are those of the last rung, though the neighbour has trained it on.
     plain = run_study(load_study(tiny_file, ["finish=null"]), tmp_path / "plain" / "run", in_process=True).best()[0]
     assert second.best()[0].number == plain.number
-    own, taken = (
-        load_file(tmp_path / root / plain.export.folder / "model.safetensors") for root in ("plain/run", "runs/second")
-    )
+    own, taken = (load_file(tmp_path / root / plain.export.folder / "model.safetensors") for root in ("plain/run", "runs/second"))
     assert all(torch.equal(own[name], taken[name]) for name in own)
 
 
