@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from nas.cli.command import Command
-from nas.study.samplers import Sampler
+from nas.study.choices import ExtractorName, Sampler
 from space.errors import DataError, ToolkitError
 
 _path = click.Path(path_type=Path)
@@ -30,7 +30,7 @@ CONTROLS = ("validation", "noise")
 @click.option("--sampler", type=SAMPLER_CHOICE, help="ddim, or heun for a flow, by default.")
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=1.0, show_default=True, help="Guidance; 1 is none.")
-@click.option("--extractor", default="clothes", show_default=True, type=click.Choice(["clothes", "inception"]))
+@click.option("--extractor", default="clothes", show_default=True, type=click.Choice(get_args(ExtractorName)))
 @click.option("--weights", type=_path, help="A file with the extractor's weights.")
 @click.option("--keep-samples", type=_path, metavar="DIR", help="Write the samples as .npz of the ADM suite.")
 @click.option("--out", type=_path, help="The JSON file; by default the JSON is printed.")

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from nas.cli.command import Command
+from nas.study.choices import Mode, SearcherKind
 from space.errors import ToolkitError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("replay", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--scheduler", type=click.Choice(["stop", "promote", "none"]), help="stop by default; `mode` of the budget.")
+@click.option("--scheduler", type=click.Choice(get_args(Mode)), help="stop by default; `mode` of the budget.")
 @click.option("--reduction-factor", type=click.IntRange(2), help="The run's by default, or a power of it.")
 @click.option(
     "--rungs", type=click.IntRange(1), help="How many of the recorded rungs that fit, from the last down; all by default."
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     "--sampler",
     default="random",
     show_default=True,
-    type=click.Choice(["recorded", "random", "tpe", "nsga2", "gp"]),
+    type=click.Choice(["recorded", *get_args(SearcherKind)]),
     help="What is tried next: as recorded, in random order, or the architecture nearest to what a sampler proposes.",
 )
 @click.option("--trials", type=click.IntRange(1), help="How many of the recorded trials are tried; all by default.")

@@ -14,7 +14,7 @@ from nas.data.codec import Codec, Shape
 from nas.data.codecs import codec_named
 from nas.data.header import Header
 from nas.data.idx import read_idx
-from nas.data.settings import DataSettings
+from nas.data.settings import EMBEDDED_NAMES, DataSettings
 from nas.data.store import Split, Store, open_store, pixel_store, read_header
 from space.document import nearest
 from space.errors import DataError
@@ -142,3 +142,6 @@ def _fashion_mnist_10k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 EMBEDDED = {"fashion-mnist-10k": Embedded("fashion-mnist-10k", (1, 32, 32), CLOTHES, _fashion_mnist_10k)}
+
+if EMBEDDED.keys() != set(EMBEDDED_NAMES):
+    raise ImportError("EMBEDDED and nas.data.settings.EMBEDDED_NAMES name different data sets; add what one lacks")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.diffusion.gaussian import GaussianDiffusion, at
 from nas.diffusion.prediction import Prediction, Steps, V
-from nas.study.samplers import DEFAULT_SAMPLERS, SAMPLERS
+from nas.study.choices import DEFAULT_SAMPLERS, SAMPLERS
 from space.errors import ToolkitError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -119,10 +119,10 @@ def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: 
 
 
 SAMPLER_FUNCTIONS: dict[str, SamplerFunction] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm, "euler": euler, "heun": heun}
-"""The function of each name in `nas.study.samplers.SAMPLERS`."""
+"""The function of each name in `nas.study.choices.SAMPLERS`."""
 
 if SAMPLER_FUNCTIONS.keys() != {name for names in SAMPLERS.values() for name in names}:
-    raise ImportError("nas.diffusion.samplers and nas.study.samplers name different samplers; add what one lacks")
+    raise ImportError("nas.diffusion.samplers and nas.study.choices name different samplers; add what one lacks")
 
 
 def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, SamplerFunction]:

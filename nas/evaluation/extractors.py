@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from nas.evaluation.extractor import Extractor, usable
+from nas.study.choices import ExtractorName
 from space.document import nearest
 from space.errors import DataError
-
-NAMES = ("clothes", "inception")
 
 
 def extractor_named(name: str, weights: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
@@ -34,4 +34,4 @@ def extractor_named(name: str, weights: Path | None = None, device: str | torch.
         from nas.evaluation.inception import Inception
 
         return Inception(weights, usable(device))
-    raise DataError(f"no feature extractor '{name}'{nearest(name, NAMES)}")
+    raise DataError(f"no feature extractor '{name}'{nearest(name, get_args(ExtractorName))}")

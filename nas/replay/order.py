@@ -11,6 +11,7 @@ import numpy as np
 from nas.replay.curves import Recorded
 from nas.runs.records import State
 from nas.search.variants import Values
+from nas.study.choices import SearcherKind
 from nas.study.study import Study
 from space.array import Array
 from space.costs.points import Column, Points
@@ -18,7 +19,7 @@ from space.costs.table import CostTable
 from space.domains.domain import Value
 from space.domains.space import Parameter, Params, SearchSpace
 
-Sampler = Literal["recorded", "random", "tpe", "nsga2", "gp"]
+ReplaySampler = Literal["recorded"] | SearcherKind
 
 
 class Order:
@@ -47,7 +48,7 @@ class Order:
 class Proposed(Order):
     """What a sampler proposes, moved to the nearest recorded architecture that was not tried; those outside the space go first."""
 
-    def __init__(self, record: Recorded, kind: Sampler, seed: int) -> None:
+    def __init__(self, record: Recorded, kind: ReplaySampler, seed: int) -> None:
         # Optuna takes a while to import, and listed orders do without it.
         from nas.search.optuna_searcher import OptunaSearcher
 
@@ -133,7 +134,7 @@ def _key(params: Mapping[str, Value]) -> str:
     return json.dumps(params, sort_keys=True)
 
 
-def order_of(record: Recorded, sampler: Sampler, seed: int) -> Order:
+def order_of(record: Recorded, sampler: ReplaySampler, seed: int) -> Order:
     """The order of a name; the seed is that of a shuffle, or of the sampler."""
     places = range(len(record.curves))
     if sampler == "recorded":

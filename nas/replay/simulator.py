@@ -13,15 +13,15 @@ from typing import Literal
 import numpy as np
 
 from nas.replay.curves import Recorded
-from nas.replay.order import Order, Sampler, order_of
+from nas.replay.order import Order, ReplaySampler, order_of
 from nas.runs.records import State
 from nas.search.halving import SuccessiveHalving
 from nas.stats.ranks import Agreement
+from nas.study.choices import Mode
 from nas.study.settings import BudgetSettings
 from space.document import parse
 from space.errors import StudyError
 
-Mode = Literal["stop", "promote", "none"]
 Clock = Literal["seconds", "compute"]
 
 
@@ -48,7 +48,7 @@ class Arrival:
     ones are tried (all by default), in `repeats` orders; the recorded order is but one.
     """
 
-    sampler: Sampler = "random"
+    sampler: ReplaySampler = "random"
     workers: int = 1
     clock: Clock = "seconds"
     trials: int | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,7 +20,7 @@ from optuna.trial import Trial as Asked
 from nas.runs.records import Rejected, State
 from nas.search.distributions import distribution, encoded
 from nas.search.searcher import Rejects, Suggestion
-from nas.study.settings import SearchSettings
+from nas.study.settings import SamplerSettings, SearchSettings
 from space.domains.near import feasible_near
 from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
@@ -41,6 +41,15 @@ GENERATION = ":generation"
 """How the key ends under which a genetic sampler notes a trial's generation."""
 
 _STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
+
+
+OPTUNA_SAMPLERS: dict[str, Callable[[SamplerSettings, int], BaseSampler]] = {
+    "random": lambda settings, seed: RandomSampler(seed=seed),
+    "tpe": lambda settings, seed: TPESampler(seed=seed),
+    "nsga2": lambda settings, seed: NSGAIISampler(population_size=settings.population, seed=seed),
+    "gp": lambda settings, seed: GPSampler(seed=seed, warn_independent_sampling=False),
+}
+"""By `search.sampler.kind`: Optuna's sampler of the settings and a seed."""
 
 
 @dataclass
@@ -202,16 +211,7 @@ class OptunaSearcher:
     def _sampler(self, question: int) -> BaseSampler:
         settings = self.settings.sampler
         seed = int(np.random.SeedSequence([settings.seed, question]).generate_state(1)[0])
-        match settings.kind:
-            case "random":
-                return RandomSampler(seed=seed)
-            case "nsga2":
-                return NSGAIISampler(population_size=settings.population, seed=seed)
-            case "gp":
-                return GPSampler(seed=seed, warn_independent_sampling=False)
-            case "tpe":
-                return TPESampler(seed=seed)
-        assert_never(settings.kind)
+        return OPTUNA_SAMPLERS[settings.kind](settings, seed)
 
     def _reject(self, told: _Told, violations: Mapping[str, float]) -> None:
         # A pruned trial with a broken constraint is what a sampler takes for infeasible; a repetition teaches nothing.

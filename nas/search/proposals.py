@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from nas.runs.events import Event, Promoted, Reported, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_values
 from nas.search.halving import SuccessiveHalving
-from nas.search.optuna_searcher import OptunaSearcher
+from nas.search.optuna_searcher import OPTUNA_SAMPLERS, OptunaSearcher
 from nas.search.searcher import Searcher
 from nas.search.sources import trial_began
+from nas.study.choices import SearcherKind
 from nas.study.settings import SearchSettings
 from nas.study.study import Study
+from space.choices.table import covering
 from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
 from space.spec import ModelSpec
 
-SEARCHERS: dict[str, Callable[[SearchSpace, SearchSettings, float], Searcher]] = {
-    "random": OptunaSearcher,
-    "tpe": OptunaSearcher,
-    "nsga2": OptunaSearcher,
-    "gp": OptunaSearcher,
-}
+MakeSearcher = Callable[[SearchSpace, SearchSettings, float], Searcher]
+
+SEARCHERS: Mapping[str, MakeSearcher] = covering(SearcherKind, {**dict.fromkeys(OPTUNA_SAMPLERS, OptunaSearcher)})
 """By `search.sampler.kind`: the searcher of a space, its settings, and the share of the space that is feasible."""
 
 

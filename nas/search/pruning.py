@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from nas.search.variants import Decision, Values, Variant
 from nas.stats.pareto import by_front
+from nas.study.choices import Mode
+from space.choices.table import covering
 
 if TYPE_CHECKING:
     from nas.search.halving import SuccessiveHalving
@@ -145,5 +147,5 @@ class NoPruning:
         return decision
 
 
-RULES: dict[str, PruningRule] = {"stop": StopRule(), "promote": PromoteRule(), "none": NoPruning()}
+RULES: Mapping[str, PruningRule] = covering(Mode, {"stop": StopRule(), "promote": PromoteRule(), "none": NoPruning()})
 """By `budget.mode`."""

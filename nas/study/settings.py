@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from nas.study.samplers import Sampler
+from nas.study.choices import ExtractorName, Mode, Sampler, SearcherKind
 from space.domains.domain import Domain, Range
 from space.errors import StudyError
 from space.frozen import Frozen
@@ -70,7 +70,7 @@ class Objective(Frozen):
 class SamplerSettings(Frozen):
     """The Optuna sampler and its seed; `population` is the number of complete trials per generation of nsga2."""
 
-    kind: Literal["random", "tpe", "nsga2", "gp"] = "tpe"
+    kind: SearcherKind = "tpe"
     seed: int = 0
     population: Annotated[int, Field(ge=2)] = 20
 
@@ -188,7 +188,7 @@ class BudgetSettings(Frozen):
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 2
     even: bool = False
-    mode: Literal["stop", "promote", "none"] = "stop"
+    mode: Mode = "stop"
     grace_rungs: Annotated[int, Field(ge=0)] = 0
     brackets: Annotated[int, Field(ge=1)] = 1
     decay: Share = 0.0
@@ -316,7 +316,7 @@ class FidSettings(Frozen):
     sampler: Sampler | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     guidance: float = 1.0
-    extractor: Literal["clothes", "inception"] = "clothes"
+    extractor: ExtractorName = "clothes"
     at: Literal["last", "every"] = "last"
 
 

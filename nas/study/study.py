@@ -13,8 +13,8 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
+from nas.study.choices import SAMPLERS
 from nas.study.rows import Row, rows_of
-from nas.study.samplers import SAMPLERS
 from nas.study.settings import (
     BudgetSettings,
     EvaluationSettings,

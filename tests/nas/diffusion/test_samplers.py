@@ -9,7 +9,7 @@ import torch
 
 from nas.diffusion.prediction import BINS, Epsilon, Flow, V, prediction
 from nas.diffusion.samplers import SAMPLER_FUNCTIONS, Denoiser, sampler_named
-from nas.study.samplers import DEFAULT_SAMPLERS, SAMPLERS, Sampler
+from nas.study.choices import DEFAULT_SAMPLERS, SAMPLERS, Sampler
 from nas.study.settings import PredictionSettings
 from space import ToolkitError
 

@@ -1,5 +1,7 @@
 """The contract of every sampler with every way of judging, over scripted curves."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from optuna.trial import TrialState
@@ -7,6 +9,7 @@ from optuna.trial import TrialState
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.search.controller import Search
+from nas.study.choices import Mode, SearcherKind
 from nas.study.load import load_study
 from space.costs.table import CostTable
 from tests.nas.scripted import carry_out, facts, searched
@@ -23,9 +26,7 @@ OBJECTIVES = ["[{metric: val_loss}]", "[{metric: val_loss}, {metric: gflops}]"]
 OPTUNA = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
 
 
-@pytest.fixture(
-    params=[(k, m, o) for k in ("random", "tpe", "nsga2", "gp") for m in ("stop", "promote", "none") for o in OBJECTIVES]
-)
+@pytest.fixture(params=[(k, m, o) for k in get_args(SearcherKind) for m in get_args(Mode) for o in OBJECTIVES])
 def study(request, tiny_file):
     kind, mode, objectives = request.param
     if kind == "gp" and mode == "none":
@@ -68,7 +69,7 @@ def test_a_restart_proposes_and_decides_as_if_there_had_been_none(study, tmp_pat
     assert facts(tmp_path / "parts") == facts(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kind", ["random", "tpe", "nsga2", "gp"])
+@pytest.mark.parametrize("kind", get_args(SearcherKind))
 def test_proposals_come_from_the_feasible_region_where_it_is_tiny(tiny_file, tmp_path, kind):
     """Less than one in a thousand of the space: turning down would take a thousand questions a trial."""
     narrow = [TINY_SHARE, "search.constraints={gflops: {min: 0.02, max: 0.02001}}"]
