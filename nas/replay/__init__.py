@@ -1,1 +1,1 @@
-"""What other rungs or samplers would have decided over recorded curves."""
+"""Replays recorded curves: the decisions that other rungs or samplers would have made."""

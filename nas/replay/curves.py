@@ -1,4 +1,4 @@
-"""The full-length curves of a run: what its architectures reached at every rung; needs neither torch, Ray nor Optuna."""
+"""The full-length curves of a run: the values of its architectures at every rung; needs neither torch, Ray nor Optuna."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from space.errors import RunError
 
 @dataclass(frozen=True)
 class Curve:
-    """One architecture as it was recorded. Of `values`, `macs` and `seconds` the first index is a replicate, the second a rung."""
+    """The recording of one architecture. `values`, `macs` and `seconds` are indexed by replicate, then by rung."""
 
     params: Params | None
     """None for an architecture from outside the space."""
     values: tuple[tuple[Values, ...], ...]
-    """The objectives, as the study states them."""
+    """The objectives, in the study's order and with their own sign."""
     macs: tuple[tuple[int, ...], ...]
     """Training multiply-accumulates so far."""
     seconds: tuple[tuple[float, ...], ...]
@@ -37,9 +37,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The full-length curves of a run, in the order in which they were begun.
+    """The full-length curves of a run, in the order in which their architectures began.
 
-    `left_out` counts the trials without one, `pruned` those among them that a rung stopped.
+    `left_out` is the number of trials without one, `pruned` the number of those that a rung stopped.
     """
 
     study: Study
@@ -49,7 +49,7 @@ class Recorded:
 
     @property
     def search(self) -> SearchSettings:
-        """What was searched."""
+        """The settings of the recorded search."""
         assert self.study.search is not None, "only searches are replayed"
         return self.study.search
 
@@ -60,26 +60,29 @@ class Recorded:
 
     @property
     def full_macs(self) -> int:
-        """What training all of it took, in multiply-accumulates."""
+        """The multiply-accumulates of training everything recorded."""
         return sum(macs[-1] for curve in self.curves for macs in curve.macs)
 
     @cached_property
     def agreements(self) -> tuple[Agreement, ...]:
-        """One a recorded rung; the same every time."""
+        """The agreement of every recorded rung with the last one; deterministic."""
         losses = np.array([curve.losses for curve in self.curves])
         drawn = resampled(len(losses))
         return tuple(agreement(losses[:, rung], losses[:, -1], drawn) for rung in range(losses.shape[1]))
 
     def top_regret(self, rung: int, top: int) -> float:
-        """By how much the last val_loss of the best among a rung's `top` lies above the best recorded."""
+        """The lowest final val_loss among the best `top` architectures of a rung, minus the best recorded."""
         ranked = sorted(self.curves, key=lambda curve: curve.losses[rung])
         return min(curve.losses[-1] for curve in ranked[:top]) - self.best
 
 
 def recorded(run: Run) -> Recorded:
-    """The full-length curves of a run; an architecture counts when all its replicates reported at every rung.
+    """The full-length curves of a run. An architecture has one when all its replicates reported at every rung.
 
-    Reports of a finish are left out. Raises RunError when there are fewer than `LEAST`.
+    Reports of a finish are left out.
+
+    Raises:
+        RunError: When the run is an ablation, or has fewer than `LEAST` full-length curves.
     """
     study = run.study
     if study.search is None:
@@ -108,7 +111,7 @@ def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
     return Curve(
         params=trials[0].params,
         values=tuple(tuple(objective_values(study, trial, report) for report in trial.search_reports) for trial in trials),
-        macs=tuple(tuple(report.macs for report in own) for own in reports),
-        seconds=tuple(tuple(np.cumsum([report.seconds for report in own]).tolist()) for own in reports),
-        losses=tuple(fmean(own[rung].val_loss for own in reports) for rung in range(study.budget.rungs)),
+        macs=tuple(tuple(report.macs for report in replicate) for replicate in reports),
+        seconds=tuple(tuple(np.cumsum([report.seconds for report in replicate]).tolist()) for replicate in reports),
+        losses=tuple(fmean(replicate[rung].val_loss for replicate in reports) for rung in range(study.budget.rungs)),
     )

@@ -1,4 +1,4 @@
-"""In which order recorded architectures are tried again: a listed one, or what a sampler proposes."""
+"""The order in which recorded architectures are tried again: a fixed one, or that of a sampler's proposals."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ ReplaySampler = Literal["recorded"] | SearcherKind
 
 
 class Order:
-    """An order that is known beforehand: which recorded architecture is tried next, by its place among them.
+    """A fixed order of the recorded architectures, given as their indices (`places`).
 
-    A search tells it how those tried fare, by their `number`, which counts them as they are tried; from this nothing follows here.
+    A simulated search reports how the tried architectures end. It calls them by `number`, which counts them as they are tried. A
+    fixed order ignores these reports.
     """
 
     def __init__(self, places: Sequence[int]) -> None:
         self._places = places
 
     def next(self, number: int) -> int:
-        """The place of the architecture to try as the one of this number."""
+        """The index of the recorded architecture to try under this number."""
         return self._places[number]
 
     def tell_waiting(self, number: int, losses: Sequence[float]) -> None:
-        """It waits at a rung, with a loss for every rung so far."""
+        """Report that an architecture waits at a rung, with one loss per rung so far."""
 
     def resume(self, number: int) -> None:
-        """It waited, and trains on."""
+        """Report that a waiting architecture trains on."""
 
     def tell(self, number: int, state: State, values: Values, losses: Sequence[float]) -> None:
-        """It ended: `values` of the objectives when COMPLETE, and a loss for every rung reached."""
+        """Report that an architecture ended: `values` of the objectives when COMPLETE, and one loss per rung reached."""
 
 
 class Proposed(Order):
-    """What a sampler proposes, moved to the nearest recorded architecture that was not tried; those outside the space go first."""
+    """A sampler's proposals, each moved to the nearest untried recorded architecture; those outside the space come first."""
 
     def __init__(self, record: Recorded, kind: ReplaySampler, seed: int) -> None:
         # Optuna takes a while to import, and listed orders do without it.
@@ -57,11 +58,11 @@ class Proposed(Order):
         inside = [place for place, curve in enumerate(record.curves) if curve.params is not None]
         self._outside = [place for place, curve in enumerate(record.curves) if curve.params is None]
         self._space = RecordedSpace(record.study, {place: record.curves[place].params or {} for place in inside})
-        # A feasible share of 0 makes it move every proposal into the space of what is recorded.
+        # With a feasible share of 0, the searcher moves every proposal to a point of the space: a recorded architecture.
         self._searcher = OptunaSearcher(self._space, search.model_copy(update={"sampler": sampler}), share=0.0)
 
     def next(self, number: int) -> int:
-        """The place of the recorded architecture nearest to the next proposal."""
+        """The index of the recorded architecture nearest to the next proposal."""
         if number < len(self._outside):
             return self._outside[number]
         proposed = self._searcher.suggest(number, self._space.rejects)
@@ -85,7 +86,7 @@ class Proposed(Order):
 
 
 class RecordedSpace(SearchSpace):
-    """A search space that has no points but the recorded ones that were not tried yet."""
+    """A search space whose only points are the recorded ones that were not tried yet."""
 
     def __init__(self, study: Study, params: Mapping[int, Params]) -> None:
         assert study.search is not None, "only searches are replayed"
@@ -97,15 +98,15 @@ class RecordedSpace(SearchSpace):
         self._left = np.ones(len(params), dtype=bool)
 
     def points(self, rng: np.random.Generator, count: int) -> Points:
-        """All that are left, whatever the count."""
+        """All points that are left, whatever the count."""
         return self._all.take(np.flatnonzero(self._left))
 
     def violation(self, table: CostTable) -> Array:
-        """None: all were trained."""
+        """Zeros, because every recorded architecture is feasible."""
         return np.zeros(len(table))
 
     def rejects(self, params: Params) -> dict[str, float] | None:
-        """None for a recorded point that is left, otherwise the constraints that a point breaks."""
+        """None for a recorded point that is left; otherwise by how much the point breaks which constraints."""
         row = self._rows.get(_key(params))
         if row is not None and self._left[row]:
             return None
@@ -113,7 +114,7 @@ class RecordedSpace(SearchSpace):
         return {"spec": 1.0} if spec is None else self.violations(spec)
 
     def take(self, params: Params) -> int:
-        """The place of an architecture, which is tried from now on."""
+        """Mark a recorded point as tried, and return the index of its architecture."""
         row = self._rows[_key(params)]
         self._left[row] = False
         return self._places[row]
@@ -121,13 +122,14 @@ class RecordedSpace(SearchSpace):
 
 def _column(parameter: Parameter, params: Sequence[Params]) -> Column:
     name, domain = parameter.name, parameter.domain
-    active = np.array([name in own for own in params])
+    active = np.array([name in point for point in params])
     if domain.choice is not None:
-        places = {json.dumps(value): place for place, value in enumerate(domain.choice)}
-        return Column(np.array([places[json.dumps(own[name])] if name in own else 0 for own in params]), domain.choice, active)
+        indices = {json.dumps(value): index for index, value in enumerate(domain.choice)}
+        chosen = np.array([indices[json.dumps(point[name])] if name in point else 0 for point in params])
+        return Column(chosen, domain.choice, active)
     low, _ = domain.int_ or domain.float_ or (0, 0)
     kind = np.int64 if domain.int_ is not None else np.float64
-    return Column(np.array([own.get(name, low) for own in params], dtype=kind), None, active)
+    return Column(np.array([point.get(name, low) for point in params], dtype=kind), None, active)
 
 
 def _key(params: Mapping[str, Value]) -> str:

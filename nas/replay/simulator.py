@@ -1,4 +1,4 @@
-"""Replay: what other rungs and samplers would have decided over the full-length curves of a run; nothing is trained."""
+"""Simulates searches with other rungs and samplers over the full-length curves of a run; nothing is trained."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Clock = Literal["seconds", "compute"]
 
 @dataclass(frozen=True)
 class Rules:
-    """The rungs to try out: `nas.study.settings.BudgetSettings` over the recorded rungs.
+    """The rungs to replay: `nas.study.settings.BudgetSettings` over the recorded rungs.
 
-    `reduction_factor` is the run's own by default, or one of its powers; `rungs` is how many that fit are taken, from the last
-    one down.
+    `reduction_factor` is the run's (the default) or a power of it. `rungs` is the number of fitting rungs to use, counted from the
+    last down; all by default.
     """
 
     mode: Mode = "stop"
@@ -42,10 +42,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class Arrival:
-    """In which order, and how fast, architectures arrive at the rungs.
+    """The order and the speed in which architectures arrive at the rungs.
 
-    A training stretch takes one of `workers` as long as it took when it was recorded, or as its compute. `trials` of the recorded
-    ones are tried (all by default), in `repeats` orders; the recorded order is but one.
+    Training to the next rung occupies one of `workers` for the recorded time, or for the multiply-accumulates when `clock` is
+    "compute". `trials` is the number of recorded trials that are tried (all by default). The replay is repeated in `repeats`
+    orders; the recorded order is replayed once.
     """
 
     sampler: ReplaySampler = "random"
@@ -58,20 +59,20 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One repeat: the places of the architectures tried, in their order, at how many rungs each reported, and what it took."""
+    """One repeat: the indices of the tried architectures in order, the rungs at which each reported, and the compute spent."""
 
     tried: tuple[int, ...]
     reached: tuple[int, ...]
     macs: int
     end: float
-    """When the last report came in, in seconds, or multiply-accumulates of one worker by the clock of compute."""
+    """The time of the last report on the simulated clock: seconds, or multiply-accumulates of one worker."""
     regret: float
     """The lowest final val_loss of those that reached the last rung, minus the lowest recorded."""
 
 
 @dataclass(frozen=True)
 class MeanSd:
-    """Mean and standard deviation (n - 1) over repeats; None for the one of a single repeat."""
+    """Mean and standard deviation (n - 1) over repeats; `sd` is None for a single repeat."""
 
     mean: float
     sd: float | None
@@ -79,7 +80,7 @@ class MeanSd:
 
 @dataclass(frozen=True)
 class RungFacts:
-    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and what it says of the last one."""
+    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and its agreement with the last rung."""
 
     macs: int
     reported: MeanSd
@@ -89,26 +90,36 @@ class RungFacts:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out of one set of rules. `kept` is the share of repeats in which the best recorded architecture won."""
+    """The results of one set of rules. `kept` is the share of repeats in which the best recorded architecture won."""
 
     budget: BudgetSettings
     trials: int
     top: int
     pflops: MeanSd
     share: MeanSd
-    """Of what training all that is recorded took."""
+    """The compute spent, as a share of training everything recorded."""
     regret: MeanSd
     kept: float
     hours: MeanSd | None
-    """Until the last report; None by the clock of compute."""
+    """The time until the last report; None when the clock counts compute."""
     rungs: tuple[RungFacts, ...]
     outcomes: tuple[Outcome, ...]
 
 
 def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | None = None, top: int = 3) -> Replay:
-    """What a search with these rungs over the recorded architectures would have spent and found; the same for the same seed.
+    """Simulate a search with these rungs over the recorded architectures. The same seed gives the same result.
 
-    Raises StudyError when the rungs do not fit those recorded, or when more trials are asked for than are recorded.
+    Args:
+        record: The recorded curves.
+        rules: The rungs to replay.
+        arrival: The order, the workers and the clock.
+        top: The k of top-k regret.
+
+    Returns:
+        The compute that the search would have spent, and its regret.
+
+    Raises:
+        StudyError: When the rungs do not fit the recorded ones, or when more trials are asked for than are recorded.
     """
     rules, arrival = rules or Rules(), arrival or Arrival()
     budget, used = _fitting(record.study.budget, rules)
@@ -121,7 +132,7 @@ def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | 
     rungs = tuple(
         RungFacts(
             macs=macs,
-            reported=_spread([record.study.replicates * sum(n > rung for n in one.reached) for one in outcomes]),
+            reported=_spread([record.study.replicates * sum(n > rung for n in outcome.reached) for outcome in outcomes]),
             agreement=record.agreements[used[rung]],
             top_regret=record.top_regret(used[rung], top),
         )
@@ -131,20 +142,23 @@ def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | 
         budget=budget,
         trials=count * record.study.replicates,
         top=top,
-        pflops=_spread([one.macs / 1e15 for one in outcomes]),
-        share=_spread([one.macs / record.full_macs for one in outcomes]),
-        regret=_spread([one.regret for one in outcomes]),
-        kept=fmean(one.regret == 0 for one in outcomes),
-        hours=_spread([one.end / 3600 for one in outcomes]) if arrival.clock == "seconds" else None,
+        pflops=_spread([outcome.macs / 1e15 for outcome in outcomes]),
+        share=_spread([outcome.macs / record.full_macs for outcome in outcomes]),
+        regret=_spread([outcome.regret for outcome in outcomes]),
+        kept=fmean(outcome.regret == 0 for outcome in outcomes),
+        hours=_spread([outcome.end / 3600 for outcome in outcomes]) if arrival.clock == "seconds" else None,
         rungs=rungs,
         outcomes=tuple(outcomes),
     )
 
 
 def candidates(record: Recorded, rungs: int | None = None, brackets: int = 1) -> list[Rules]:
-    """The rules to compare by default: training all fully, and stop and promote with reduction 2, 3, 4 and grace 0, 1.
+    """The rules to compare by default: no pruning, and modes stop and promote with reduction factors 2, 3, 4 and grace 0, 1.
 
-    Only those that fit the recorded rungs; raises StudyError when none does.
+    Rules that do not fit the recorded rungs are left out.
+
+    Raises:
+        StudyError: When no rules with pruning fit.
     """
     found, own = [], record.study.budget
     modes: tuple[Mode, ...] = ("stop", "promote")
@@ -169,7 +183,7 @@ def _spread(values: Sequence[float]) -> MeanSd:
 
 
 def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[int, ...]]:
-    """The budget to replay, and the recorded rungs that are its own."""
+    """The budget to replay, and the indices of the recorded rungs that are its rungs."""
     reduction_factor = rules.reduction_factor or own.reduction_factor
     apart = round(math.log(reduction_factor, own.reduction_factor))
     if own.reduction_factor**apart != reduction_factor:
@@ -188,7 +202,7 @@ def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[i
 
 
 def _architectures(record: Recorded, trials: int | None) -> int:
-    """How many architectures a number of trials is."""
+    """The number of architectures in a number of trials."""
     replicates = record.study.replicates
     if trials is None:
         return len(record.curves)
@@ -200,7 +214,7 @@ def _architectures(record: Recorded, trials: int | None) -> int:
 
 
 class _Simulation:
-    """One search over recorded curves, with the hand-out of `nas.search.controller.Search` on a simulated clock."""
+    """One search over recorded curves on a simulated clock; trials are handed out as in `nas.search.controller.Search`."""
 
     def __init__(
         self, record: Recorded, budget: BudgetSettings, used: tuple[int, ...], order: Order, count: int, arrival: Arrival
@@ -215,7 +229,7 @@ class _Simulation:
         self.idle: set[int] = set()
 
     def outcome(self) -> Outcome:
-        """Run to the end."""
+        """Run the search to its end."""
         busy: list[tuple[float, int, int]] = []
         now, started = 0.0, 0
         while True:
@@ -229,9 +243,9 @@ class _Simulation:
                 heappush(busy, (now + self._duration(trial), started, trial))
                 started += 1
         reached = tuple(len(self.rungs.variants[number].means) for number in range(len(self.tried)))
-        found = [(self.record.curves[place], n) for place, n in zip(self.tried, reached, strict=True)]
-        spent = sum(macs[self.used[n - 1]] for curve, n in found for macs in curve.macs)
-        best = min(curve.losses[-1] for curve, n in found if n == len(self.used))
+        curves = [(self.record.curves[index], n) for index, n in zip(self.tried, reached, strict=True)]
+        spent = sum(macs[self.used[n - 1]] for curve, n in curves for macs in curve.macs)
+        best = min(curve.losses[-1] for curve, n in curves if n == len(self.used))
         return Outcome(tuple(self.tried), reached, spent, now, best - self.record.best)
 
     @property
@@ -239,7 +253,7 @@ class _Simulation:
         return self.begun == self.total
 
     def _next(self) -> int | None:
-        """A trial for a free worker: one that may go on, the next replicate, a promoted one, a new one."""
+        """A trial for a free worker: an idle one, else the next replicate, else a promoted trial, else a new one."""
         while not self.idle:
             if self.begun % self.replicates == 0:
                 if (promoted := self.rungs.promotion(self.exhausted)) is not None:
@@ -263,21 +277,21 @@ class _Simulation:
         return taken[self.used[rung]] - (taken[self.used[rung - 1]] if rung else 0)
 
     def _report(self, trial: int) -> bool:
-        """The next report of a trial; whether it goes on with the worker it has."""
+        """Apply the next report of a trial, and return whether it trains on with the worker it has."""
         number, replicate = divmod(trial, self.replicates)
         variant = self.rungs.variant_of(trial)
         rung = variant.reported[trial]
         values = self.record.curves[self.tried[number]].values[replicate][self.used[rung]]
-        verdict = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
+        decision = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
         if variant.waits:
             self.order.tell_waiting(number, [mean[0] for mean in variant.means])
-        verdict += self.rungs.stop_unpromotable(self.exhausted)
-        self.idle |= set(verdict.released)
-        ended = dict.fromkeys((trial // self.replicates for trial in verdict.stopped), State.PRUNED)
+        decision += self.rungs.stop_unpromotable(self.exhausted)
+        self.idle |= set(decision.released)
+        ended = dict.fromkeys((trial // self.replicates for trial in decision.stopped), State.PRUNED)
         if len(variant.means) == len(self.used):
             ended[number] = State.COMPLETE
-        for one, state in sorted(ended.items()):
-            self._end(one, state)
+        for ended_number, state in sorted(ended.items()):
+            self._end(ended_number, state)
         if variant.waits and self.rungs.promotion(self.exhausted) is variant:
             self._promote(number)
         return self.rungs.may_train(trial) and trial not in self.idle
@@ -289,5 +303,5 @@ class _Simulation:
     def _end(self, number: int, state: State) -> None:
         curve, means = self.record.curves[self.tried[number]], self.rungs.variants[number].means
         last = [values[-1] for values in curve.values]
-        values = tuple(fmean(one) for one in zip(*last, strict=True)) if state is State.COMPLETE else ()
+        values = tuple(fmean(objective) for objective in zip(*last, strict=True)) if state is State.COMPLETE else ()
         self.order.tell(number, state, values, [mean[0] for mean in means])

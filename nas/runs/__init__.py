@@ -1,1 +1,1 @@
-"""The run directory: records, typed events, ledger, what they add up to, its copy at a URI, the names of its files."""
+"""The run directory: records, typed events, the ledger, the run built from them, its copy at a URI, the names of its files."""

@@ -1,4 +1,4 @@
-"""Checkpoint files from outside: how far they are, without torch and without reading their tensors."""
+"""Reads the facts of checkpoint files, such as their step, without torch and without reading their tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import Any
 
 
 def facts_in(file: Any, size: int) -> dict[str, Any] | None:
-    """The facts of a checkpoint from an open file of a size in bytes; None when it is damaged or cut short.
+    """The facts of a checkpoint.
 
-    A safetensors file begins with the length of its header (8 bytes, little-endian) and the header, JSON with the place of every
-    tensor.
+    A safetensors file begins with the length of its header (8 bytes, little-endian) and the header, which is JSON with the offsets
+    of every tensor.
+
+    Args:
+        file: The checkpoint, open for reading bytes.
+        size: The file's size in bytes.
+
+    Returns:
+        The facts, or None when the file is damaged or cut short.
     """
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= size - 8:
@@ -22,7 +29,7 @@ def facts_in(file: Any, size: int) -> dict[str, Any] | None:
         header = json.loads(file.read(length))
         facts = json.loads(header.pop("__metadata__")["facts"])
         end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        # A file that was cut short has the header all the same.
+        # A truncated file can still have a whole header, so the size is checked.
         return facts if 8 + length + end == size and isinstance(facts["step"], int) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -44,9 +51,9 @@ def step_of(path: Path) -> int | None:
 
 
 def keep(path: Path, target: Path) -> None:
-    """Keep a checkpoint under another name, as a link where the file system has them; an existing target stays as it is."""
+    """Keep a checkpoint under another name, as a hard link where the file system has them; an existing target is not changed."""
     try:
-        # Checkpoints are replaced, never written into, so a link keeps its content.
+        # Checkpoints are replaced, never written into, so a hard link keeps its content.
         os.link(path, target)
     except FileExistsError:
         return

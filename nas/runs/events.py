@@ -1,7 +1,7 @@
 """The events of a ledger: one frozen class per kind, and the table by which lines become events.
 
-A ledger is everything that a run knows. What an event changes is said where it is applied: `nas.runs.run` for the run,
-`nas.search.state` for what is trained next.
+The ledger is the whole record of a run. `nas.runs.run` applies its events to the run, `nas.search.state` to the state of the
+search.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from space.frozen import Frozen
 from space.spec import ModelSpec, current_words
 
 SCHEMA: Literal[3] = 3
-"""The schema of new ledgers. Those of schema 2 are read too, in today's words (`_in_todays_words`)."""
+"""The schema of new ledgers. Ledgers of schema 2 are read too; their renamed keys are translated (`_in_todays_words`)."""
 
 
 class LedgerEvent(Frozen):
-    """What all events have: their kind, and the time in UTC at which they were written (ISO 8601), empty before that.
+    """The base of all events: their kind, and the time in UTC at which they were written (ISO 8601), empty before that.
 
-    A number is a number and a text a text: what a line holds is not converted.
+    Values are not converted between types: a text is not read as a number.
     """
 
     model_config = ConfigDict(strict=True)
@@ -59,7 +59,7 @@ class RunBegan(LedgerEvent):
 
 
 class StudyChanged(LedgerEvent):
-    """The run is resumed with a study that differs in what may change."""
+    """The run is resumed with a study that differs in keys that may change."""
 
     event: Literal["study"] = "study"
     study: Study
@@ -86,7 +86,7 @@ class TrialBegan(LedgerEvent):
 
 
 class Reported(Report, LedgerEvent):
-    """A trial's report at a milestone; `reused` names the run that it was taken over from, if it was."""
+    """A trial's report at a milestone; `reused` names the run whose report it is, if it was reused."""
 
     event: Literal["report"] = "report"
     reused: str | None = None
@@ -122,7 +122,7 @@ class HandedOutAgain(LedgerEvent):
     trial: int
     reason: str
     alone: bool
-    """Whether it is to have a whole GPU for itself."""
+    """Whether the trial gets a whole GPU for itself."""
     lost: bool
     """Whether its worker died."""
 
@@ -139,7 +139,7 @@ class FinishFailed(LedgerEvent):
 class Exported(LedgerEvent):
     """A trial was exported to `folder` (relative to the run directory) after training `macs` multiply-accumulates.
 
-    `samples` and `fid` are the settings with which the model was sampled and judged; `without_samples` says why it was not.
+    `samples` and `fid` are the settings with which the model was sampled and scored; `without_samples` says why it was not.
     """
 
     event: Literal["export"] = "export"
@@ -173,7 +173,7 @@ KINDS: dict[str, type[Event]] = {
     "export": Exported,
     "spent": SpaceSpent,
 }
-"""The class of every kind of event."""
+"""The event class of every kind."""
 
 _RENAMED_IN_STUDY = {
     ("training", "objective"): "prediction",
@@ -192,7 +192,7 @@ def parse_event(line: bytes, where: str, header: Header | None) -> Event:
         header: The header of the run's data, which a study is checked against; None in the first line, which brings it.
 
     Raises:
-        RunError: When the line is not JSON, is of an unknown kind or schema, or a key is missing or holds a value that it cannot.
+        RunError: When the line is not JSON or of an unknown kind or schema, or when a key is missing or has an invalid value.
     """
     try:
         raw = from_json(line)
@@ -217,7 +217,7 @@ def parse_event(line: bytes, where: str, header: Header | None) -> Event:
 
 
 def _in_todays_words(raw: dict[str, Any]) -> dict[str, Any]:
-    """An event of an older ledger with the keys renamed since; one that has none of them is returned as it is."""
+    """An event of an older ledger under today's keys; an event without renamed keys is returned as it is."""
     study, spec, params = raw.get("study"), raw.get("spec"), raw.get("params")
     if isinstance(study, dict):
         sections = {key: value for key, value in study.items() if isinstance(value, dict)}

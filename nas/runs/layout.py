@@ -1,4 +1,4 @@
-"""The names of the files of a run directory, each said once."""
+"""The names of the files and folders of a run directory, each defined once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 LEDGER = "ledger.jsonl"
 LOCK = "lock"
-"""Which process has the run; an empty file that is locked."""
+"""Locked by the process that has the run open; holds that process's host and number."""
 
 TRIALS = "trials"
 CHECKPOINT = "checkpoint.safetensors"
@@ -16,33 +16,33 @@ LAST_RUNG = "last-rung.safetensors"
 """In a trial's folder: its state at the last rung, kept when the finish trains on."""
 
 HUNG = "hung.txt"
-"""In a trial's folder: why its worker ended itself, one line."""
+"""In a trial's folder: one line that says why its worker ended itself."""
 
 ORIGIN = "of-run"
-"""In a trial's folder of a mirror: the identity of the run that its checkpoint is of."""
+"""In a trial's folder of a mirror: the identity of the run that its checkpoint belongs to."""
 
 EXPORTS = "export"
 CARD, SAMPLES, EVALUATION = "card.md", "samples.png", "evaluation.json"
 """In the folder of an exported model, beside spec and weights."""
 
 TRACKING = "tracking"
-"""What trackers keep on this machine."""
+"""The files of trackers on this machine."""
 
 RAY = ".ray"
-"""Ray's own experiment state, which nothing reads."""
+"""Ray's experiment state, which nothing here reads."""
 
 STUDY = "study.json"
-"""The study as workers read it: in Ray's folder, or beside the ledger at a URI."""
+"""The study for workers to read: in Ray's folder, or beside the ledger at a URI."""
 
 UPLOADED = "uploaded"
-"""In a mirror: an empty file that says that its run was at the URI once."""
+"""In a mirror: an empty file that marks that the run has been at the URI."""
 
 
 def trial_name(number: int, digest: str) -> str:
-    """`0007-ab12cd34ef56`: a trial's folder below `trials/`, and its model's below `export/`."""
+    """`0007-ab12cd34ef56`: the name of a trial's folder below `trials/`, and of its model's folder below `export/`."""
     return f"{number:04d}-{digest}"
 
 
 def checkpoint_path(run_folder: Path, trial: str) -> Path:
-    """The checkpoint of a trial, by the trial's name."""
+    """The path of a trial's checkpoint, by the trial's name."""
     return run_folder / TRIALS / trial / CHECKPOINT

@@ -1,4 +1,4 @@
-"""The ledger: the append-only record of a run, one JSON object a line."""
+"""The ledger: the append-only record of a run, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def read_events(folder: Path) -> Iterator[Event]:
     """The events of a run, oldest first; a torn last line is left out.
 
     Raises:
-        RunError: When there is no ledger, when a line before the last is damaged or no valid event, or when the ledger is of
-        another
-            schema.
+        RunError: When there is no ledger, when a whole line is damaged or no valid event, or when the ledger has another schema.
     """
     path = folder / LEDGER
     try:
@@ -38,7 +36,7 @@ def read_events(folder: Path) -> Iterator[Event]:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     header: Header | None = None
-    # Every whole line ends in a newline; what follows the last one was torn by a crash.
+    # Every whole line ends in a newline; anything after the last newline was torn by a crash.
     for number, line in enumerate(raw.split(b"\n")[:-1], start=1):
         event = parse_event(line, f"{path}:{number}", header)
         if isinstance(event, RunBegan):
@@ -63,9 +61,10 @@ def apply_events(folder: Path, events: Iterable[Event], apply: Callable[[Event],
 
 
 def run_identity(folder: Path) -> str:
-    """What tells a run from every other at the same address: a digest of the first line of its ledger, which has a time.
+    """Identifies a run among all runs at the same address: a digest of the first line of its ledger, which holds a time.
 
-    Raises RunError when the folder has no ledger.
+    Raises:
+        RunError: When the ledger cannot be read.
     """
     try:
         with (folder / LEDGER).open("rb") as file:
@@ -77,8 +76,10 @@ def run_identity(folder: Path) -> str:
 class Ledger:
     """A run's ledger open for appending by this process alone.
 
-    Every event is on disk when `append` returns, so a killed process loses nothing that it was told. Raises RunError
-    when the directory cannot be written or another process has it open.
+    Every event is on disk when `append` returns, so a process that is killed loses no event.
+
+    Raises:
+        RunError: When the directory cannot be written or another process has it open.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,7 +118,7 @@ class Ledger:
                 os.truncate(path, whole)
 
     def append(self, event: E) -> E:
-        """Write one event, stamped with the time (UTC), and return it."""
+        """Write one event, stamped with the time (UTC), and return the stamped event. Raises RunError when it cannot be written."""
         stamped = event.model_copy(update={"time": datetime.now(UTC).isoformat(timespec="seconds")})
         line = json.dumps(stamped.plain(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         self._check_still_there()
@@ -129,7 +130,7 @@ class Ledger:
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
             os.fsync(self._file)
         except OSError as error:
-            # Nothing may come behind a part of a line.
+            # Nothing may be appended after a partial line.
             self._failed = (
                 f"{self.folder / LEDGER} cannot be written: {error.strerror}; free some space and run the same command again"
             )
@@ -139,7 +140,7 @@ class Ledger:
         return stamped
 
     def _check_still_there(self) -> None:
-        """A file that was removed or moved away can be written to, but nobody would find what was written."""
+        """Raise RunError when the ledger was removed or moved, because writes to the open file would then be lost."""
         path = self.folder / LEDGER
         try:
             there = os.path.samestat(os.stat(path), os.fstat(self._file))
@@ -149,6 +150,6 @@ class Ledger:
             raise RunError(f"{path} was removed or moved while the run went on; put it back and run the same command again")
 
     def close(self) -> None:
-        """Let other processes have the run."""
+        """Close the ledger, so that other processes can open the run."""
         os.close(self._file)
         os.close(self._lock)

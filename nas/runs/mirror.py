@@ -1,4 +1,4 @@
-"""A run directory at a URI, as the driver keeps it: what is written in its mirror is uploaded, and one process has it at a time."""
+"""Keeps a run directory at a URI: the driver writes in a local mirror and uploads from it; one process has the URI at a time."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from nas.runs.run import Run
 
 SEGMENT_BYTES = 64 * 2**10
-"""The ledger is kept in parts of at most this size (and at least a line), of which the last is uploaded again at every event.
+"""The largest part of the ledger at a URI; a part holds at least one line. The last part is uploaded again at every event.
 
-Larger parts mean fewer files, and more bytes an event: half a part on average.
+Larger parts mean fewer files, and more uploaded bytes per event: half a part on average.
 """
 
 _SEGMENT = re.compile(r"ledger-(\d{5,})\.jsonl")
@@ -33,9 +33,8 @@ _SEGMENT = re.compile(r"ledger-(\d{5,})\.jsonl")
 class Mirror:
     """The run directory at a URI while a driver works on it in the mirror; a context manager and a listener of the search.
 
-    Entering it checks that the place can be written, takes its lock, and brings its ledger here; every event is there before the
-    search goes on. Raises RunError, in one sentence, when that cannot be; what was done is in the mirror then, and the same
-    command goes on from there.
+    Entering it checks that the URI can be written, takes its lock, and downloads its ledger. Every event is uploaded before the
+    search continues. When that fails, RunError is raised; the mirror keeps all events, and the same command resumes from it.
     """
 
     def __init__(self, where: RunLocation) -> None:
@@ -44,7 +43,7 @@ class Mirror:
         self._number, self._start, self._sent = 0, 0, 0
 
     def __enter__(self) -> Mirror:
-        # What an earlier run in this process knew of the place may have changed.
+        # Cached facts of the URI from an earlier run in this process may be out of date.
         remote_at.cache_clear()
         self.remote = remote_at(self.uri)
         self.lock = RemoteLock(self.remote)
@@ -55,7 +54,7 @@ class Mirror:
             self._number, self._sent = max(len(parts) - 1, 0), parts[-1][0] if parts else 0
             self._start = sum(size for size, _ in parts) - self._sent
             if (self.folder / LEDGER).exists():
-                # What an upload did not come to.
+                # Events that an interrupted run did not upload.
                 for event in self._not_there(sum(lines for _, lines in parts)):
                     self._upload_for(event)
                 self.upload_ledger()
@@ -66,14 +65,14 @@ class Mirror:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            # After an upload that failed, what came before it is to be there first: see `_not_there`.
+            # After an upload that failed, the next run first uploads the files of its event: see `_not_there`.
             if kind is None and (self.folder / LEDGER).exists():
                 self.upload_ledger()
         finally:
             self.lock.release()
 
     def __call__(self, event: Event, run: Run) -> None:
-        """A listener of the search: upload the files that an event speaks of, and then the event."""
+        """As a listener of the search, upload the files that an event names, and then the event."""
         self._upload_for(event)
         self.upload_ledger()
 
@@ -104,7 +103,7 @@ class Mirror:
         return rest[: rest.rfind(b"\n") + 1]
 
     def upload_ledger(self) -> None:
-        """Upload what the ledger has more than the place."""
+        """Upload the lines of the ledger that are not at the URI yet."""
         rest = self._rest()
         if len(rest) <= self._sent:
             return
@@ -129,18 +128,24 @@ class Mirror:
             self.remote.upload(path, name)
 
     def fetch_folder(self, name: str) -> None:
-        """Bring the files of a folder of the run directory here, such as an export that another machine made."""
+        """Download the files of a folder of the run directory, such as an export that another machine made."""
         self.remote.download_folder(name, self.folder / name)
 
     def fetch_checkpoint(self, trial: str) -> None:
-        """Bring the checkpoint of a trial here."""
+        """Download the checkpoint of a trial."""
         fetch_checkpoint(self.uri, trial, self.folder / TRIALS / trial, run_identity(self.folder))
 
 
 def fetch(uri: str) -> Path:
-    """Bring the ledger of a run to its mirror, to be read; returns the mirror.
+    """Download the ledger of a run to its mirror, for reading only.
 
-    Nothing is written at the URI, and a run that goes on meanwhile is not disturbed. Raises RunError when there is no run.
+    Nothing is written at the URI, so a run in progress is not disturbed.
+
+    Returns:
+        The mirror's folder.
+
+    Raises:
+        RunError: When there is no run at the URI.
     """
     where = locate(uri)
     if not bring_ledger(remote_at(uri), where.folder):
@@ -149,9 +154,13 @@ def fetch(uri: str) -> Path:
 
 
 def bring_ledger(remote: Remote, folder: Path) -> list[tuple[int, int]]:
-    """Make a mirror's ledger at least what is at its URI; returns the sizes of the parts there, in bytes and in lines.
+    """Extend a mirror's ledger to the ledger at its URI, if that is longer.
 
-    Raises RunError when the two have gone apart, or when what was uploaded is not there any more.
+    Returns:
+        Per part at the URI: its size in bytes, and its number of lines.
+
+    Raises:
+        RunError: When the two ledgers differ in a line that both have, or when a run that was uploaded is no longer at the URI.
     """
     parts = _parts(remote)
     there, path = b"".join(parts), folder / LEDGER
@@ -176,18 +185,18 @@ def bring_ledger(remote: Remote, folder: Path) -> list[tuple[int, int]]:
 
 
 def _parts(remote: Remote) -> list[bytes]:
-    """The parts of the ledger at a place, in whole lines."""
+    """The parts of the ledger at a URI, in whole lines."""
     names = [name for name in remote.names() if _SEGMENT.fullmatch(name)]
     expected = [f"ledger-{number:05d}.jsonl" for number in range(len(names))]
     with ThreadPoolExecutor(8) as pool:
-        found: list[bytes] = []
+        parts: list[bytes] = []
         for name, content in zip(expected, pool.map(remote.read, expected), strict=True):
             if content is None:
                 raise RunError(f"{remote.uri} lacks {name}; restore it from a copy, or run into another place with --out")
-            found.append(content)
-    if found:
-        found[-1] = found[-1][: found[-1].rfind(b"\n") + 1]
-    return found
+            parts.append(content)
+    if parts:
+        parts[-1] = parts[-1][: parts[-1].rfind(b"\n") + 1]
+    return parts
 
 
 def _first_part(lines: bytes) -> bytes:

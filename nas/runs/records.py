@@ -1,4 +1,4 @@
-"""What a run is made of, as plain frozen data: plans, reports, failures, and the states of a trial."""
+"""The records of a run, as plain frozen data: plans, reports, failures, and the states of a trial."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class State(StrEnum):
 
 
 class TrialPlan(Frozen):
-    """One architecture × one seed × one budget: all that is needed to train it anywhere.
+    """One architecture, one seed and one budget: everything that a worker needs to train the trial.
 
-    `milestones` are the cumulative training multiply-accumulates still to be reached, rising; the trial reports at each.
-    `reported` counts the reports that the ledger has already.
+    `milestones` are the cumulative training multiply-accumulates left to reach, ascending; the trial reports at each.
+    `reported` is the number of its reports that the ledger has already.
     """
 
     number: int
@@ -34,16 +34,16 @@ class TrialPlan(Frozen):
     milestones: tuple[int, ...]
     reported: int = 0
     alone: bool = False
-    """Whether it is to have a whole GPU for itself, after it ran out of memory beside others."""
+    """Whether the trial gets a whole GPU for itself, after it ran out of memory beside others."""
 
     @property
     def name(self) -> str:
-        """The trial's directory: short, unique, and free of values."""
+        """The name of the trial's folder: short, unique, and without parameter values."""
         return trial_name(self.number, self.spec.digest)
 
 
 class Report(Frozen):
-    """What a trial reports at a milestone; the loss is of the averaged weights, in the folded form."""
+    """A trial's report at a milestone. `val_loss` is measured with the EMA weights, in the folded form."""
 
     model_config = ConfigDict(strict=True)
 
@@ -57,15 +57,15 @@ class Report(Frozen):
     val_loss_bins: Annotated[tuple[float, ...], Field(strict=False)]
     train_loss: float
     seconds: float
-    """Training time since the last milestone, validation apart."""
+    """Training time since the last milestone, without validation."""
     images_per_s: float
     peak_memory_mib: float
     scores: dict[str, float] = Field(default_factory=dict)
-    """FID and the others, where they were measured at this milestone."""
+    """FID and the other scores, where they were measured at this milestone."""
 
 
 class Failure(Frozen):
-    """Why a trial could not go on."""
+    """Why a trial could not be trained further."""
 
     trial: int
     reason: str
@@ -74,7 +74,7 @@ class Failure(Frozen):
 
 
 class Rejected(Frozen):
-    """A proposal that was not trained: by how much it breaks which constraint, or nothing when it repeats a trial."""
+    """A proposal that was not trained. `violations` is by how much it breaks which constraint, empty when it repeats a trial."""
 
     params: dict[str, Any]
     violations: dict[str, float] = Field(default_factory=dict)

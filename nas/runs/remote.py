@@ -1,7 +1,7 @@
-"""Places for run directories that only pyarrow reaches, such as S3 and Google Cloud Storage.
+"""Run directories in stores that pyarrow reaches, such as S3 and Google Cloud Storage.
 
-Driver and workers work in folders of the machine they run on, below the user's cache: the mirrors. This module moves single files
-between a mirror and such a place; `nas.runs.mirror` keeps a whole run directory there.
+The driver and the workers work in mirrors: folders of their own machine, below the user's cache. This module moves single files
+between a mirror and the store; `nas.runs.mirror` keeps a whole run directory there.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from space.errors import RunError
 from space.files import cache_folder
 
 _OPTIONS = {
-    # A small file is one request then, not three.
+    # A small file then takes one request instead of three.
     "s3": "allow_delayed_open=true",
-    # Google's client tries again for 15 minutes by default, even when it has no credentials.
+    # By default, Google's client retries for 15 minutes, even without credentials.
     "gs": "retry_limit_seconds=60",
     "gcs": "retry_limit_seconds=60",
 }
-"""What is asked of pyarrow unless the URI says otherwise."""
+"""The options of pyarrow's file systems, per scheme, where the URI does not set them."""
 
 CHUNK_BYTES = 4 * 2**20
 
@@ -43,12 +43,12 @@ _HINTS = {
 }
 
 _REPLACED_AS_A_WHOLE = frozenset(_HINTS)
-"""Kinds of stores where a file that is being written is not seen until it is complete."""
+"""Kinds of stores where a file becomes visible only once it is complete."""
 
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Where a run directory is: the folder to work in, and the URI that the folder mirrors if it is elsewhere."""
+    """The location of a run directory: the folder to work in, and the URI that the folder mirrors, if any."""
 
     folder: Path
     uri: str | None = None
@@ -58,14 +58,17 @@ class RunLocation:
 
 
 def is_uri(out: str) -> bool:
-    """Whether a run directory is named by a URI, not by a path."""
+    """Whether a run directory is given as a URI, not as a path."""
     return "://" in out
 
 
 def locate(out: str) -> RunLocation:
-    """The place that a path or a URI names; the store is not asked yet.
+    """The location that a path or a URI names; the store is not contacted.
 
-    Runs beside each other at a URI have mirrors beside each other. Raises RunError when the URI names no folder.
+    Runs beside each other at a URI have mirrors beside each other.
+
+    Raises:
+        RunError: When the URI names no folder.
     """
     if not is_uri(out):
         return RunLocation(Path(out))
@@ -79,14 +82,14 @@ def locate(out: str) -> RunLocation:
 
 
 def shown(uri: str) -> str:
-    """A URI as it may be printed: without the secret, if it holds one as `s3://key:secret@bucket/…` does."""
+    """A URI that is safe to print: without the secret of `s3://key:secret@bucket/…`."""
     return re.sub(r"://([^/@:]*):[^/@]*@", r"://\1@", uri)
 
 
 class Remote:
-    """A folder at a URI; its files by their names below it, such as `trials/0000-ab12/checkpoint.safetensors`.
+    """A folder at a URI. Files are named relative to it, such as `trials/0000-ab12/checkpoint.safetensors`.
 
-    Whatever the store has to complain of is raised as RunError, one sentence with what can be done.
+    Errors of the store are raised as RunError, in one sentence with a remedy.
     """
 
     def __init__(self, uri: str) -> None:
@@ -108,7 +111,10 @@ class Remote:
 
     @contextmanager
     def translate_errors(self, name: str, done: str) -> Iterator[None]:
-        """Within it, what goes wrong becomes a RunError that says which file cannot be `done` (fetched, written, …)."""
+        """A context in which errors become a RunError that says which file cannot be `done` (read, written, …).
+
+        FileNotFoundError is passed on as it is.
+        """
         try:
             yield
         except (RunError, FileNotFoundError):
@@ -121,7 +127,7 @@ class Remote:
         return f"{self._base}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file, None when there is none."""
+        """The content of a file; None when there is none."""
         try:
             with self.translate_errors(name, "read"), self._files.open_input_stream(self._path(name)) as stream:
                 return bytes(stream.read())
@@ -129,12 +135,12 @@ class Remote:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file; who reads it meanwhile gets the old or the new content, as far as the store can do that."""
+        """Write or replace a file. A reader meanwhile gets the old or the new content, as far as the store can ensure that."""
         with self._writing(name) as stream:
             stream.write(content)
 
     def upload(self, path: Path, name: str) -> None:
-        """Upload a file of this machine, likewise."""
+        """Upload a file of this machine; readers are treated as in `write`."""
         with self._writing(name) as stream, path.open("rb") as file:
             shutil.copyfileobj(file, stream, CHUNK_BYTES)
 
@@ -162,7 +168,7 @@ class Remote:
             raise RunError(f"{name} at {self.uri} cannot be written: {_reason(error)}; {self._hint}") from None
 
     def download(self, name: str, path: Path) -> bool:
-        """Download a file in place of one of this machine; False when there is none."""
+        """Download a file to a path of this machine, replacing what is there; False when the store has no such file."""
         partial = path.with_name(f"{path.name}.partial")
         try:
             with self.translate_errors(name, f"brought to {path}"), self._files.open_input_stream(self._path(name)) as stream:
@@ -175,27 +181,27 @@ class Remote:
         return True
 
     def download_folder(self, name: str, folder: Path) -> bool:
-        """Download the files of a folder (not of those in it); False when there are none."""
-        names = [found for found in self.names(name) if not found.endswith(".partial")]
-        for found in names:
-            self.download(f"{name}/{found}".lstrip("/"), folder / found)
+        """Download the files of a folder, without its subfolders; False when there are none."""
+        names = [file for file in self.names(name) if not file.endswith(".partial")]
+        for file in names:
+            self.download(f"{name}/{file}".lstrip("/"), folder / file)
         return bool(names)
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of the files in a folder, sorted; none where there is no folder."""
+        """The names of the files in a folder, sorted; empty when there is no folder."""
         try:
             with self.translate_errors(folder or "the folder", "listed"):
                 selector = fs.FileSelector(self._path(folder).rstrip("/"), allow_not_found=True)
-                found = self._files.get_file_info(selector)
+                infos = self._files.get_file_info(selector)
         except FileNotFoundError:
             return []
-        return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.File)
 
     def modified(self, name: str) -> datetime | None:
-        """When a file was written by the store's own clock; None where there is no such file, or the store does not say."""
+        """When a file was written, by the store's clock; None when there is no such file or the store does not report it."""
         with self.translate_errors(name, "found"):
-            found: datetime | None = self._files.get_file_info(self._path(name)).mtime
-        return found
+            modified: datetime | None = self._files.get_file_info(self._path(name)).mtime
+        return modified
 
     def delete(self, name: str) -> None:
         """Delete a file, if there is one."""
@@ -214,7 +220,7 @@ class Remote:
             pass
 
     def step(self, name: str) -> int | None:
-        """The training step of a checkpoint, from its first bytes alone; None when there is none or it is damaged."""
+        """The training step of a checkpoint, read from its header alone; None when there is none or it is damaged."""
         try:
             with self.translate_errors(name, "read"), self._files.open_input_file(self._path(name)) as file:
                 facts = facts_in(file, file.size())
@@ -231,7 +237,7 @@ def _with_options(uri: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, without what only the store's owner can look up, and without secrets of a URI."""
+    """The first line of an error, without request IDs and without secrets of a URI."""
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
     line = re.sub(r" *\(Request ID:[^)]*\)", "", text.splitlines()[0])
     return shown(line)[:300].rstrip(".:; ")
@@ -239,14 +245,18 @@ def _reason(error: Exception) -> str:
 
 @lru_cache(maxsize=8)
 def remote_at(uri: str) -> Remote:
-    """The place at a URI, looked up once a process."""
+    """The folder at a URI; connected to once per process."""
     return Remote(uri)
 
 
 def fetch_folder(uri: str) -> Path:
-    """Bring the files of a folder at a URI, such as an exported model, to a folder of this machine.
+    """Download the files of a folder at a URI, such as an exported model, to its mirror.
 
-    Raises RunError when there is none.
+    Returns:
+        The mirror's folder.
+
+    Raises:
+        RunError: When there are no files.
     """
     folder = locate(uri).folder
     if not remote_at(uri).download_folder("", folder):
@@ -255,10 +265,18 @@ def fetch_folder(uri: str) -> Path:
 
 
 def fetch_checkpoint(uri: str, name: str, folder: Path, run: str) -> None:
-    """Before a trial goes on: bring its checkpoint from a URI, unless its folder has one of the same run that is as far.
+    """Before a trial resumes, download its checkpoint, unless its folder has one of the same run that is at least as far.
 
-    `name` is the trial's, `run` the identity of the run. What the folder has of another run is removed. Raises RunError when the
-    place cannot be read, or the folder not written.
+    Checkpoints of another run in the folder are removed.
+
+    Args:
+        uri: The URI of the run directory.
+        name: The trial's name.
+        folder: The trial's folder on this machine.
+        run: The identity of the run.
+
+    Raises:
+        RunError: When the URI cannot be read, or the folder cannot be written.
     """
     remote, where = remote_at(uri), f"{TRIALS}/{name}/{CHECKPOINT}"
     with remote.translate_errors(where, f"brought to {folder}"):
@@ -269,7 +287,7 @@ def fetch_checkpoint(uri: str, name: str, folder: Path, run: str) -> None:
 
 
 def _claim(folder: Path, run: str) -> None:
-    """Make a trial's folder one of a run."""
+    """Mark a trial's folder as one of a run, and remove checkpoints of another run."""
     note = folder / ORIGIN
     if note.exists() and note.read_text(encoding="utf-8") == run:
         return
@@ -280,11 +298,17 @@ def _claim(folder: Path, run: str) -> None:
 
 
 def upload_checkpoint(uri: str, name: str, folder: Path) -> None:
-    """After a milestone: bring a trial's checkpoints to a URI, unless they are there.
+    """After a milestone, upload a trial's checkpoints, unless they are at the URI already.
 
-    Raises RunError when they cannot be written there; the files in the folder stay.
+    Args:
+        uri: The URI of the run directory.
+        name: The trial's name.
+        folder: The trial's folder on this machine, which is not changed.
+
+    Raises:
+        RunError: When they cannot be written at the URI.
     """
-    # In this order: once a finish is there, so is where the search ended.
+    # In this order, so that a checkpoint of the finish is never there without that of the last rung.
     for file in (LAST_RUNG, CHECKPOINT):
         here, where = step_of(folder / file), f"{TRIALS}/{name}/{file}"
         if here is not None and remote_at(uri).step(where) != here:

@@ -1,4 +1,4 @@
-"""The lock of a run directory at a URI, where stores have no locks of their own."""
+"""The lock of a run directory at a URI, because stores have no locks of their own."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nas.runs.remote import Remote
 from space.errors import RunError
 
 Owner = dict[str, Any]
-"""What a lock says of its process: host, pid, pids_of (the namespace of its number), time, token."""
+"""The content of a lock: its process's host, pid, pids_of (the namespace of the pid), time (seconds, Unix) and token."""
 
 LOCK = "lock.json"
 REFRESH_S, STALE_S = 60.0, 300.0
-"""A lock is written again so often, and is nobody's any more when it has not been for so long."""
+"""A lock is rewritten every REFRESH_S seconds, and expires when it was not rewritten for STALE_S seconds."""
 
 SURE_S = 10.0
-"""How long after a look at its lock a process may write without looking again."""
+"""A process may write for this many seconds after it checked its lock, before it checks again."""
 
 _held: set[str] = set()
-"""The tokens of the locks that this process has."""
+"""The tokens of the locks that this process holds."""
 
 
 class RemoteLock:
-    """Keeps a place at a URI for this process.
+    """Reserves a folder at a URI for this process.
 
-    Stores have no locks of their own, so this is a file with the owner's host and pid that is written again every minute. Its age
-    is told by the store's clock, not by those of the two machines. Two processes that start within the same second may both take
-    it; the first to look again, `SURE_S` seconds later at most, then finds the other's name and stops.
+    The lock is a file with the owner's host and pid, rewritten every minute. Its age is measured by the store's clock, because the
+    clocks of two machines may differ. Two processes that start within the same second may both take it. The first to check again,
+    at most `SURE_S` seconds later, then finds the other's token and stops.
     """
 
     def __init__(self, remote: Remote) -> None:
@@ -41,12 +41,12 @@ class RemoteLock:
         self._looked, self._one_at_a_time, self._done = 0.0, threading.Lock(), threading.Event()
 
     def take(self) -> None:
-        """Take it; raises RunError when another process has it, or when what is written cannot be read back."""
+        """Take the lock. Raises RunError when another process has it, or when a written file cannot be read back."""
         probe = f".probe-{self._token}"
         self.remote.write(probe, self._token.encode())
-        found, now = self.remote.read(probe), self.remote.modified(probe)
+        content, now = self.remote.read(probe), self.remote.modified(probe)
         self.remote.delete(probe)
-        if found != self._token.encode():
+        if content != self._token.encode():
             raise RunError(f"{self.remote.uri} does not give back what is written there; choose another place with --out")
         owner = self._owner()
         if owner is not None:
@@ -62,14 +62,14 @@ class RemoteLock:
         threading.Thread(target=self._refresh, name="lock", daemon=True).start()
 
     def confirm(self) -> None:
-        """Raises RunError when the lock is another's by now, as after this process was stopped for minutes."""
+        """Raise RunError when another process has the lock by now, as can be after this process was suspended for minutes."""
         with self._one_at_a_time:
-            # Also when the clock was set back, or this machine slept.
+            # `abs`, because the clock may have been set back.
             if abs(time.time() - self._looked) > SURE_S:
                 self._renew()
 
     def release(self) -> None:
-        """Let other processes have it; what cannot be deleted gets stale by itself."""
+        """Release the lock. A lock file that cannot be deleted expires by itself."""
         self._done.set()
         _held.discard(self._token)
         with self._one_at_a_time, suppress(RunError):
@@ -79,7 +79,7 @@ class RemoteLock:
 
     def _refresh(self) -> None:
         while not self._done.wait(REFRESH_S):
-            # What is wrong with the place is told by the next upload, which looks again.
+            # An error is dropped here, because the next upload checks again and reports it.
             with self._one_at_a_time, suppress(RunError):
                 if not self._done.is_set():
                     self._renew()
@@ -104,7 +104,7 @@ class RemoteLock:
         self._looked = time.time()
 
     def _owner(self) -> Owner | None:
-        """What the lock says; None when there is none, or nothing in it that says whose it is."""
+        """The content of the lock; None when there is none, or when it does not name its owner."""
         try:
             owner = json.loads(self.remote.read(LOCK) or b"")
             return owner if {"host", "pid", "pids_of", "time", "token"} <= set(owner) else None
@@ -119,11 +119,11 @@ class RemoteLock:
 
 
 def _has_ended(owner: Owner) -> bool:
-    """Whether the owner is a process of this machine that has ended or let go; never where its number means nothing here."""
+    """Whether the owner is a process of this machine that has ended or released it; False when its pid is of another namespace."""
     if (owner["host"], owner["pids_of"]) != (socket.gethostname(), _pid_namespace()):
         return False
     if owner["pid"] == os.getpid():
-        # One that could not be deleted, or of an earlier process with the same number.
+        # A lock that this process could not delete, or that of an earlier process with the same number.
         return owner["token"] not in _held
     try:
         os.kill(owner["pid"], 0)
@@ -135,7 +135,7 @@ def _has_ended(owner: Owner) -> bool:
 
 
 def _pid_namespace() -> str:
-    """Containers of one machine may share its name, but not its process numbers."""
+    """The namespace of this process's number. Containers may share their machine's name, but number processes differently."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run has found so far, built up event by event; needs neither torch, Ray nor Optuna."""
+"""A run's study, trials and reports, built event by event; needs neither torch, Ray nor Optuna."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from space.spec import ModelSpec
 
 @dataclass
 class TrialResult:
-    """One trial as the ledger has it."""
+    """One trial as the ledger records it."""
 
     number: int
     spec: ModelSpec
@@ -43,9 +43,9 @@ class TrialResult:
     """The sampler's notes."""
     state: State = State.RUNNING
     reports: list[Report] = field(default_factory=list)
-    """One per milestone; those beyond `rungs` are of the finish."""
+    """One per milestone; those beyond `rungs` belong to the finish."""
     reused: list[int] = field(default_factory=list)
-    """The rungs whose reports were taken over from another run."""
+    """The rungs whose reports were reused from another run."""
     reason: str = ""
     finish_failure: str = ""
     """Why the finish cannot be resumed; the trial itself stays COMPLETE."""
@@ -59,7 +59,7 @@ class TrialResult:
 
     @property
     def cost(self) -> Cost:
-        """What the spec costs."""
+        """The cost of the spec."""
         return cost(self.spec)
 
     @property
@@ -69,13 +69,13 @@ class TrialResult:
 
     @property
     def val_loss(self) -> float | None:
-        """The last loss at a rung, which is the final value of a COMPLETE trial alone."""
+        """The last loss at a rung; it is a final value only when the trial is COMPLETE."""
         reports = self.search_reports
         return reports[-1].val_loss if reports else None
 
 
 def objective_value(trial: TrialResult, report: Report, metric: str, batch_size: int) -> float:
-    """The value of an objective's metric for a trial at a report; infinite where nothing was measured."""
+    """The value of an objective's metric for a trial at a report; infinite when step_seconds was not measured."""
     if metric == "val_loss":
         return report.val_loss
     if metric == "step_seconds":
@@ -84,12 +84,12 @@ def objective_value(trial: TrialResult, report: Report, metric: str, batch_size:
 
 
 def objective_values(study: Study, trial: TrialResult, report: Report) -> tuple[float, ...]:
-    """The values of a study's objectives for a trial at a report, as the study states them."""
+    """The values of a study's objectives for a trial at a report, in the study's order and with their own sign."""
     return tuple(objective_value(trial, report, objective.metric, study.training.batch_size) for objective in study.objectives)
 
 
 def final_value(trial: TrialResult, metric: str) -> float:
-    """The value of a metric that a COMPLETE trial has at its last rung; NaN for another state, and where it was not measured."""
+    """The value of a metric at a COMPLETE trial's last rung; NaN in another state, or when the metric was not measured."""
     if trial.state is not State.COMPLETE:
         return math.nan
     last = trial.search_reports[-1]
@@ -97,7 +97,7 @@ def final_value(trial: TrialResult, metric: str) -> float:
 
 
 class Run:
-    """A run's study and trials, built up event by event."""
+    """A run's study and trials, built event by event."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._study: Study | None = None
@@ -105,26 +105,26 @@ class Run:
         """The header of the data that the run began with."""
         self.trials: dict[int, TrialResult] = {}
         self.allowed: dict[int, int] = {}
-        """By variant, at how many rungs its trials may report, as the search has decided (`nas.search.state`); empty without it."""
+        """Per variant: the number of rungs at which its trials may report. Filled in by `nas.search.state`, otherwise empty."""
         self.replanned = False
-        """Whether an ablation was changed after reports had come: no test allows for that."""
+        """Whether an ablation was changed after the first report, which no statistical test allows for."""
         for event in events:
             self.apply(event)
 
     @property
     def begun(self) -> bool:
-        """Whether the first event is there."""
+        """Whether the first event was applied."""
         return self._study is not None
 
     @property
     def study(self) -> Study:
-        """The study as it was last; raises RunError before the first event."""
+        """The study at the last event; raises RunError before the first."""
         if self._study is None:
             raise RunError("the ledger does not begin with a study; move the directory away to start anew")
         return self._study
 
     def apply(self, event: Event) -> None:
-        """Take in one event of the ledger."""
+        """Apply one event of the ledger."""
         match event:
             case RunBegan() | StudyChanged():
                 self._take_study(event.study, event.data if isinstance(event, RunBegan) else self.data)
@@ -161,7 +161,7 @@ class Run:
         self._extend(study.budget.rungs)
 
     def _extend(self, rungs: int) -> None:
-        """A larger budget adds rungs, for which no trial is complete yet."""
+        """Add the rungs of a larger budget, under which no trial is complete yet."""
         for trial in self.trials.values():
             if rungs > trial.rungs:
                 trial.rungs = rungs
@@ -173,7 +173,7 @@ class Run:
         return [trial for trial in self.trials.values() if trial.state is state]
 
     def front(self) -> list[TrialResult]:
-        """The complete architectures that no other beats in both loss and inference GFLOPs, lowest loss first."""
+        """The Pareto front of the complete architectures in loss and inference GFLOPs, lowest loss first."""
         best = self.best(len(self.trials))
         if not best:
             return []
@@ -181,10 +181,10 @@ class Run:
         return [best[index] for index in fronts(values)[0]]
 
     def best(self, count: int = 1) -> list[TrialResult]:
-        """The complete architectures with the lowest loss, each by its first trial; of replicates, their mean counts.
+        """The complete architectures with the lowest mean loss over their replicates, each represented by its first trial.
 
-        One of whose replicates some failed comes after all that are whole: fewer seeds are no fair comparison. Of an ablation the
-        seeds count that every row was to be trained with.
+        Architectures with more complete replicates come first, because means over fewer seeds are not comparable. In an ablation,
+        only the seeds that were planned for every row count.
         """
         variants: dict[str, list[TrialResult]] = {}
         for trial in self.in_state(State.COMPLETE):
@@ -197,7 +197,7 @@ class Run:
         return [trials[0] for trials in sorted(variants.values(), key=rank)][:count]
 
     def _is_for_all(self, trial: TrialResult) -> bool:
-        """Whether a trial is of a row of an ablation, and its seed was not added for some rows alone."""
+        """Whether a trial counts in `best`: in an ablation, it belongs to a row, and its seed was planned for every row."""
         study = self.study
         if study.ablation is None:
             return True
@@ -206,9 +206,9 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """The run in a directory; raises RunError when it is none or is damaged."""
+    """The run in a directory; raises RunError when the directory is no run or is damaged."""
     collects = gc.isenabled()
-    # Nothing that is read here is garbage, and looking for it would take half of the time.
+    # Nothing read here becomes garbage, and garbage collection would take half of the time.
     gc.disable()
     try:
         run = Run()

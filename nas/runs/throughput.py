@@ -1,4 +1,4 @@
-"""How fast trials train, for forecasts."""
+"""The throughput of training, for forecasts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from nas.runs.run import Run
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast trials train: multiply-accumulates a second of one trial, how many run at once, and where that is known from.
+    """The training speed of one trial in multiply-accumulates per second, the number of trials at once, and the figures' source.
 
-    Trials that run at once are taken not to slow each other.
+    Trials that run at once are assumed not to slow each other.
     """
 
     macs_per_s: float
@@ -20,12 +20,12 @@ class Throughput:
 
 
 def throughput_of_run(run: Run, concurrency: int) -> Throughput | None:
-    """The rate at which a run's own trials have trained, validation apart; None when none has reported."""
+    """The throughput of a run's own trials, without validation and reused reports; None when no trial has reported."""
     macs, seconds = 0, 0.0
     for trial in run.trials.values():
         before = 0
-        for place, report in enumerate(trial.reports):
-            if place not in trial.reused:
+        for index, report in enumerate(trial.reports):
+            if index not in trial.reused:
                 macs, seconds = macs + report.macs - before, seconds + report.seconds
             before = report.macs
     return Throughput(macs / seconds, concurrency, "as in the run so far") if seconds > 0 else None

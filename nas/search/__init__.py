@@ -1,1 +1,1 @@
-"""Which trial comes next and which goes on. All of Optuna is here."""
+"""Decides which trial begins next and which trains on. All of Optuna is here."""

@@ -1,4 +1,4 @@
-"""The search: what is trained next, and what trains on after a rung. Executors only carry it out."""
+"""The search: decides which trial is trained next and which trains on after a rung. Executors carry the decisions out."""
 
 from __future__ import annotations
 
@@ -23,55 +23,57 @@ FINISH_REPORTS = 6
 """Milestones of the finish, evenly spaced up to its budget."""
 
 MOST_LOSSES = 3
-"""How often in a row the worker of a trial may die before the trial is FAILED."""
+"""A trial is FAILED once this many of its workers have died in a row."""
 
 MOST_FAILURES = 5
-"""When this many trials of a process fail and none has reported, the search gives up: something else than they is wrong."""
+"""The search gives up when this many trials of one process fail and none has reported: the cause is then not in the trials."""
 
 OVER = (State.PRUNED, State.FAILED)
 """Terminal states."""
 
 Listener = Callable[[Event, Run], None]
-"""Is called with every new event, and the run after it."""
+"""Called with every new event, and with the run after that event."""
 
 
 class Search:
     """Every decision about a run.
 
-    All state follows from the ledger's events (`SearchState`): an event is appended first and then applied, and a restart applies
-    the same events again. So an interrupted run resumes with the decisions that it would have made, and nothing in the ledger is
-    trained twice. Raises RunError when the directory holds another study.
+    All state follows from the ledger's events (`SearchState`). An event is appended first and then applied; a restart applies the
+    same events again. So an interrupted run makes the decisions that it would have made, and trains nothing in the ledger twice.
+
+    Raises:
+        RunError: When the directory holds another study.
     """
 
     def __init__(self, study: Study, ledger: Ledger, listeners: tuple[Listener, ...] = ()) -> None:
         self.study, self.ledger, self.listeners = study, ledger, listeners
         self.gave_up: str | None = None
-        """Why nothing more is handed out although trials are left."""
+        """Why no more trials are handed out although some are left; None while the search has not given up."""
         self.source: TrialSource = Proposals(study) if study.search else PairedSeeds(study)
         self._cache = RunCache(ledger.folder, study)
         self._state = SearchState()
         self._failures, self._reported, self._finish_failed = 0, False, set[int]()
         apply_events(ledger.folder, resumed(study, ledger), self._apply)
-        # No worker of an earlier process has them any more.
+        # The workers of an earlier process are gone, so every trial that may train is idle.
         self._state.idle = {number for number in self._state.running if self._halving.may_train(number)}
-        # Written again when the process died between a report and what follows from it.
+        # The process may have died between a report and the events that follow from it.
         self._settle()
 
     @property
     def run(self) -> Run:
-        """What the run has found so far."""
+        """The study, trials and reports so far."""
         return self._state.run
 
-    # What executors call.
+    # Called by executors.
 
     def next_plan(self) -> TrialPlan | None:
-        """A trial to train on a free worker, unfinished ones of an earlier process first; None when there is none now."""
+        """The next trial for a free worker, or None when there is none now. Unfinished trials of an earlier process come first."""
         while self.gave_up is None:
             if self._state.idle:
                 trial = self.run.trials[min(self._state.idle)]
                 self._state.idle.discard(trial.number)
                 self._take_over(trial)
-                # Reports taken over can release the trial again.
+                # Reused reports can release this trial again; drop it from the idle set.
                 self._state.idle.discard(trial.number)
                 if trial.state is State.RUNNING and self._halving.may_train(trial.number):
                     return self._plan(trial)
@@ -87,19 +89,26 @@ class Search:
 
     @property
     def may_come(self) -> bool:
-        """Whether plans may still come: a running trial can promote another, or be lost with its worker."""
+        """Whether `next_plan` may still return a plan: a running trial can lead to a promotion, or lose its worker."""
         return self.gave_up is None and (not self.handed_out or bool(self._state.running))
 
     @property
     def handed_out(self) -> bool:
-        """Whether no new trial is left to be handed out, and none waits for a worker."""
+        """Whether no new trial will begin and no trial waits for a worker."""
         return self._exhausted and not self._state.idle
 
     def report(self, report: Report) -> bool:
-        """Take in a trial's report and tell whether the trial goes on with the worker it has."""
+        """Record a trial's report.
+
+        Args:
+            report: The report at the trial's next milestone.
+
+        Returns:
+            Whether the trial trains on with the worker it has.
+        """
         trial = self.run.trials[report.trial]
         if trial.state in OVER or report.rung != len(trial.reports):
-            # Of a worker that was given up for lost, and came back after another had taken the trial.
+            # The report comes from a worker that was believed lost, and another worker has taken the trial since.
             return False
         if not all(map(math.isfinite, objective_values(self.study, trial, report))):
             self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
@@ -113,15 +122,16 @@ class Search:
         if variant.waits and self._halving.promotion(self._exhausted) is variant:
             self.record(Promoted(variant=variant.number, rung=variant.allowed))
         if len(variant.reported) == 1:
-            # It keeps its worker; replicates are handed out in their order, as they would be after a restart.
+            # The only replicate left keeps its worker. Several replicates are handed out by number, as after a restart.
             self._state.idle.discard(trial.number)
         may_train = trial.state is State.RUNNING and self._halving.may_train(trial.number)
         return may_train and trial.number not in self._state.idle
 
     def fail(self, failure: Failure) -> None:
-        """Take in that a trial cannot be trained further; a finish that fails leaves the trial complete.
+        """Record that a trial cannot be trained further.
 
-        A trial that ran out of memory is handed out once more, with a GPU for itself.
+        A trial that ran out of memory is handed out once more, with a whole GPU for itself. A finish that fails leaves its trial
+        COMPLETE.
         """
         trial = self.run.trials[failure.trial]
         if trial.state in OVER:
@@ -140,7 +150,10 @@ class Search:
         self._settle()
 
     def lost(self, number: int, reason: str) -> None:
-        """Take in that a trial's worker died without a word: it is handed out again, from its last checkpoint, twice at most."""
+        """Record that a trial's worker died without a report.
+
+        The trial is handed out again from its last checkpoint. It fails when `MOST_LOSSES` of its workers die in a row.
+        """
         if self.run.trials[number].state in OVER:
             return
         if self._state.losses[number] + 1 < MOST_LOSSES:
@@ -149,7 +162,7 @@ class Search:
             self.fail(Failure(trial=number, reason=f"its worker died {MOST_LOSSES} times in a row: {reason}"))
 
     def finish_plans(self) -> list[TrialPlan]:
-        """Plans that train the best trials on to the finish budget, from where they are; empty when that is done."""
+        """Plans that train the best trials on from their last report to the finish budget; empty when all are there."""
         finish = self.study.finish
         if finish is None:
             return []
@@ -174,7 +187,7 @@ class Search:
         for listener in self.listeners:
             listener(stamped, self.run)
 
-    # How decisions are made.
+    # Decisions.
 
     @property
     def _exhausted(self) -> bool:
@@ -190,14 +203,14 @@ class Search:
         self.source.take(event, self.run, self._halving)
 
     def _begin(self) -> None:
-        """A new architecture, or the note that there is none."""
+        """Begin a new architecture, or record that none is left."""
         event = self.source.next(self.run)
         self.record(event)
         if isinstance(event, SpaceSpent):
             self._settle()
 
     def _take_over(self, trial: TrialResult) -> None:
-        """Take over what another run has trained of the same architecture with the same seed, as far as the trial is to train."""
+        """Reuse another run's checkpoint and reports of the same architecture and seed, as far as the trial may train."""
         cached = self._cache.lookup(trial)
         if cached is None:
             return
@@ -208,7 +221,7 @@ class Search:
                 self._settle()
 
     def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
-        """The plan for the milestones that are left: by default the rungs that a trial has not reported at."""
+        """The plan for the milestones that are left; by default, the rungs at which the trial has not reported."""
         if left is None:
             left = self.study.budget.milestones_of(trial.cost.step_macs(self.study.training.batch_size))[len(trial.reports) :]
         return TrialPlan(
@@ -221,7 +234,7 @@ class Search:
         )
 
     def _settle(self) -> None:
-        """Record the ends of trials that follow from what was reported."""
+        """Record the trials that ended because of the reports so far."""
         self._state.follow(self._halving.stop_unpromotable(self._exhausted))
         for number, state in sorted(self._state.ending.items()):
             self.record(TrialEnded(trial=number, state=state))

@@ -1,4 +1,4 @@
-"""The domains of a space as Optuna has them."""
+"""Converts the domains of a space to Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from space.domains.domain import Domain
 
 
 def distribution(domain: Domain) -> BaseDistribution:
-    """A domain as Optuna has it."""
+    """The Optuna distribution of a domain."""
     if domain.choice is not None:
         return CategoricalDistribution([encoded(value) for value in domain.choice])
     if domain.int_ is not None:
         low, high = domain.int_
-        # Optuna wants the last value that the steps reach.
+        # Optuna expects the upper bound to be a value that the steps reach.
         return IntDistribution(low, high - (high - low) % domain.step, log=domain.log, step=domain.step)
     assert domain.float_ is not None, "`each` is resolved to one domain a stage"
     return FloatDistribution(*domain.float_, log=domain.log)

@@ -1,4 +1,4 @@
-"""Successive halving: which architectures train on, compared at equal training compute (asynchronous; Li et al., MLSys 2020)."""
+"""Asynchronous successive halving: compares architectures at equal training compute (Li et al., MLSys 2020)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas.study.settings import BudgetSettings
 
 
 class SuccessiveHalving:
-    """What every architecture reached at every rung, and the decisions that follow; all of it can be rebuilt from the ledger.
+    """The values of every architecture at every rung, and the decisions that follow; a ledger's events rebuild both.
 
-    The trials of a variant report at one rung after the other and are judged together, by their means, from the first judged rung
-    of the variant's bracket on. Failed trials are no longer compared. How a variant is judged is its budget's pruning rule
-    (`nas.search.pruning`); this class counts who is where.
+    The trials of a variant report at one rung after the other. From the first judged rung of its bracket on, a variant is judged
+    by the means over its trials. Failed trials are left out. The budget's pruning rule (`nas.search.pruning`) judges; this class
+    keeps track of which variant is at which rung.
     """
 
     def __init__(self, budget: BudgetSettings) -> None:
@@ -26,18 +26,18 @@ class SuccessiveHalving:
         self.variants: dict[int, Variant] = {}
         self._of: dict[int, Variant] = {}
         self._at: list[list[dict[int, Values]]] = [[{} for _ in range(budget.rungs)] for _ in range(budget.brackets)]
-        """By bracket and rung: the values of the variants that are there, or trained on from there."""
+        """Per bracket and rung: the values of the variants that have reached it, by variant number."""
         self.coming = np.zeros((budget.brackets, budget.rungs), dtype=int)
-        """By bracket and rung: how many variants are on their way there."""
+        """Per bracket and rung: the number of variants that may still reach it with the rungs that they are allowed."""
         self._orders: list[list[list[int] | None]] = [[[] for _ in range(budget.rungs)] for _ in range(budget.brackets)]
-        """By bracket and rung: the variants there, best first; None where the order has to be computed again."""
+        """Per bracket and rung: the variants that have reached it, best first; None where the order must be recomputed."""
 
     def variant_of(self, trial: int) -> Variant:
         """The variant that a trial is a replicate of."""
         return self._of[trial]
 
     def add(self, number: int, trials: Sequence[int]) -> None:
-        """A new variant: its trials may train up to its first judged rung."""
+        """Add a variant. Its trials may train up to its first judged rung."""
         bracket = self.budget.bracket_of(number)
         allowed = self.budget.first_judged(bracket) + 1
         variant = Variant(number, allowed, dict.fromkeys(trials, 0), {trial: [] for trial in trials})
@@ -46,12 +46,24 @@ class SuccessiveHalving:
         self.coming[bracket, :allowed] += 1
 
     def may_train(self, trial: int) -> bool:
-        """Whether a trial has a rung to go to."""
+        """Whether a trial may train to another rung."""
         variant = self._of[trial]
         return not variant.over and trial in variant.reported and variant.reported[trial] < variant.allowed
 
     def report(self, trial: int, rung: int, values: Values) -> Decision:
-        """Take in a trial's values at its next rung. Raises ValueError when it reports there twice or skips one."""
+        """Record a trial's values at its next rung, and judge its variant when all its trials are there.
+
+        Args:
+            trial: The trial's number.
+            rung: The rung, from 0.
+            values: One per objective, to be minimised.
+
+        Returns:
+            The trials that may train on, and those that are stopped.
+
+        Raises:
+            ValueError: When the trial reports at a rung twice or skips one.
+        """
         variant = self._of[trial]
         if rung != variant.reported[trial]:
             raise ValueError(f"trial {trial} reported at rung {rung}, but its next is {variant.reported[trial]}")
@@ -60,7 +72,10 @@ class SuccessiveHalving:
         return self._arrive(variant)
 
     def remove(self, trial: int) -> Decision:
-        """A trial failed; its variant goes by what is left of it, and is compared with no longer when nothing is."""
+        """Remove a trial that failed.
+
+        Its variant is judged by the trials that are left. A variant without any is no longer compared with others.
+        """
         variant = self._of[trial]
         if variant.reported.pop(trial, None) is None or variant.over:
             return Decision()
@@ -77,16 +92,16 @@ class SuccessiveHalving:
         return Decision()
 
     def end(self, trial: int) -> None:
-        """A trial was stopped for good; its variant with it."""
+        """End the variant of a trial that was stopped for good."""
         if not self._of[trial].over:
             self._close(self._of[trial])
 
     def promotion(self, exhausted: bool) -> Variant | None:
-        """The waiting variant to promote next, if there is one; `exhausted` says that no new variant can begin."""
+        """The waiting variant to promote next, if any; `exhausted` says that no new variant can begin."""
         return self.rule.promotion(self, exhausted)
 
     def promote(self, number: int) -> Decision:
-        """Let a waiting variant train to its next rung."""
+        """Let a waiting variant train to its next rung. Raises ValueError when it does not wait."""
         variant = self.variants[number]
         if not variant.waits:
             raise ValueError(f"variant {number} does not wait at a rung")
@@ -97,7 +112,10 @@ class SuccessiveHalving:
         return self.rule.stop_unpromotable(self, exhausted)
 
     def extend(self, budget: BudgetSettings) -> Decision:
-        """Take a larger budget whose first rungs are the present ones: variants that were complete are judged there now."""
+        """Switch to a larger budget whose first rungs are the present ones.
+
+        Variants that were complete are now judged at the rung that was the last.
+        """
         last, added = self.budget.rungs - 1, budget.rungs - self.budget.rungs
         self.budget = budget
         for at, orders in zip(self._at, self._orders, strict=True):
@@ -114,7 +132,7 @@ class SuccessiveHalving:
             variant.over = False
         return self.rule.extend(self, complete, best)
 
-    # What pruning rules use.
+    # Called by pruning rules.
 
     def let_on(self, variant: Variant) -> Decision:
         """Let a variant train to its next rung."""
@@ -128,11 +146,11 @@ class SuccessiveHalving:
         return Decision(stopped=tuple(variant.reported))
 
     def best_count(self, order: list[int]) -> int:
-        """How many of an order are its best 1/reduction_factor, at least one."""
+        """The number of variants in the best 1/reduction_factor of an order, at least one."""
         return max(1, len(order) // self.budget.reduction_factor)
 
     def order(self, bracket: int, rung: int) -> list[int]:
-        """The variants that are at a rung, or trained on from it, best first; equal ones by number."""
+        """The variants that have reached a rung, best first; equal ones by number."""
         order = self._orders[bracket][rung]
         if order is None:
             at = sorted(self._at[bracket][rung].items())
@@ -141,10 +159,10 @@ class SuccessiveHalving:
             self._orders[bracket][rung] = order
         return order
 
-    # Who is where.
+    # Which variant is at which rung.
 
     def _arrive(self, variant: Variant) -> Decision:
-        """Note the rungs that all trials of a variant have reached, and judge it when it is at the last one allowed."""
+        """Enter the rungs that all trials of a variant have reached, and judge it at the last rung that it is allowed."""
         bracket = self.budget.bracket_of(variant.number)
         for rung in range(len(variant.means), min(variant.reported.values())):
             values = [variant.values[trial][rung] for trial in variant.reported]

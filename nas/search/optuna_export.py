@@ -1,4 +1,4 @@
-"""A run's trials as a study in an Optuna storage, so that optuna-dashboard can show them."""
+"""Writes a run's trials to an Optuna storage as a study, so that optuna-dashboard can show them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from space.errors import RunError, ToolkitError
 from space.files import first_line
 
 MARK = "exported from run"
-"""The user attribute of a study that tells which run it shows."""
+"""The user attribute of an Optuna study that holds the identity of the run it shows."""
 
 _STATES = {
     State.RUNNING: TrialState.RUNNING,
@@ -38,12 +38,19 @@ _STATES = {
 
 
 def export_run(folder: Path, storage: str, name: str | None = None) -> int:
-    """Write the trials of a run directory to an Optuna storage as one study, and return how many they are.
+    """Write the trials of a run directory to an Optuna storage as one study. An earlier export of the same run is replaced.
 
-    `storage` is a URL such as `sqlite:///run.db`, or the path of a journal file, which ends in `.log`. The study gets the
-    name of the run's study unless another is given; what an earlier export of the same run wrote under that name is
-    replaced. Raises RunError when the directory is no run or is damaged, and ToolkitError when the storage cannot be used, or
-    holds a study of that name from elsewhere.
+    Args:
+        folder: The run directory.
+        storage: A URL such as `sqlite:///run.db`, or the path of a journal file, which ends in `.log`.
+        name: The name of the Optuna study; by default, the name of the run's study.
+
+    Returns:
+        The number of trials.
+
+    Raises:
+        RunError: When the directory is no run or is damaged.
+        ToolkitError: When the storage cannot be used, or holds a study of that name that is not an export of this run.
     """
     events = list(read_events(folder))
     run = Run(events)
@@ -64,14 +71,14 @@ def export_run(folder: Path, storage: str, name: str | None = None) -> int:
 
 @contextmanager
 def _opened(storage: str) -> Iterator[BaseStorage]:
-    """The storage, open for as long as it is written; whatever goes wrong with it is told in one sentence."""
+    """The storage, open within the context. Errors of the storage become a ToolkitError of one sentence."""
     shown = re.sub(r"://[^@/]*@", "://…@", storage)  # without a password
     form = "write sqlite:///FILE.db, the URL of another database, or FILE.log for a journal"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         opened = _journal(Path(storage)) if storage.endswith(".log") and "://" not in storage else RDBStorage(storage)
     except Exception as error:
-        # Whatever the database's driver raises, or the reader of a file that is no journal.
+        # The database's driver and the reader of journals raise errors of any class.
         raise ToolkitError(f"Optuna cannot open the storage {shown} ({_first_line(error)}); {form}") from None
     try:
         yield opened
@@ -84,7 +91,7 @@ def _opened(storage: str) -> Iterator[BaseStorage]:
 
 
 def _journal(path: Path) -> BaseStorage:
-    """A journal file, new or there already; raises ValueError for another file, which Optuna would write to all the same."""
+    """A new or existing journal file. Raises ValueError for a file of another kind, because Optuna would write to it."""
     if path.exists():
         with path.open("rb") as file:
             first = file.readline()
@@ -94,13 +101,13 @@ def _journal(path: Path) -> BaseStorage:
 
 
 def _first_line(error: BaseException) -> str:
-    """What happened, in the words of the database where Optuna passes them on."""
+    """The first line of an error, or of the database's error that caused it."""
     error = error.__cause__ or error
     return first_line(error)
 
 
 def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: str) -> optuna.Study:
-    """The study to write to, without the trials of an earlier export; raises ToolkitError when the name is another study's."""
+    """A new, empty study in place of an earlier export; raises ToolkitError when the name belongs to another study."""
     if name in optuna.get_all_study_names(opened):
         if optuna.load_study(study_name=name, storage=opened).user_attrs.get(MARK) != identity:
             raise ToolkitError(
@@ -120,22 +127,22 @@ def _emptied(opened: BaseStorage, storage: str, name: str, run: Run, identity: s
 
 
 def _trials(run: Run, events: list[Event]) -> list[FrozenTrial]:
-    """All trials by number, so that Optuna numbers them as the run does."""
+    """All trials, sorted by number, so that Optuna numbers them as the run does."""
     began = {event.trial: _local(event.time) for event in events if isinstance(event, TrialBegan)}
     ended = {event.trial: _local(event.time) for event in events if isinstance(event, TrialEnded)}
     distributions = {parameter.name: distribution(parameter.domain) for parameter in run.study.search_space.parameters}
     trials = []
     for number, trial in sorted(run.trials.items()):
-        made = _trial(run, trial, distributions)
-        made.datetime_start = began[number]
-        if made.state.is_finished():
-            made.datetime_complete = ended[number]
-        trials.append(made)
+        frozen = _trial(run, trial, distributions)
+        frozen.datetime_start = began[number]
+        if frozen.state.is_finished():
+            frozen.datetime_complete = ended[number]
+        trials.append(frozen)
     return trials
 
 
 def _local(time: str) -> datetime:
-    """A ledger's time as Optuna keeps times: local, and without saying so."""
+    """A ledger's time (UTC) as Optuna keeps times: local, without a time zone."""
     return datetime.fromisoformat(time).astimezone().replace(tzinfo=None)
 
 
@@ -147,7 +154,7 @@ def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistributi
         # Optuna has no intermediate values for several objectives.
         attrs["val_loss at rungs"] = list(losses.values())
     if trial.params is None:
-        # Enqueued from outside the space, so Optuna's parameters cannot say what it is.
+        # The architecture was enqueued from outside the space, so it has no values of Optuna's parameters.
         attrs |= {path: encoded(trial.spec.value_at(path)) for path in run.study.varied}
     values = None
     if trial.state is State.COMPLETE:
@@ -165,7 +172,7 @@ def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistributi
 
 
 def _attributes(trial: TrialResult) -> dict[str, Any]:
-    """What a trial is and has cost, in the words of `analysis`; GFLOPs and TFLOPs are multiply-accumulates / 1e9 and / 1e12."""
+    """A trial's facts and costs under the names of `analysis`; GFLOPs and TFLOPs are multiply-accumulates / 1e9 and / 1e12."""
     attrs: dict[str, Any] = {
         "name": trial.name,
         "digest": trial.spec.digest,

@@ -1,4 +1,4 @@
-"""Optuna's samplers as a searcher, through ask and tell."""
+"""A searcher on Optuna's samplers, through Optuna's ask-and-tell interface."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
 
 TRIES = 50
-"""How many proposals in a row may be turned down before one is drawn uniformly from the feasible part of the space."""
+"""After this many rejected proposals in a row, a point is drawn uniformly from the feasible part of the space."""
 
 DRAWS = 1000
-"""How many such draws may repeat a trial before the space counts as spent."""
+"""The space counts as spent when this many uniform draws all repeat a trial."""
 
 RARE = 0.01
-"""Below this feasible share, proposals come from the feasible part of the space itself."""
+"""Below this feasible share of the space, every proposal is moved to a feasible point near it."""
 
 NEAR, MOST_DRAWS = 2_000, 200_000
-"""Of about so many feasible points, drawn for every proposal in at most so many draws, the one nearest to it is taken."""
+"""Draw at most MOST_DRAWS points to get about NEAR feasible ones; take the nearest to the proposal."""
 
 GENERATION = ":generation"
-"""How the key ends under which a genetic sampler notes a trial's generation."""
+"""The end of the key under which a genetic sampler notes a trial's generation."""
 
 _STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
 
@@ -53,8 +53,8 @@ OPTUNA_SAMPLERS: dict[str, Callable[[SamplerSettings, int], BaseSampler]] = {
 
 
 @dataclass
-class _Told:
-    """One trial as Optuna is to see it."""
+class _Observation:
+    """One trial as Optuna sees it."""
 
     params: Params
     state: TrialState = TrialState.RUNNING
@@ -62,18 +62,20 @@ class _Told:
     intermediate: Sequence[float] = ()
     violations: Mapping[str, float] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    """What the sampler noted of it, such as its generation."""
+    """The sampler's notes about it, such as its generation."""
     handle: Asked | None = None
-    """Through which it can be told while it runs in the present Optuna study."""
+    """Its trial in the current Optuna study while it runs there, through which its end is reported."""
 
 
 class OptunaSearcher:
-    """Proposes points of a space and learns from how their trials end.
+    """Suggests points of a space and learns from how their trials end.
 
-    The sampler is made anew for every question, seeded by (seed, question), and sees the list of what it was told. So a proposal
-    depends on the seed and on that list, not on when the process was started: after a restart the same history gives the same
-    proposals. Proposals outside the constraints are turned down and told so; where under 1 % of the space is feasible (`share`),
-    and for a sampler that is slow to ask, they are moved to the nearest of some points drawn from the feasible part instead.
+    Every proposal gets a new sampler, seeded by (seed, number of observations before it), which sees all observations. So a
+    proposal depends on the seed and on the observations alone: after a restart, the same history gives the same proposals.
+
+    A proposal outside the constraints is rejected, and the sampler learns by how much it breaks them. Where less than 1 % of the
+    space is feasible (`share`), and for `gp`, which is slow to propose, the proposal is moved to the nearest of a sample of
+    feasible points.
     """
 
     def __init__(self, space: SearchSpace, settings: SearchSettings, share: float = 1.0) -> None:
@@ -82,114 +84,118 @@ class OptunaSearcher:
         self._near_draws = int(np.clip(NEAR / max(share, 1e-9), NEAR, MOST_DRAWS))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.parameters}
-        self._list: list[_Told] = []
-        self._of: dict[int, _Told] = {}
+        self._list: list[_Observation] = []
+        self._of: dict[int, _Observation] = {}
         self._current: optuna.Study | None = None
 
     def suggest(self, number: int, rejects: Rejects) -> Suggestion | None:
         """See `Searcher.suggest`."""
         if self.settings.sampler.kind == "nsga2":
-            # It keeps the parents of a generation in another order than it finds them in, so it must not remember them either.
+            # NSGA-II would use its cached parents of a generation, whose order differs from that after a restart.
             self._current = None
         rejected: list[Rejected] = []
-        repeated: list[_Told] = []
-        found: Params | None = None
-        while found is None and len(rejected) < (1 if self._moves else TRIES):
-            told = self._ask()
-            violations = rejects(told.params)
+        repeated: list[_Observation] = []
+        accepted: Params | None = None
+        while accepted is None and len(rejected) < (1 if self._moves else TRIES):
+            observation = self._ask()
+            violations = rejects(observation.params)
             if violations is None:
-                self._list.append(told)
-                found, self._of[number] = told.params, told
+                self._list.append(observation)
+                accepted, self._of[number] = observation.params, observation
                 continue
-            rejected.append(Rejected(params=told.params, violations=violations))
-            self._list.append(told)
+            rejected.append(Rejected(params=observation.params, violations=violations))
+            self._list.append(observation)
             if violations:
-                self._reject(told, violations)
+                self._reject(observation, violations)
             else:
-                # Left running while asking again: a sampler keeps away from points that are being tried.
-                repeated.append(told)
-        for told in repeated:
-            self._reject(told, {})
-        if found is None:
+                # It stays running until the next proposal is accepted, because samplers avoid points that are running.
+                repeated.append(observation)
+        for observation in repeated:
+            self._reject(observation, {})
+        if accepted is None:
             near = rejected[-1].params if self._moves else None
-            found = self._draw(number, rejects, near)
-            if found is None:
+            accepted = self._draw(number, rejects, near)
+            if accepted is None:
                 return None
-            self._of[number] = self._again(found)
-        return Suggestion(found, tuple(rejected), dict(self._of[number].attrs))
+            self._of[number] = self._enqueue(accepted)
+        return Suggestion(accepted, tuple(rejected), dict(self._of[number].attrs))
 
     def replay(self, number: int, params: Params, rejected: Sequence[Rejected], attrs: Mapping[str, Any]) -> None:
         """See `Searcher.replay`."""
-        for one in rejected:
-            state = TrialState.PRUNED if one.violations else TrialState.FAIL
-            self._list.append(_Told(one.params, state, violations=one.violations))
-        self._of[number] = _Told(params, attrs=attrs)
+        for point in rejected:
+            state = TrialState.PRUNED if point.violations else TrialState.FAIL
+            self._list.append(_Observation(point.params, state, violations=point.violations))
+        self._of[number] = _Observation(params, attrs=attrs)
         self._list.append(self._of[number])
         self._current = None
 
     def tell(self, number: int, state: State, values: Sequence[float], intermediate: Sequence[float]) -> None:
         """See `Searcher.tell`."""
-        told = self._of[number]
-        waited = told.handle is None and told.state is TrialState.PRUNED and list(told.intermediate) == list(intermediate)
+        observation = self._of[number]
+        waited = (
+            observation.handle is None
+            and observation.state is TrialState.PRUNED
+            and list(observation.intermediate) == list(intermediate)
+        )
         if waited and state is State.PRUNED:
-            # It was told so when it began to wait at the rung.
+            # `tell_waiting` has recorded it as pruned already.
             return
-        told.state, told.values = _STATES[state], list(values) if state is State.COMPLETE else None
+        observation.state, observation.values = _STATES[state], list(values) if state is State.COMPLETE else None
         # Optuna has no intermediate values for several objectives.
-        told.intermediate = list(intermediate) if len(self.settings.objectives) == 1 else []
-        if told.handle is None or self._current is None:
+        observation.intermediate = list(intermediate) if len(self.settings.objectives) == 1 else []
+        if observation.handle is None or self._current is None:
             self._current = None
             return
-        for rung, value in enumerate(told.intermediate):
-            told.handle.report(value, rung)
-        self._current.tell(told.handle, told.values, state=told.state)
-        told.handle = None
+        for rung, value in enumerate(observation.intermediate):
+            observation.handle.report(value, rung)
+        self._current.tell(observation.handle, observation.values, state=observation.state)
+        observation.handle = None
 
     def tell_waiting(self, number: int, intermediate: Sequence[float]) -> None:
-        """See `Searcher.tell_waiting`: until it is promoted, it counts as pruned there."""
+        """See `Searcher.tell_waiting`. Until it is promoted, the architecture counts as pruned."""
         self.tell(number, State.PRUNED, (), intermediate)
 
     def resume(self, number: int) -> None:
         """See `Searcher.resume`."""
-        told = self._of[number]
-        told.state, told.values, told.intermediate = TrialState.RUNNING, None, []
+        observation = self._of[number]
+        observation.state, observation.values, observation.intermediate = TrialState.RUNNING, None, []
         self._current = None
 
     def forget_attrs(self) -> None:
-        """See `Searcher.forget_attrs`: generations of architectures that were complete for the smaller budget mean nothing now."""
-        for told in self._list:
-            told.attrs = {}
+        """See `Searcher.forget_attrs`. The generations noted under the smaller budget no longer hold."""
+        for observation in self._list:
+            observation.attrs = {}
         self._current = None
 
     def __contains__(self, number: int) -> bool:
         return number in self._of
 
     def study(self) -> optuna.Study:
-        """What was told, as an Optuna study."""
+        """All observations as an Optuna study."""
         if self._current is None:
             self._current = self._empty()
-            for told in self._list:
-                told.handle = None
-            self._current.add_trials([self._frozen(told) for told in self._list])
+            for observation in self._list:
+                observation.handle = None
+            self._current.add_trials([self._frozen(observation) for observation in self._list])
         return self._current
 
     def _empty(self) -> optuna.Study:
         return optuna.create_study(directions=[objective.direction for objective in self.settings.objectives])
 
-    def _frozen(self, told: _Told) -> FrozenTrial:
+    def _frozen(self, observation: _Observation) -> FrozenTrial:
         return create_trial(
-            state=told.state,
-            values=told.values,
-            params={name: encoded(value) for name, value in told.params.items()},
-            distributions={name: self._distributions[name] for name in told.params},
-            intermediate_values=dict(enumerate(told.intermediate)),
-            system_attrs=dict(told.attrs),
-            constraints=dict(told.violations) or None,
+            state=observation.state,
+            values=observation.values,
+            params={name: encoded(value) for name, value in observation.params.items()},
+            distributions={name: self._distributions[name] for name in observation.params},
+            intermediate_values=dict(enumerate(observation.intermediate)),
+            system_attrs=dict(observation.attrs),
+            constraints=dict(observation.violations) or None,
         )
 
-    def _ask(self, params: Params | None = None) -> _Told:
-        """A new running trial: what the sampler proposes, or known values."""
-        # A random sampler does not look at what was told, so the study need not be made again for it.
+    def _ask(self, params: Params | None = None) -> _Observation:
+        """A new running trial, with the given values or else the sampler's proposal."""
+        # A random sampler ignores observations, so an empty study is enough for it.
         random = self.settings.sampler.kind == "random"
         study = self._empty() if random else self.study()
         if params is not None:
@@ -201,28 +207,29 @@ class OptunaSearcher:
             suggested = self._suggest(asked)
         noted = study.get_trials(deepcopy=False)[asked.number].system_attrs
         attrs = {name: value for name, value in noted.items() if name.endswith(GENERATION)}
-        return _Told(suggested, attrs=attrs, handle=None if random else asked)
+        return _Observation(suggested, attrs=attrs, handle=None if random else asked)
 
-    def _again(self, params: Params) -> _Told:
-        told = self._ask(params)
-        self._list.append(told)
-        return told
+    def _enqueue(self, params: Params) -> _Observation:
+        """A new running trial with the given values, added to the observations."""
+        observation = self._ask(params)
+        self._list.append(observation)
+        return observation
 
     def _sampler(self, question: int) -> BaseSampler:
         settings = self.settings.sampler
         seed = int(np.random.SeedSequence([settings.seed, question]).generate_state(1)[0])
         return OPTUNA_SAMPLERS[settings.kind](settings, seed)
 
-    def _reject(self, told: _Told, violations: Mapping[str, float]) -> None:
-        # A pruned trial with a broken constraint is what a sampler takes for infeasible; a repetition teaches nothing.
-        told.state, told.violations = TrialState.PRUNED if violations else TrialState.FAIL, violations
-        if told.handle is None:
+    def _reject(self, observation: _Observation, violations: Mapping[str, float]) -> None:
+        # Samplers treat a pruned trial with a broken constraint as infeasible. A repetition fails, which samplers ignore.
+        observation.state, observation.violations = TrialState.PRUNED if violations else TrialState.FAIL, violations
+        if observation.handle is None:
             self._current = None
             return
         for name, amount in violations.items():
-            told.handle.set_constraint(name, amount)
-        self.study().tell(told.handle, state=told.state)
-        told.handle = None
+            observation.handle.set_constraint(name, amount)
+        self.study().tell(observation.handle, state=observation.state)
+        observation.handle = None
 
     def _suggest(self, asked: Asked) -> Params:
         params: Params = {}
@@ -234,16 +241,16 @@ class OptunaSearcher:
                 chosen = asked.suggest_categorical(name, [encoded(value) for value in domain.choice])
                 params[name] = next(value for value in domain.choice if encoded(value) == chosen)
             elif domain.int_ is not None:
-                reached = self._distributions[name]
-                assert isinstance(reached, IntDistribution), "made from the same domain"
-                params[name] = asked.suggest_int(name, reached.low, reached.high, step=reached.step, log=reached.log)
+                integers = self._distributions[name]
+                assert isinstance(integers, IntDistribution), "made from the same domain"
+                params[name] = asked.suggest_int(name, integers.low, integers.high, step=integers.step, log=integers.log)
             else:
                 assert domain.float_ is not None
                 params[name] = asked.suggest_float(name, *domain.float_, log=domain.log)
         return params
 
     def _draw(self, number: int, rejects: Rejects, near: Params | None) -> Params | None:
-        """A new feasible point: the nearest to a wanted one among some, or one drawn uniformly."""
+        """A new feasible point: the nearest to `near` in a sample, or else one drawn uniformly; None when all repeat a trial."""
         rng = np.random.default_rng([self.settings.sampler.seed, number])
         if near is not None:
             for params in feasible_near(self.space, near, rng, self._near_draws):

@@ -1,4 +1,4 @@
-"""New trials of a search: architectures tried first, then a searcher's suggestions, each with all its replicates."""
+"""New trials of a search: first the enqueued architectures, then a searcher's suggestions, each with all its replicates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SEARCHERS: Mapping[str, MakeSearcher] = covering(SearcherKind, {**dict.fromkeys(
 
 
 class Proposals:
-    """The trial source of a search. It asks the searcher, and tells it how architectures fare."""
+    """The trial source of a search. It asks the searcher for suggestions, and reports to it how architectures end."""
 
     def __init__(self, study: Study) -> None:
         assert study.search is not None, "proposals are of a search"
@@ -36,14 +36,14 @@ class Proposals:
         self._digests: set[str] = set()
         self._space_is_spent = False
         self._rungs: int | None = None
-        """The rungs of the budget, as far as events say."""
+        """The number of rungs of the budget at the last event; None before the first."""
 
     def exhausted(self, run: Run) -> bool:
         """Whether no new architecture will be tried."""
         return len(run.trials) >= self._settings.trials or (self._space_is_spent and self._enqueued() is None)
 
     def next(self, run: Run) -> TrialBegan | SpaceSpent:
-        """The next replicate of the last architecture, or else the first trial of a new one."""
+        """The event of the last architecture's next replicate, or else of a new architecture's first trial."""
         number = len(run.trials)
         variant, replicate = divmod(number, self._settings.replicates)
         if replicate:
@@ -68,7 +68,7 @@ class Proposals:
         )
 
     def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
-        """Note what was begun, and tell the searcher."""
+        """Note new architectures, and pass on to the searcher what an event means for it."""
         match event:
             case SpaceSpent():
                 self._space_is_spent = True
@@ -94,7 +94,7 @@ class Proposals:
         self._rungs = halving.budget.rungs
 
     def _take_budget(self, halving: SuccessiveHalving) -> None:
-        """After the budget has grown: what was complete trains on, or waits at what was the last rung."""
+        """After the budget has grown, tell the searcher that complete architectures train on, or wait at the former last rung."""
         if halving.budget.rungs == self._rungs:
             return
         self.searcher.forget_attrs()
@@ -104,13 +104,16 @@ class Proposals:
                 self._tell_waiting(number, halving)
 
     def _tell_waiting(self, number: int, halving: SuccessiveHalving) -> None:
-        """Tell the searcher of an architecture that waits at a rung."""
+        """Tell the searcher when an architecture waits at a rung."""
         variant = halving.variants[number]
         if variant.waits and number in self.searcher:
             self.searcher.tell_waiting(number, [mean[0] for mean in variant.means])
 
     def _tell_end(self, trial: TrialResult, run: Run, halving: SuccessiveHalving) -> None:
-        """Tell the searcher when the last replicate of an architecture has ended: COMPLETE, with their means, when all are."""
+        """Tell the searcher when all replicates of an architecture have ended; its values are the means over complete replicates.
+
+        The architecture is COMPLETE when all replicates are, PRUNED when one of them is, and FAILED otherwise.
+        """
         first = trial.variant * self._settings.replicates
         replicates = [run.trials.get(first + replicate) for replicate in range(self._settings.replicates)]
         ended = [other for other in replicates if other is not None and other.state is not State.RUNNING]
@@ -125,7 +128,7 @@ class Proposals:
         self.searcher.tell(trial.variant, state, values, [mean[0] for mean in means])
 
     def _enqueued(self) -> ModelSpec | None:
-        """The next of the architectures to try first."""
+        """The next enqueued architecture that has not begun."""
         return next((spec for spec in self._study.enqueued if spec.digest not in self._digests), None)
 
     def _rejects(self, params: Params) -> dict[str, float] | None:

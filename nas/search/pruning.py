@@ -1,4 +1,7 @@
-"""Pruning rules: what happens to an architecture at a rung where it is judged. A new rule is a class here and a line in `RULES`."""
+"""Pruning rules: each decides whether an architecture stops, waits or trains on at a judged rung.
+
+A new rule is a class here and a line in `RULES`.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class PruningRule(Protocol):
-    """Decides through `SuccessiveHalving.let_on` and `.stop`; a variant that it does neither to waits."""
+    """Decides through `SuccessiveHalving.let_on` and `.stop`. A variant waits when neither is called."""
 
     def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
-        """A variant has arrived at a rung below the last; `others` are the values of its bracket that were there before it."""
+        """Judge a variant that arrives below the last rung; `others` are its bracket's values that were at the rung before."""
 
     def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
         """The waiting variant to promote next; `exhausted` says that no new variant can begin."""
@@ -29,19 +32,19 @@ class PruningRule(Protocol):
         """Stop the waiting variants that cannot be promoted any more."""
 
     def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
-        """The budget grows: decide on the variants that were complete; `best` are the numbers of the best 1/reduction_factor."""
+        """Judge the variants that were complete before the budget grew; `best` are the numbers of the best 1/reduction_factor."""
 
 
 class StopRule:
     """Judge on arrival, as ASHA does (Li et al., MLSys 2020).
 
-    With one objective a variant trains on when it is no worse than the best 1/reduction_factor of those that were at the rung
-    before it, as in Ray's ASHAScheduler. With two, all are ordered by front and crowding, and it trains on when at most
-    1/reduction_factor of the others come before it.
+    With one objective, a variant trains on when it is no worse than the 1/reduction_factor quantile of the variants that were at
+    the rung before it, as in Ray's ASHAScheduler. With two, all are ordered by Pareto front and crowding distance, and a variant
+    trains on when at most 1/reduction_factor of the others rank before it.
     """
 
     def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
-        """Let it on, or stop it."""
+        """Let the variant train on, or stop it."""
         return halving.let_on(variant) if not others or self._among_best(halving, variant, others) else halving.stop(variant)
 
     def _among_best(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> bool:
@@ -60,7 +63,7 @@ class StopRule:
         return Decision()
 
     def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
-        """Judge what was complete where it is."""
+        """Judge the complete variants at their rung."""
         decision = Decision()
         for variant in complete:
             decision += halving.let_on(variant) if variant.number in best else halving.stop(variant)
@@ -70,13 +73,14 @@ class StopRule:
 class PromoteRule:
     """Let variants wait, and promote the best (delayed promotion, Hyper-Tune, Li et al., VLDB 2022).
 
-    A waiting variant is promoted when it is among the best ⌊n/reduction_factor⌋ of the n at its rung and fewer than that were
-    promoted from there. Once nothing more can come to a rung, its best max(1, ⌊n/reduction_factor⌋) are promoted whatever happened
-    before, and the rest is stopped. So the final best of a rung are promoted in any order of arrival, and at most twice as many.
+    A waiting variant is promoted when it is among the best k = ⌊n/reduction_factor⌋ of the n at its rung, and fewer than k were
+    promoted from there. A rung is closed when no more variants can come to it. Then its best max(1, k) are promoted whatever was
+    promoted before, and the rest is stopped. So the final best of a rung are promoted in any order of arrival, and at most twice
+    as many variants in all.
     """
 
     def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
-        """It waits."""
+        """Let the variant wait."""
         return Decision()
 
     def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
@@ -89,7 +93,7 @@ class PromoteRule:
         return best[1] if best else None
 
     def stop_unpromotable(self, halving: SuccessiveHalving, exhausted: bool) -> Decision:
-        """Where nothing more can come to a rung and its best have all reached the next, or failed on the way, stop the rest."""
+        """Stop the rest at every closed rung whose best have all reached the next rung or failed on the way."""
         decision = Decision()
         for bracket in range(halving.budget.brackets) if exhausted else ():
             for rung, closed, candidate in self._candidates(halving, bracket, exhausted):
@@ -102,11 +106,11 @@ class PromoteRule:
         return Decision(stopped=decision.stopped)
 
     def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
-        """They wait at what was the last rung."""
+        """Let the complete variants wait at the rung that was the last."""
         return Decision()
 
     def _candidates(self, halving: SuccessiveHalving, bracket: int, exhausted: bool) -> list[tuple[int, bool, Variant | None]]:
-        """For every judged rung but the last: whether nothing more can come to it, and the variant to promote from it."""
+        """Per judged rung but the last: the rung, whether it is closed, and the variant to promote from it, if any."""
         budget = halving.budget
         candidates: list[tuple[int, bool, Variant | None]] = []
         closed = exhausted
@@ -124,10 +128,10 @@ class PromoteRule:
 
 
 class NoPruning:
-    """Everything trains to the last rung."""
+    """Every variant trains to the last rung."""
 
     def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
-        """Let it on."""
+        """Let the variant train on."""
         return halving.let_on(variant)
 
     def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
@@ -139,7 +143,7 @@ class NoPruning:
         return Decision()
 
     def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
-        """Let everything on to the new last rung."""
+        """Let every variant train to the new last rung."""
         decision = Decision()
         for variant in halving.variants.values():
             while not variant.over and variant.allowed < halving.budget.rungs:

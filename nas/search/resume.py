@@ -1,4 +1,4 @@
-"""Whether a run directory can be resumed with a study, and what its ledger holds so far."""
+"""Checks whether a run directory can be resumed with a study."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ FREE_TO_CHANGE = (
     "resources",
     "tracking",
 )
-"""What may differ when a run is resumed: none of it changes what a finished trial means."""
+"""Keys of a study that may differ when a run is resumed, because they do not change what a finished trial means."""
 
 
 def resumed(study: Study, ledger: Ledger) -> list[Event]:
-    """The events of a ledger that is resumed with a study, the study's own event included.
+    """Check that a run can be resumed with a study, and write the study to the ledger when it is new or has changed.
+
+    Args:
+        study: The study to run.
+        ledger: The open ledger of the run directory.
+
+    Returns:
+        All events of the ledger, the new one included.
 
     Raises:
         RunError: When the directory holds another study, was trained on other data, or has finished trials of a smaller budget.
@@ -60,12 +67,12 @@ def resumed(study: Study, ledger: Ledger) -> list[Event]:
 
 
 def differences(old: Study, new: Study) -> list[str]:
-    """`key: old → new` for all that differs and may not."""
+    """One `key: old → new` per key that differs although it may not."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    # A rate that has fallen to 0 cannot go on from there.
+    # Once the learning rate has decayed to 0, a finish cannot be extended.
     free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
     if old.ablation:
-        # Every trial of it was scored in that way.
+        # The trials of an ablation were scored with these settings.
         free_keys.remove("evaluation.fid")
     if budget_grows(old, new):
         free_keys += ["budget.max", "budget.steps", "budget.rungs"]
@@ -78,7 +85,7 @@ def differences(old: Study, new: Study) -> list[str]:
 
 
 def budget_grows(old: Study, new: Study) -> bool:
-    """Whether a budget has the other's rungs and more above them, so that trials can train on."""
+    """Whether the new budget has the old one's rungs and more above them, so that complete trials can train on."""
     before, after = old.budget.milestones, new.budget.milestones
     if (old.budget.max is None) != (new.budget.max is None) or old.budget.even != new.budget.even:
         return False

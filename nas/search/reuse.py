@@ -1,4 +1,4 @@
-"""Trials of other runs under the same run root whose reports and checkpoints a run takes over instead of training them again."""
+"""Reuses reports and checkpoints of other runs beside a run directory, instead of training the same trials again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from space.errors import RunError, ToolkitError
 
 @dataclass(frozen=True)
 class CachedTrial:
-    """A trial of another run: its reports, without those of a finish whose learning rate falls, and its folder."""
+    """A trial of another run and its folder."""
 
     run: str
     trial: TrialResult
     usable: list[Report]
+    """Its reports, without those of a finish whose learning rate decays."""
     folder: Path
 
     def reports(self, steps: tuple[int, ...]) -> list[Report]:
-        """The reports at the first of these steps, as far as they go without a gap and end where there is a checkpoint."""
+        """The reports at these steps, up to the first step without a report, and only up to a step with a checkpoint."""
         by_step = {report.step: report for report in self.usable}
         reports: list[Report] = []
         for step in steps:
@@ -37,7 +38,7 @@ class CachedTrial:
         return reports
 
     def checkpoint(self, step: int) -> Path | None:
-        """The checkpoint of a step, if there is one."""
+        """The path of the checkpoint at a step, if there is one."""
         for name in (CHECKPOINT, LAST_RUNG):
             facts = facts_of_checkpoint(self.folder / name)
             if facts and (facts["step"], facts.get("digest")) == (step, self.trial.digest):
@@ -47,14 +48,18 @@ class CachedTrial:
 
 @dataclass(frozen=True)
 class CachedReports:
-    """Reports to take over: those that a trial does not have yet, under its own number and rungs."""
+    """Reports to reuse: those that a trial does not have yet, renumbered to the trial and its rungs."""
 
     run: str
     reports: tuple[Report, ...]
     checkpoint: Path | None
 
     def copy_checkpoint(self, folder: Path) -> None:
-        """Put the checkpoint into a trial's folder, as a link where the file system has them; raises RunError when it cannot be."""
+        """Put the checkpoint into a trial's folder, as a hard link where the file system has them.
+
+        Raises:
+            RunError: When it cannot be written.
+        """
         if self.checkpoint is None:
             return
         partial = folder / f"{CHECKPOINT}.{os.getpid()}.partial"
@@ -70,18 +75,18 @@ class CachedReports:
 
 
 class RunCache:
-    """What other runs beside a run directory have trained in exactly the way of a study; damaged runs are passed over.
+    """The trials of other runs beside a run directory that were trained exactly as a study would. Damaged runs are skipped.
 
-    A trial is taken over only when architecture, seed, data, training settings, validation and learning rate were the same, and its
-    checkpoint is still where its reports end. The device may have been another one.
+    A trial is reused only when architecture, seed, data, training settings, validation and learning rate are the same, and when
+    there is still a checkpoint at its last report. The device may differ.
     """
 
     def __init__(self, folder: Path, study: Study) -> None:
         self._study = study
         self._trials: dict[tuple[str, int], list[CachedTrial]] = {}
-        own = folder.resolve()
-        for ledger in sorted(own.parent.glob(f"*/{LEDGER}")):
-            if ledger.parent == own:
+        run_folder = folder.resolve()
+        for ledger in sorted(run_folder.parent.glob(f"*/{LEDGER}")):
+            if ledger.parent == run_folder:
                 continue
             with suppress(ToolkitError, OSError, ValueError, KeyError):
                 run = read_run(ledger.parent)
@@ -96,9 +101,9 @@ class RunCache:
             self._trials.setdefault((trial.digest, trial.seed), []).append(cached)
 
     def lookup(self, trial: TrialResult) -> CachedReports | None:
-        """The reports of the other run that leads a trial furthest along its rungs; None when none leads it further."""
+        """The reports of the other run that takes a trial furthest along its rungs; None when none takes it further."""
         if any(objective.metric == "step_seconds" for objective in self._study.objectives):
-            # Times of another run are of other hardware, or of other neighbours.
+            # Step times of another run were measured on other hardware, or beside other trials.
             return None
         steps = self._study.budget.steps_of(trial.cost.step_macs(self._study.training.batch_size))
         candidates = [(cached, cached.reports(steps)) for cached in self._trials.get((trial.digest, trial.seed), [])]
@@ -107,22 +112,22 @@ class RunCache:
         best, reports = max(candidates, key=lambda pair: len(pair[1]))
         if len(reports) <= len(trial.reports):
             return None
-        own = [
+        renumbered = [
             reports[rung].model_copy(update={"trial": trial.number, "rung": rung})
             for rung in range(len(trial.reports), len(reports))
         ]
-        return CachedReports(best.run, tuple(own), best.checkpoint(reports[-1].step))
+        return CachedReports(best.run, tuple(renumbered), best.checkpoint(reports[-1].step))
 
 
 def _alike(run: Run, study: Study) -> bool:
-    """Whether trials were trained and scored as the study would."""
+    """Whether a run's trials were trained and scored as the study would."""
     other = run.study
     same = (
         (other.data.codec, other.data.held_out, other.data.flip) == (study.data.codec, study.data.held_out, study.data.flip)
         and other.training.model_dump(exclude={"seed"}) == study.training.model_dump(exclude={"seed"})
         and other.evaluation.val_loss == study.evaluation.val_loss
     )
-    # A rate that falls with the budget makes every stretch depend on it, and scores are measured at some rungs alone.
+    # With a decaying learning rate, every report depends on the whole budget. Scores are measured at some rungs only.
     scored = study.ablation is not None and study.evaluation.fid is not None
     if scored and (other.ablation is None or other.evaluation.fid != study.evaluation.fid):
         return False

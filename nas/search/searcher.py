@@ -1,4 +1,4 @@
-"""What a searcher is: it suggests points of a space and learns from how their trials end."""
+"""The protocol of searchers, which suggest points of a space and learn from how their trials end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.runs.records import Rejected, State
 from space.domains.space import Params
 
 Rejects = Callable[[Params], dict[str, float] | None]
-"""None for a point that may be trained; otherwise the constraints that it breaks and by how much, none for a repetition."""
+"""Why a point is rejected: by how much it breaks which constraints, empty for a repetition; None when it may be trained."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,36 @@ class Suggestion:
 
 
 class Searcher(Protocol):
-    """Suggests architectures by number and is told how they end; its suggestions follow from its seed and what it was told.
+    """Suggests architectures, each under a number, and learns how they end.
 
-    A new searcher is a class with these methods and a line in `nas.search.proposals.SEARCHERS`.
+    Its suggestions follow from its seed and the calls so far alone. A new searcher is a class with these methods and a line in
+    `nas.search.proposals.SEARCHERS`.
     """
 
     def suggest(self, number: int, rejects: Rejects) -> Suggestion | None:
-        """A point for the architecture of this number, which counts as running until it is told; None when the space is spent."""
+        """A point for the architecture of this number, which is running from now on; None when the space is spent."""
 
     def replay(self, number: int, params: Params, rejected: Sequence[Rejected], attrs: Mapping[str, Any]) -> None:
-        """Take in a suggestion made before a restart, or an architecture that is not the searcher's own."""
+        """Add a suggestion that was made before a restart, or an architecture that the searcher did not suggest."""
 
     def tell(self, number: int, state: State, values: Sequence[float], intermediate: Sequence[float]) -> None:
-        """An architecture ended: `values` of the objectives when COMPLETE, and the first objective at every rung reached."""
+        """Report that an architecture ended.
+
+        Args:
+            number: The architecture's number.
+            state: COMPLETE, PRUNED or FAILED.
+            values: One per objective; used only when the state is COMPLETE.
+            intermediate: The first objective at every rung that was reached.
+        """
 
     def tell_waiting(self, number: int, intermediate: Sequence[float]) -> None:
-        """An architecture waits at a rung."""
+        """Report that an architecture waits at a rung; `intermediate` is as in `tell`."""
 
     def resume(self, number: int) -> None:
-        """An architecture that waited, or was complete for a smaller budget, trains on."""
+        """Report that an architecture which waited, or was complete for a smaller budget, trains on."""
 
     def forget_attrs(self) -> None:
-        """A larger budget begins."""
+        """Drop the notes on earlier suggestions, because a larger budget begins."""
 
     def __contains__(self, number: int) -> bool:
-        """Whether an architecture is known, by its number."""
+        """Whether the searcher knows the architecture of this number."""

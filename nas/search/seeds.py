@@ -1,4 +1,4 @@
-"""New trials of an ablation: every row with the same seeds, and more of them where a difference is still open."""
+"""New trials of an ablation: every row with the same seeds, and more seeds where a difference is not settled."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from nas.study.study import Study
 from space.spec import ModelSpec
 
 CONFIDENCE = 0.95
-"""Of all claims of a block under a control together."""
+"""The confidence of all claims of a block under a control together."""
 
 Pair = tuple[str, int]
-"""An architecture's digest, and the place of its seed, from 0."""
+"""An architecture's digest, and the index of its seed, from 0."""
 
 
 class PairedSeeds:
-    """What an ablation trains next; its state follows from the ledger's events.
+    """The trial source of an ablation; its state follows from the ledger's events.
 
-    Seed by seed, all rows with one before any with the next, so that an interrupted run has whole pairs. Rows of equal architecture
-    share their trials. With sequential seeds the next seed is given, once every trial of the last has ended, to the rows whose
-    difference to their reference is still open, and to those references.
+    All rows are trained with one seed before any row with the next, so that an interrupted run has whole pairs. Rows of equal
+    architecture share their trials. With sequential seeds, the next seed begins once all trials have ended. Only the rows whose
+    difference to their reference is not settled get it, and those references.
     """
 
     def __init__(self, study: Study) -> None:
@@ -39,7 +39,7 @@ class PairedSeeds:
         self._next, self._count = 0, self._seeds.min
 
     def exhausted(self, run: Run) -> bool:
-        """Whether nothing more is to be begun for now; the end of running trials may change that where seeds are sequential."""
+        """Whether no new trial begins now; with sequential seeds, the end of running trials may change that."""
         return self._due(run) is None
 
     def next(self, run: Run) -> TrialBegan | SpaceSpent:
@@ -51,7 +51,7 @@ class PairedSeeds:
         return trial_began(self._study, number, self._specs[digest], variant=number, seed=seed)
 
     def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
-        """Note what was begun."""
+        """Note which architecture has begun with which seed."""
         if isinstance(event, TrialBegan):
             self._begun[event.digest, event.seed - self._study.training.seed] = event.trial
 
@@ -75,28 +75,29 @@ class PairedSeeds:
 
     def _open(self, run: Run) -> set[str]:
         """The architectures of rows whose difference is not settled after `_count` seeds, and of their references."""
-        found: set[str] = set()
-        for one in self._asked:
-            together = sum(1 for other in self._asked if (other.row.block, other.row.control) == (one.row.block, one.row.control))
-            if not self._is_settled(run, one, (1 - CONFIDENCE) / together):
-                found |= {one.row.spec.digest, one.reference.spec.digest}
-        return found
+        digests: set[str] = set()
+        for asked in self._asked:
+            family = (asked.row.block, asked.row.control)
+            size = sum(1 for other in self._asked if (other.row.block, other.row.control) == family)
+            if not self._is_settled(run, asked, (1 - CONFIDENCE) / size):
+                digests |= {asked.row.spec.digest, asked.reference.spec.digest}
+        return digests
 
-    def _is_settled(self, run: Run, one: Comparison, alpha: float) -> bool:
-        if one.row.spec.digest == one.reference.spec.digest:
+    def _is_settled(self, run: Run, asked: Comparison, alpha: float) -> bool:
+        if asked.row.spec.digest == asked.reference.spec.digest:
             return True
-        pairs = [self._difference(run, one, seed) for seed in range(self._count)]
-        if (one.row.spec.digest, self._count - 1) not in self._begun:
-            # Settled before, as it was given no seed since.
+        pairs = [self._difference(run, asked, seed) for seed in range(self._count)]
+        if (asked.row.spec.digest, self._count - 1) not in self._begun:
+            # A row without the last seed was settled before it.
             return True
         differences = [difference for difference in pairs if math.isfinite(difference)]
-        # Failed again and again: more seeds would not tell.
+        # Trials that fail again and again would not settle it with more seeds either.
         if len(differences) < 3:
             return self._count > 2 * self._seeds.min
         return settled(differences, looks(self._seeds.min, self._seeds.max), alpha, self._seeds.margin)
 
-    def _difference(self, run: Run, one: Comparison, seed: int) -> float:
-        return self._value(run, one.row.spec.digest, seed) - self._value(run, one.reference.spec.digest, seed)
+    def _difference(self, run: Run, asked: Comparison, seed: int) -> float:
+        return self._value(run, asked.row.spec.digest, seed) - self._value(run, asked.reference.spec.digest, seed)
 
     def _value(self, run: Run, digest: str, seed: int) -> float:
         number = self._begun.get((digest, seed))

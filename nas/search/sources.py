@@ -1,4 +1,4 @@
-"""Where new trials come from: the suggestions of a search, or the rows and seeds of an ablation."""
+"""The protocol of trial sources: the suggestions of a search, or the rows and seeds of an ablation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TrialSource(Protocol):
         """The event with which the next trial begins, or the note that the space is spent."""
 
     def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
-        """Take in an event, after the run and the rungs have."""
+        """Apply an event, after it was applied to the run and the rungs."""
 
 
 def trial_began(
@@ -37,7 +37,7 @@ def trial_began(
     rejected: tuple[Rejected, ...] = (),
     attrs: dict[str, Any] | None = None,
 ) -> TrialBegan:
-    """The event with which a trial begins; `seed` is counted from the study's own."""
+    """The event with which a trial begins; `seed` is added to the study's seed."""
     return TrialBegan(
         trial=number,
         variant=variant,

@@ -1,4 +1,4 @@
-"""The state of a search: what follows from the events of its ledger, and from nothing else."""
+"""The state of a search, which follows from the events of its ledger alone."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class SearchState:
         self.idle: set[int] = set()
         """Trials that may train and are on no worker."""
         self.ending: dict[int, State] = {}
-        """How trials are judged to have ended, until the ledger says so."""
+        """Trials that are decided to have ended, and their states, until the ledger records it."""
         self.alone: set[int] = set()
-        """Trials that are to have a whole GPU for themselves."""
+        """Trials that get a whole GPU for themselves."""
         self.losses: Counter[int] = Counter()
-        """How often in a row the worker of a trial has died."""
+        """Per trial: how many of its workers have died in a row."""
         self._halving: SuccessiveHalving | None = None
 
     @property
@@ -48,7 +48,7 @@ class SearchState:
         return self._halving
 
     def apply(self, event: Event) -> None:
-        """Take in the next event of the ledger."""
+        """Apply the next event of the ledger."""
         self.run.apply(event)
         match event:
             case RunBegan():
@@ -72,7 +72,7 @@ class SearchState:
                 self._end(event)
 
     def follow(self, decision: Decision) -> None:
-        """Take in what was decided at a rung."""
+        """Apply a decision made at a rung."""
         self.idle |= {trial for trial in decision.released if trial in self.running}
         self.ending |= dict.fromkeys(decision.stopped, State.PRUNED)
 
@@ -88,7 +88,7 @@ class SearchState:
         trial = self.run.trials[event.trial]
         self.losses[event.trial] = 0
         if len(trial.reports) > trial.rungs:
-            return  # Of the finish.
+            return  # The report belongs to the finish.
         values = objective_values(self.run.study, trial, event)
         self.follow(self.halving.report(event.trial, event.rung, self._to_minimise(values)))
         if len(trial.reports) == trial.rungs:
@@ -107,11 +107,11 @@ class SearchState:
         self._note_allowed(self.run.trials[number].variant)
 
     def _take_budget(self, study: Study) -> None:
-        """Resume with a larger budget, for which no trial is complete yet."""
+        """Switch to a larger budget, under which no trial is complete yet."""
         if study.budget.rungs <= self.halving.budget.rungs:
             return
         self.running |= {trial.number for trial in self.run.in_state(State.RUNNING)}
-        # A crash may have come between the last report of a trial and the note of its end.
+        # A crash may have come between the last report of a trial and the event of its end.
         self.ending = {number: state for number, state in self.ending.items() if state is not State.COMPLETE}
         self.follow(self.halving.extend(study.budget))
         for variant in self.halving.variants:
@@ -121,13 +121,13 @@ class SearchState:
         self.run.allowed[variant] = self.halving.variants[variant].allowed
 
     def _to_minimise(self, values: Values) -> Values:
-        """Values of the objectives, with the sign of those that are maximised turned."""
+        """Values of the objectives, negated where the objective is maximised."""
         directions = [objective.direction for objective in self.run.study.objectives]
-        return tuple(value if way == "minimize" else -value for value, way in zip(values, directions, strict=True))
+        return tuple(value if direction == "minimize" else -value for value, direction in zip(values, directions, strict=True))
 
 
 def read_state(folder: Path) -> SearchState:
-    """The state of the search in a run directory; raises RunError when it is none or is damaged."""
+    """The state of the search in a run directory; raises RunError when the directory is no run or is damaged."""
     state = SearchState()
     apply_events(folder, read_events(folder), state.apply)
     if not state.run.begun:

@@ -1,4 +1,4 @@
-"""A variant on its way up the rungs, and the decisions about it."""
+"""A variant's progress along the rungs, and the decisions about it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Variant:
     number: int
     allowed: int
     reported: dict[int, int]
-    """By trial, at how many rungs it has reported; failed trials are removed."""
+    """Per trial: the number of rungs at which it has reported; failed trials are removed."""
     values: dict[int, list[Values]] = field(default_factory=dict)
     means: list[Values] = field(default_factory=list)
-    """The mean over its trials at every rung that all of them have reached."""
+    """The means over its trials, one per rung that all of them have reached."""
     over: bool = False
 
     @property

@@ -63,10 +63,10 @@ def test_a_proposal_is_moved_to_the_nearest_left(study):
     places = [order.next(number) for number in range(20)]
     assert sorted(places) == list(range(20))
     space = arrival.RecordedSpace(study, {place: curve.params for place, curve in enumerate(record.curves)})
-    assert space.turned_down(record.curves[7].params) is None
+    assert space.rejects(record.curves[7].params) is None
     assert space.take(record.curves[7].params) == 7
-    assert space.turned_down(record.curves[7].params) == {}, "a repetition breaks no constraint"
-    assert "gflops" in space.turned_down({"channels": 32, "heads": 1, "feed_forward.kind": "conv", "feed_forward.ratio": 4.0})
+    assert space.rejects(record.curves[7].params) == {}, "a repetition breaks no constraint"
+    assert "gflops" in space.rejects({"channels": 32, "heads": 1, "feed_forward.kind": "conv", "feed_forward.ratio": 4.0})
     assert 7 not in [space.take(space.points(None, 0).params(0)) for _ in range(19)]
 
 
