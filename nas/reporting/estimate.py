@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from nas.reporting.text import duration, line, percent
 from nas.runs.throughput import Throughput
+from nas.study.choices import Mode
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study
+from space.choices.table import covering
 from space.domains.census import Census
 
 RARE = 0.01
@@ -83,19 +85,25 @@ def _feasible(census: Census) -> str:
     return text
 
 
+_HOW = covering(
+    Mode,
+    {"stop": "judged on arrival", "promote": "they wait, and the best go on", "none": "all go on to the last"},
+)
+"""By `budget.mode`: how trials are judged, in words."""
+
+
 def _judged(budget: BudgetSettings) -> str:
     """A description of the judgement at rungs."""
     if budget.rungs == 1:
         return "nothing is judged before the end"
     if budget.mode == "none":
-        return "mode none: all go on to the last"
-    how = {"stop": "judged on arrival", "promote": "they wait, and the best go on"}[budget.mode]
+        return f"mode none: {_HOW[budget.mode]}"
     first = [budget.first_judged(bracket) + 1 for bracket in range(budget.brackets)]
     if budget.brackets > 1:
         where = f", in {budget.brackets} brackets, first at rungs {', '.join(map(str, first))}"
     else:
         where = f", first at rung {first[0]} (grace {budget.grace_rungs})" if budget.grace_rungs else ""
-    return f"mode {budget.mode}: {how}{where}"
+    return f"mode {budget.mode}: {_HOW[budget.mode]}{where}"
 
 
 def _compute(study: Study) -> str:
