@@ -6,32 +6,29 @@ A new rule is a class here and a line in `RULES`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from nas.search.variants import Decision, Values, Variant
+from nas.search.variants import Decision, Standings, Values, Variant
 from nas.stats.pareto import by_front
 from nas.study.choices import Mode
 from space.choices.table import covering
-
-if TYPE_CHECKING:
-    from nas.search.halving import SuccessiveHalving
 
 
 class PruningRule(Protocol):
     """Decides through `SuccessiveHalving.let_on` and `.stop`. A variant waits when neither is called."""
 
-    def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
+    def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
         """Judge a variant that arrives below the last rung; `others` are its bracket's values that were at the rung before."""
 
-    def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
+    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
         """The waiting variant to promote next; `exhausted` says that no new variant can begin."""
 
-    def stop_unpromotable(self, halving: SuccessiveHalving, exhausted: bool) -> Decision:
+    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
         """Stop the waiting variants that cannot be promoted any more."""
 
-    def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
+    def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
         """Judge the variants that were complete before the budget grew; `best` are the numbers of the best 1/reduction_factor."""
 
 
@@ -43,26 +40,26 @@ class StopRule:
     trains on when at most 1/reduction_factor of the others rank before it.
     """
 
-    def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
+    def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
         """Let the variant train on, or stop it."""
         return halving.let_on(variant) if not others or self._among_best(halving, variant, others) else halving.stop(variant)
 
-    def _among_best(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> bool:
+    def _among_best(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> bool:
         values, factor = variant.means[-1], halving.budget.reduction_factor
         if len(values) == 1:
             return values[0] <= float(np.percentile([other[0] for other in others], 100 / factor))
         order = by_front(np.array([*others, values]))
         return order.index(len(others)) <= len(others) / factor
 
-    def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
+    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
         """None: nothing waits."""
         return None
 
-    def stop_unpromotable(self, halving: SuccessiveHalving, exhausted: bool) -> Decision:
+    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
         """None: nothing waits."""
         return Decision()
 
-    def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
+    def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
         """Judge the complete variants at their rung."""
         decision = Decision()
         for variant in complete:
@@ -79,11 +76,11 @@ class PromoteRule:
     as many variants in all.
     """
 
-    def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
+    def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
         """Let the variant wait."""
         return Decision()
 
-    def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
+    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
         """The candidate of the highest rung that has one."""
         best: tuple[int, Variant] | None = None
         for bracket in range(halving.budget.brackets):
@@ -92,7 +89,7 @@ class PromoteRule:
                     best = rung, candidate
         return best[1] if best else None
 
-    def stop_unpromotable(self, halving: SuccessiveHalving, exhausted: bool) -> Decision:
+    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
         """Stop the rest at every closed rung whose best have all reached the next rung or failed on the way."""
         decision = Decision()
         for bracket in range(halving.budget.brackets) if exhausted else ():
@@ -105,11 +102,11 @@ class PromoteRule:
                             decision += halving.stop(variant)
         return Decision(stopped=decision.stopped)
 
-    def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
+    def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
         """Let the complete variants wait at the rung that was the last."""
         return Decision()
 
-    def _candidates(self, halving: SuccessiveHalving, bracket: int, exhausted: bool) -> list[tuple[int, bool, Variant | None]]:
+    def _candidates(self, halving: Standings, bracket: int, exhausted: bool) -> list[tuple[int, bool, Variant | None]]:
         """Per judged rung but the last: the rung, whether it is closed, and the variant to promote from it, if any."""
         budget = halving.budget
         candidates: list[tuple[int, bool, Variant | None]] = []
@@ -130,19 +127,19 @@ class PromoteRule:
 class NoPruning:
     """Every variant trains to the last rung."""
 
-    def judge(self, halving: SuccessiveHalving, variant: Variant, others: Sequence[Values]) -> Decision:
+    def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
         """Let the variant train on."""
         return halving.let_on(variant)
 
-    def promotion(self, halving: SuccessiveHalving, exhausted: bool) -> Variant | None:
+    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
         """None: nothing waits."""
         return None
 
-    def stop_unpromotable(self, halving: SuccessiveHalving, exhausted: bool) -> Decision:
+    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
         """None: nothing waits."""
         return Decision()
 
-    def extend(self, halving: SuccessiveHalving, complete: Sequence[Variant], best: set[int]) -> Decision:
+    def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
         """Let every variant train to the new last rung."""
         decision = Decision()
         for variant in halving.variants.values():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from nas.study.settings import BudgetSettings
+from space.array import Array
 
 Values = tuple[float, ...]
 """One finite value per objective, all to be minimised."""
@@ -36,3 +40,24 @@ class Decision:
 
     def __add__(self, other: Decision) -> Decision:
         return Decision(self.released + other.released, self.stopped + other.stopped)
+
+
+class Standings(Protocol):
+    """The variants at the rungs, as a pruning rule sees them; `nas.search.halving.SuccessiveHalving` keeps them."""
+
+    budget: BudgetSettings
+    variants: dict[int, Variant]
+    coming: Array
+    """(brackets, rungs): how many variants are on their way to a rung."""
+
+    def order(self, bracket: int, rung: int) -> list[int]:
+        """The numbers of the variants that are at a rung, or trained on from it, best first."""
+
+    def best_count(self, order: list[int]) -> int:
+        """How many of an order are its best 1/reduction_factor, at least one."""
+
+    def let_on(self, variant: Variant) -> Decision:
+        """Let a variant train to its next rung."""
+
+    def stop(self, variant: Variant) -> Decision:
+        """Stop a variant for good."""
