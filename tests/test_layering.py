@@ -51,10 +51,10 @@ LIBRARIES = {
 """By library: the packages and modules that may import it."""
 
 LIGHT = {
-    "space": ("torch", "ray", "optuna", "pandas"),
+    "space": ("torch", "ray", "optuna", "pandas", "numpy"),
     "nas": ("torch", "ray", "optuna", "pandas", "numpy"),
     "analysis": ("torch", "ray", "optuna", "pandas"),
-    "nas.cli.app": ("torch", "ray", "optuna", "pandas"),
+    "nas.cli.app": ("torch", "ray", "optuna", "pandas", "numpy", "pydantic"),
     "nas.study.load": ("torch", "ray", "optuna", "pandas"),
     "nas.runs.run": ("torch", "ray", "optuna", "pandas"),
     "nas.search.state": ("torch", "ray", "optuna", "pandas"),

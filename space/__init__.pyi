@@ -1,0 +1,25 @@
+# The public names of space and their modules, for lazy_loader and for type checkers.
+from . import official as official
+from .costs.cost import Cost as Cost
+from .costs.cost import cost as cost
+from .costs.matching import Match as Match
+from .costs.matching import match_cost as match_cost
+from .costs.memory import Memory as Memory
+from .costs.memory import memory as memory
+from .costs.table import CostTable as CostTable
+from .domains.census import Census as Census
+from .domains.census import census as census
+from .domains.domain import Domain as Domain
+from .domains.domain import Range as Range
+from .domains.space import SearchSpace as SearchSpace
+from .domains.space import cost_table as cost_table
+from .errors import ToolkitError as ToolkitError
+from .model.network import build as build
+from .paths import replace as replace
+from .presets import PRESETS as PRESETS
+from .presets import preset as preset
+from .spec import AttentionSpec as AttentionSpec
+from .spec import FeedForwardSpec as FeedForwardSpec
+from .spec import ModelSpec as ModelSpec
+from .weights import load as load
+from .weights import save as save
