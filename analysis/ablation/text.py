@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.ablation.tables import COSTS, AblationTable
 from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
+from nas.study.metrics import SCORES
 
 _MARKS = {"better": " *", "worse": " *"}
 """The mark of a difference with a verdict; the others have none."""
@@ -70,7 +71,7 @@ _INTERVALS = (
 )
 """Columns that are shown as one: a value, its interval, and the verdict on it."""
 
-_ORDER = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid", "n", "pairs", "difference [95 %]")
+_ORDER = (*SCORES, "n", "pairs", "difference [95 %]")
 
 
 def _digits(spread: pd.Series) -> int:

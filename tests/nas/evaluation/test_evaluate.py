@@ -16,13 +16,14 @@ from nas.evaluation.clothes import Clothes
 from nas.evaluation.evaluate import drawn, judge
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, features_of, images_of, reference_of_file, reference_of_split
+from nas.study.metrics import SCORES
 from nas.study.settings import FidSettings
 from space import ToolkitError, build, preset
 from space.weights import save
 
 CPU = torch.device("cpu")
 REAL = ["--data", "fashion-mnist-10k", "--codec", "pixel-unshuffle-2"]
-METRICS = ["fid", "sfid", "inception_score", "precision", "recall", "kid"]
+METRICS = [name for name in SCORES if name != "val_loss"]
 TINY = ["--samples", "130", "--seeds", "2", "--steps", "2"]
 
 
