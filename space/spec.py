@@ -284,11 +284,18 @@ def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None
     for part in parts[:-1]:
         inner = inner.get(part) if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or not parts or parts[-1] not in inner or not last.isdecimal() or int(last) >= stages:
-        raise SpecError(f"no spec has '{path}'; known: {', '.join(spec_paths())}")
+        known = f"; known: {', '.join(spec_paths())}"
+        raise SpecError(f"no spec has '{path}'{today(path) or known}")
     current = inner[parts[-1]]
     values = list(current) if isinstance(current, (tuple, list)) else [current] * stages
     values[int(last)] = value
     inner[parts[-1]] = tuple(values)
+
+
+def today(path: str) -> str:
+    """What to add to a message about an unknown path that was renamed; empty for any other path."""
+    name = path.partition(".")[0]
+    return f"; '{name}' is now called '{_RENAMED[name]}': rename it" if name in _RENAMED else ""
 
 
 def current_words(data: Mapping[str, Any]) -> dict[str, Any]:

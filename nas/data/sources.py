@@ -98,7 +98,13 @@ def load_store(source: str, codec: str | None) -> Store:
     header = _header(source, codec)
     if source not in EMBEDDED:
         return open_store(Path(source))
-    images, labels = EMBEDDED[source].read()
+    origin = EMBEDDED[source]
+    images, labels = origin.read()
+    if images.shape[1:] != origin.image_shape or set(np.unique(labels)) != set(range(len(origin.class_names))):
+        raise DataError(
+            f"{source} holds images {images.shape[1:]} with labels {np.unique(labels).tolist()}, but is declared in "
+            f"nas/data/sources.py with {origin.image_shape} and {len(origin.class_names)} classes; correct what is declared"
+        )
     return pixel_store(source, images, labels, codec_named(header.codec), header.class_names, source)
 
 

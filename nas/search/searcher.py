@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ class Searcher(Protocol):
     `nas.search.proposals.SEARCHERS`.
     """
 
+    @abstractmethod
     def suggest(self, number: int, rejects: Rejects) -> Suggestion | None:
         """A point for the architecture of this number, which is running from now on; None when the space is spent."""
 
@@ -54,5 +56,6 @@ class Searcher(Protocol):
     def forget_attrs(self) -> None:
         """Drop the notes on earlier suggestions, because a larger budget begins."""
 
+    @abstractmethod
     def __contains__(self, number: int) -> bool:
         """Whether the searcher knows the architecture of this number."""

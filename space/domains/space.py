@@ -16,7 +16,7 @@ from space.document import nearest
 from space.domains.domain import Domain, Range, Value
 from space.errors import SpecError, StudyError
 from space.paths import PER_STAGE_PATHS, value_type
-from space.spec import ModelSpec, spec_paths
+from space.spec import ModelSpec, spec_paths, today
 
 Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
@@ -71,7 +71,7 @@ class SearchSpace:
         """The parameters, each after those that its conditions name."""
         for path, domain in domains.items():
             if path not in self._base_values:
-                raise StudyError(f"the space varies '{path}', which no spec has{nearest(path, spec_paths())}")
+                raise StudyError(f"the space varies '{path}', which no spec has{today(path) or nearest(path, spec_paths())}")
             if path in FIXED_BY_DATA:
                 raise StudyError(f"the space varies '{path}', which the data decide; remove it")
             if domain.each is not None and path not in PER_STAGE_PATHS:

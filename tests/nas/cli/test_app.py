@@ -37,6 +37,13 @@ def test_run_prints_ranking_front_and_files(finished):
     assert output.count("trial 0 at rung 1 of 3") == 1, "plain lines when the output is not a terminal"
 
 
+def test_a_dry_run_of_a_begun_run_has_the_hours_of_its_own_throughput(finished):
+    folder, _ = finished
+    result = nas("run", folder / "tiny.yaml", "--out", folder / "run", "--dry-run", "--set", "search.trials=8")
+    assert result.exit_code == 0, result.output
+    assert "1 at once (as in the run so far)" in " ".join(result.output.split())
+
+
 def test_status_and_table(finished):
     folder, _ = finished
     status = nas("status", folder / "run").output
@@ -124,7 +131,7 @@ def test_a_run_in_which_all_fail_gives_up_and_says_why(tiny_file, tmp_path, monk
     assert "5 failed" in nas("status", tmp_path / "run").output
 
 
-def test_dry_run_prints_the_bill_and_writes_nothing(tiny_file, tmp_path):
+def test_a_dry_run_prints_the_estimate_and_writes_nothing(tiny_file, tmp_path):
     result = nas("run", tiny_file, "--out", tmp_path / "run", "--dry-run")
     assert result.exit_code == 0
     assert "feasible     100.0% of the space" in result.output

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from nas.data.codecs import CODECS, codec_named
 from nas.data.feed import Feed
 from nas.data.idx import read_idx
-from nas.data.sources import load_data
+from nas.data.sources import CLOTHES, EMBEDDED, load_data
 from space import ToolkitError
 
 
@@ -70,6 +71,14 @@ def test_codec_channels_are_the_phases_of_the_image():
 def test_unknown_names(source, codec, message):
     with pytest.raises(ToolkitError, match=message):
         load_data(source, codec)
+
+
+@pytest.mark.parametrize("declared", [{"image_shape": (3, 32, 32)}, {"class_names": CLOTHES[:9]}])
+def test_what_is_declared_of_an_embedded_source_is_checked_against_what_it_holds(declared, monkeypatch):
+    origin = EMBEDDED["fashion-mnist-10k"]
+    monkeypatch.setitem(EMBEDDED, origin.name, dataclasses.replace(origin, **declared))
+    with pytest.raises(ToolkitError, match=r"holds images \(1, 32, 32\) with labels .* but is declared .* classes; correct"):
+        load_data(origin.name, "pixel-unshuffle-2")
 
 
 @pytest.mark.parametrize(

@@ -324,7 +324,7 @@ def test_a_killed_node_costs_what_came_after_the_last_rung(cluster, tiny_file, f
     assert len(again) <= 2
     number, node, reported = killed[0]
     # A report may still have come in while the node was dying.
-    begun = [locate for trial, locate, _ in check_lost_little(run, folder) if trial == number and locate >= reported]
+    begun = [before for trial, before, _ in check_lost_little(run, folder) if trial == number and before >= reported]
     assert len(begun) == 1, "it went on from its last rung"
     assert next(line[3] for line in reversed(notes(folder)) if int(line[0]) == number) != node
 
@@ -354,8 +354,8 @@ def test_a_killed_worker_costs_what_came_after_the_last_rung(cluster, tiny_file,
         carry_out(executor, study, folder, kill)
     run = check_all_ended(folder)
     (again,) = [event for event in read_events(folder) if isinstance(event, HandedOutAgain)]
-    assert again["trial"] == killed[0]
-    assert again["reason"].startswith("the worker died: ")
+    assert again.trial == killed[0]
+    assert again.reason.startswith("the worker died: ")
     assert (killed[0], 2) in {begun[:2] for begun in check_lost_little(run, folder)}
 
 

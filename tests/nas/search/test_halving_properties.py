@@ -163,7 +163,7 @@ def test_promotion_takes_the_final_best_and_at_most_twice_as_many(play):
     budget = play.budget
     for bracket in range(budget.brackets):
         for rung in range(budget.grace_rungs + bracket, budget.rungs - 1):
-            order = play.rungs._order(bracket, rung)
+            order = play.rungs.order(bracket, rung)
             share = max(1, len(order) // budget.reduction_factor)
             went_on = {number for number in order if len(play.rungs.variants[number].means) > rung + 1}
             assert set(order[:share]) <= went_on, "whatever the order of arrival"
@@ -196,7 +196,7 @@ def test_one_worker_and_many_promote_the_same_best(play):
     alone.run(random.Random(0), 1, 0.0)
     for bracket in range(play.budget.brackets):
         rung = play.budget.grace_rungs + bracket
-        orders = [p.rungs._order(bracket, rung) for p in (alone, play)]
+        orders = [p.rungs.order(bracket, rung) for p in (alone, play)]
         assert orders[0] == orders[1], "all stand at the first judged rung in the end"
         share = max(1, len(orders[0]) // play.budget.reduction_factor)
         for p in (alone, play):

@@ -42,6 +42,11 @@ from tests.conftest import TINY
         ("search.constraints={gflops: {maxx: 1}}", "unknown key 'search.constraints.gflops.maxx'; did you mean 'max'"),
         ("budget.max=1e400 TFLOPs", "is not an amount of compute"),
         ("question=2024-13-45", "'2024-13-45' is not a YAML value"),
+        ("budget.reduction=2", "budget.reduction is now called budget.reduction_factor; rename it"),
+        ("budget.grace=1", "budget.grace is now called budget.grace_rungs; rename it"),
+        ("training.objective=v", "training.objective is now called training.prediction; rename it"),
+        ("model.set.ends=double", "no spec has 'ends'; 'ends' is now called 'stem': rename it"),
+        ("search.space.ends=[double]", "the space varies 'ends', which no spec has; 'ends' is now called 'stem': rename it"),
         ("search.trials", "write KEY=VALUE"),
         ("search.trials.more=1", "'trials' holds 4, not keys"),
     ],
@@ -50,6 +55,13 @@ def test_mistakes_are_told_in_one_sentence(tiny_file, change, message):
     with pytest.raises(ToolkitError, match=message) as caught:
         load_study(tiny_file, [change]).check_runs()
     assert "\n" not in str(caught.value)
+
+
+def test_a_study_is_loaded_from_a_path_its_text_or_its_data(tiny_file):
+    study = load_study(tiny_file, ["search.trials=3"])
+    assert study.search.trials == 3
+    assert load_study(str(tiny_file), ["search.trials=3"]) == study
+    assert load_study(yaml.safe_load(tiny_file.read_text()), ["search.trials=3"]) == study
 
 
 def test_mistakes_in_the_file_name_its_line(tmp_path):
