@@ -163,7 +163,6 @@ def _looker() -> Callable[[str, str, str], dict[str, str]]:
 
         view = {"import": "", "package": "", "token": "", "write": ""}
         try:
-            import nas
             import nas.training.trial
             import space
 

@@ -235,7 +235,7 @@ def test_a_node_without_the_package_is_named(connected, tmp_path):
         node = connected.add_node(node_ip_address=LOOPBACK)
     try:
         with pytest.raises(
-            ToolkitError, match=rf"node {LOOPBACK} cannot import the nas package \(import of nas halted.*; install it"
+            ToolkitError, match=rf"node {LOOPBACK} cannot import the nas package \(No module named 'nas.*; install it"
         ):
             check_nodes(tmp_path / "run", living_nodes())
     finally:
