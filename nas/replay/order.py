@@ -51,7 +51,7 @@ class Proposed(Order):
 
     def __init__(self, record: Recorded, kind: ReplaySampler, seed: int) -> None:
         # Optuna takes a while to import, and listed orders do without it.
-        from nas.search.optuna_searcher import OptunaSearcher
+        from nas.search.proposals import SEARCHERS
 
         search = record.search
         sampler = search.sampler.model_copy(update={"kind": kind, "seed": seed})
@@ -59,7 +59,7 @@ class Proposed(Order):
         self._outside = [place for place, curve in enumerate(record.curves) if curve.params is None]
         self._space = RecordedSpace(record.study, {place: record.curves[place].params or {} for place in inside})
         # With a feasible share of 0, the searcher moves every proposal to a point of the space: a recorded architecture.
-        self._searcher = OptunaSearcher(self._space, search.model_copy(update={"sampler": sampler}), share=0.0)
+        self._searcher = SEARCHERS[kind](self._space, search.model_copy(update={"sampler": sampler}), 0.0)
 
     def next(self, number: int) -> int:
         """The index of the recorded architecture nearest to the next proposal."""

@@ -32,7 +32,19 @@ class PruningRule(Protocol):
         """Judge the variants that were complete before the budget grew; `best` are the numbers of the best 1/reduction_factor."""
 
 
-class StopRule:
+class _NothingWaits:
+    """What the rules have in common under which no variant waits."""
+
+    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
+        """None: nothing waits."""
+        return None
+
+    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
+        """None: nothing waits."""
+        return Decision()
+
+
+class StopRule(_NothingWaits):
     """Judge on arrival, as ASHA does (Li et al., MLSys 2020).
 
     With one objective, a variant trains on when it is no worse than the 1/reduction_factor quantile of the variants that were at
@@ -50,14 +62,6 @@ class StopRule:
             return values[0] <= float(np.percentile([other[0] for other in others], 100 / factor))
         order = by_front(np.array([*others, values]))
         return order.index(len(others)) <= len(others) / factor
-
-    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
-        """None: nothing waits."""
-        return None
-
-    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
-        """None: nothing waits."""
-        return Decision()
 
     def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
         """Judge the complete variants at their rung."""
@@ -124,20 +128,12 @@ class PromoteRule:
         return candidates
 
 
-class NoPruning:
+class NoPruning(_NothingWaits):
     """Every variant trains to the last rung."""
 
     def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
         """Let the variant train on."""
         return halving.let_on(variant)
-
-    def promotion(self, halving: Standings, exhausted: bool) -> Variant | None:
-        """None: nothing waits."""
-        return None
-
-    def stop_unpromotable(self, halving: Standings, exhausted: bool) -> Decision:
-        """None: nothing waits."""
-        return Decision()
 
     def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
         """Let every variant train to the new last rung."""
