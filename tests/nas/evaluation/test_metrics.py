@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from nas.evaluation import metrics
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
-from nas.evaluation.statistics import FeatureStatistics
 from space.errors import DataError
+from tests.nas.evaluation.features import normal, streamed
 
 with safe_open(Path(__file__).parents[2] / "golden" / "metrics.safetensors", "np") as file:
     GOLDEN = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -17,22 +17,6 @@ with safe_open(Path(__file__).parents[2] / "golden" / "metrics.safetensors", "np
 """Features and logits, and the ADM suite's results for them."""
 
 REAL, MADE, LOGITS = GOLDEN["features.reference"], GOLDEN["features.generated"], GOLDEN["logits.generated"]
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def streamed(features, *cuts):
-    found = FeatureStatistics()
-    for batch in np.split(features, cuts):
-        found.update(batch)
-    return found
-
-
-def covariance_of(seed, dimensions, rank):
-    factor = normal(seed, dimensions, rank)
-    return factor @ factor.T
 
 
 def squared_distances(a, b):

@@ -10,20 +10,10 @@ from nas.evaluation import statistics
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.statistics import FeatureStatistics, Moments, frechet_distance
 from space.errors import DataError
+from tests.nas.evaluation.features import normal, streamed
 
 GOLDEN = load_file(Path(__file__).parents[2] / "golden" / "metrics.safetensors")
 REAL, MADE = GOLDEN["features.reference"], GOLDEN["features.generated"]
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def streamed(features, *cuts):
-    found = FeatureStatistics()
-    for batch in np.split(features, cuts):
-        found.update(batch)
-    return found
 
 
 def covariance_of(seed, dimensions, rank):
