@@ -7,13 +7,14 @@ search.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AliasChoices, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from nas.data.header import Header
 from nas.runs.records import Rejected, Report, State
+from nas.study.settings import RENAMED
 from nas.study.study import Study
 from space.document import sentence_of
 from space.errors import RunError
@@ -161,26 +162,8 @@ Event = (
     RunBegan | StudyChanged | TrialBegan | Reported | Promoted | TrialEnded | HandedOutAgain | FinishFailed | Exported | SpaceSpent
 )
 
-KINDS: dict[str, type[Event]] = {
-    "run": RunBegan,
-    "study": StudyChanged,
-    "trial": TrialBegan,
-    "report": Reported,
-    "promote": Promoted,
-    "end": TrialEnded,
-    "again": HandedOutAgain,
-    "finish-failed": FinishFailed,
-    "export": Exported,
-    "spent": SpaceSpent,
-}
+KINDS: dict[str, type[Event]] = {kind.model_fields["event"].default: kind for kind in get_args(Event)}
 """The event class of every kind."""
-
-_RENAMED_IN_STUDY = {
-    ("training", "objective"): "prediction",
-    ("budget", "reduction"): "reduction_factor",
-    ("budget", "grace"): "grace_rungs",
-}
-"""Keys of studies in ledgers of schema 2, by section, and their names today."""
 
 
 def parse_event(line: bytes, where: str, header: Header | None) -> Event:
@@ -220,13 +203,12 @@ def _in_todays_words(raw: dict[str, Any]) -> dict[str, Any]:
     """An event of an older ledger under today's keys; an event without renamed keys is returned as it is."""
     study, spec, params = raw.get("study"), raw.get("spec"), raw.get("params")
     if isinstance(study, dict):
-        sections = {key: value for key, value in study.items() if isinstance(value, dict)}
-        old = {section for (section, name) in _RENAMED_IN_STUDY if name in sections.get(section, {})}
         renamed = {
-            section: {_RENAMED_IN_STUDY.get((section, key), key): value for key, value in sections[section].items()}
-            for section in old
+            section: {names.get(key, key): value for key, value in study[section].items()}
+            for section, names in RENAMED.items()
+            if isinstance(study.get(section), dict) and not names.keys().isdisjoint(study[section])
         }
-        return {**raw, "study": {**study, **renamed}} if old else raw
+        return {**raw, "study": {**study, **renamed}} if renamed else raw
     if isinstance(spec, dict) and current_words(spec) != spec:
         renamed_params = {"params": current_words(params)} if isinstance(params, dict) else {}
         return {**raw, "spec": current_words(spec), **renamed_params}

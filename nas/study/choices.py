@@ -14,7 +14,6 @@ ExtractorName = Literal["clothes", "inception"]
 """Of `evaluation.fid.extractor`; `nas.evaluation.extractors` makes them."""
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
-
 """Diffusion samplers; `nas.diffusion.samplers` has their functions."""
 
 SAMPLERS: dict[str, tuple[Sampler, ...]] = {

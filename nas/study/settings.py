@@ -44,9 +44,13 @@ def first_step(macs: int, step_macs: int) -> int:
     return -(-macs // step_macs)
 
 
-def _refuse_renamed(section: str, given: Any, renamed: dict[str, str]) -> Any:
+RENAMED = {"training": {"objective": "prediction"}, "budget": {"reduction": "reduction_factor", "grace": "grace_rungs"}}
+"""Per section: the keys of earlier versions, which ledgers of schema 2 still have, and their names today."""
+
+
+def _refuse_renamed(section: str, given: Any) -> Any:
     """Raise StudyError for a key of an earlier version, and name the new key."""
-    for old, new in renamed.items():
+    for old, new in RENAMED[section].items():
         if isinstance(given, dict) and old in given:
             raise StudyError(f"{section}.{old} is now called {section}.{new}; rename it")
     return given
@@ -162,7 +166,7 @@ class TrainingSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _has_todays_keys(cls, given: Any) -> Any:
-        return _refuse_renamed("training", given, {"objective": "prediction"})
+        return _refuse_renamed("training", given)
 
 
 class BudgetSettings(Frozen):
@@ -196,7 +200,7 @@ class BudgetSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _has_todays_keys(cls, given: Any) -> Any:
-        return _refuse_renamed("budget", given, {"reduction": "reduction_factor", "grace": "grace_rungs"})
+        return _refuse_renamed("budget", given)
 
     @model_validator(mode="after")
     def _is_one_amount(self) -> BudgetSettings:
