@@ -198,7 +198,7 @@ class ModelSpec(Frozen):
             tokens=tokens,
             factor=at_stage(attention.factor, index) if downsampled else None,
             downsampler=downsampler if downsampled else None,
-            kernel=attention.kernel if downsampled and DOWNSAMPLERS[downsampler].has_kernel else None,
+            kernel=attention.kernel if downsampled and DOWNSAMPLERS[downsampler].filters else None,
             similarity=at_stage(attention.similarity, index),
             position=at_stage(attention.position, index),
             feed_forward=kind,
@@ -298,9 +298,11 @@ def today(path: str) -> str:
     return f"; '{name}' is now called '{_RENAMED[name]}': rename it" if name in _RENAMED else ""
 
 
-def current_words(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain data of a spec that may have been written when fields had other names, with today's names."""
-    return {_RENAMED.get(name, name): value for name, value in data.items()}
+def current_words(data: Any) -> Any:
+    """Plain data that may have been written when fields of a spec had other names, with today's names at any depth."""
+    if isinstance(data, Mapping):
+        return {_RENAMED.get(name, name): current_words(value) for name, value in data.items()}
+    return [current_words(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 _RENAMED = {"ends": "stem"}

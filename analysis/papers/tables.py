@@ -31,7 +31,7 @@ _FAMILIES = {"SiT-LLAMA": "SiT-LLaMA"}
 
 
 def paper_table(name: str) -> pd.DataFrame:
-    """A published table with its numbers as floats; `space.published.table` has the printed texts.
+    """A published table with its numbers as floats; `space.published.published_table` has the printed texts.
 
     Args:
         name: The name of the table, such as `udit_table9`.

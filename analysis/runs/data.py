@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.runs.ablation import AblationFrames, ablation_frames
 from analysis.runs.frames import report_frame, trial_frame
 from nas.runs.run import Run, read_run
+from nas.study.study import Study
 from space.errors import RunError, ToolkitError
+
+if TYPE_CHECKING:
+    from analysis.runs.ablation import AblationFrames
 
 
 class RunData:
@@ -28,7 +32,11 @@ class RunData:
         if not run.begun:
             raise RunError("the run has no study yet, so there is nothing to analyse; load it once it has begun")
         self.run = run
-        self.study = run.study
+
+    @property
+    def study(self) -> Study:
+        """The study at the run's last event."""
+        return self.run.study
 
     @property
     def name(self) -> str:
@@ -62,6 +70,8 @@ class RunData:
         Raises:
             RunError: The run is a search.
         """
+        from analysis.runs.ablation import ablation_frames
+
         return ablation_frames(self.run)
 
     @property

@@ -1,4 +1,4 @@
-"""The command line, and the only module that knows all packages. Commands import heavy packages themselves, so `--help` is fast."""
+"""The command line. Commands import heavy packages themselves, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run_command(
     from nas.cli.conclude import conclude_ablation, conclude_search
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
-    from nas.runs.layout import SAMPLES
+    from nas.runs.layout import EVALUATION, SAMPLES
     from nas.runs.remote import locate, remote_at
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -105,7 +105,7 @@ def run_command(
         drawn = f"none: {reason}" if reason else folder / trial.export.folder / SAMPLES
         console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
         if loaded.evaluation.fid is not None and not reason:
-            console.print(f"evaluation       {folder / trial.export.folder / 'evaluation.json'}", highlight=False, soft_wrap=True)
+            console.print(f"evaluation       {folder / trial.export.folder / EVALUATION}", highlight=False, soft_wrap=True)
     failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
     for number, reason in failed:
         console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
@@ -140,7 +140,8 @@ def status_command(run: str) -> None:
     from nas.search.state import read_state
 
     folder = _here(run)
-    click.echo("\n".join(status_lines(read_state(folder).run, read_events(folder))))
+    events = list(read_events(folder))
+    click.echo("\n".join(status_lines(read_state(folder, events).run, events)))
 
 
 @main.command("table")
@@ -149,13 +150,14 @@ def status_command(run: str) -> None:
 @click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
 def table_command(run: str, form: str, metric: str | None) -> None:
     """Print the table of a run: a search's ranking, or an ablation's comparisons."""
-    from analysis.ablation.tables import ablation_tables
-    from analysis.ablation.text import render_tables
     from analysis.runs.data import load
     from analysis.runs.tables import ranking_table, render
 
     data = load(_here(run))
     if data.study.ablation:
+        from analysis.ablation.tables import ablation_tables
+        from analysis.ablation.text import render_tables
+
         click.echo(render_tables(ablation_tables(data, metric), form), nl=False)
     elif metric:
         raise ToolkitError("--metric is for ablations; a search ranks by its objectives")

@@ -54,15 +54,14 @@ def evaluate_command(
 
     from nas.evaluation.evaluate import check, check_count
     from nas.evaluation.extractors import extractor_named
+    from nas.runs.remote import fetch_folder, is_uri
     from nas.study.settings import FidSettings
     from nas.training.export import trained_for
     from space.document import parse
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise DataError(f"{out} cannot be written; name a file in a folder that exists")
-    if "://" in what:
-        from nas.runs.remote import fetch_folder
-
+    if is_uri(what):
         what = str(fetch_folder(what))
     is_model = what not in CONTROLS and not what.endswith(".npz")
     if keep_samples is not None and not is_model:
@@ -78,7 +77,7 @@ def evaluate_command(
         check_count(samples, network.dimensions)
     data = _data(facts, source, codec) if what in CONTROLS or not reference.endswith(".npz") else None
     real = _reference(reference, data, network, device)
-    report = _report(what, facts, data, network, real, settings, device, keep_samples)
+    report = _report(what, is_model, facts, data, network, real, settings, device, keep_samples)
     text = json.dumps({"of": what, **report}, indent=2, ensure_ascii=False)
     if out is None:
         click.echo(text)
@@ -124,7 +123,15 @@ def _reference(which: str, data: Any, extractor: Any, device: Any) -> Any:
 
 
 def _report(
-    what: str, facts: dict[str, Any], data: Any, extractor: Any, reference: Any, settings: Any, device: Any, folder: Path | None
+    what: str,
+    is_model: bool,
+    facts: dict[str, Any],
+    data: Any,
+    extractor: Any,
+    reference: Any,
+    settings: Any,
+    device: Any,
+    folder: Path | None,
 ) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import Progress
@@ -134,7 +141,7 @@ def _report(
     from nas.training.export import trained_for
     from space.weights import load
 
-    if what not in CONTROLS and not what.endswith(".npz"):
+    if is_model:
         model = load(what).to(device)
         with Progress(console=Console(stderr=True)) as view:
             task = view.add_task("samples", total=settings.samples * len(settings.seeds))

@@ -158,6 +158,10 @@ def single(record: Recorded, replay: Replay) -> list[str]:
 
 def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
     """A table with one row per replay, the Pareto front of compute and regret marked; and one of the recorded rungs' agreement."""
+    import numpy as np
+
+    from nas.stats.pareto import fronts
+
     titles = [
         "",
         "scheduler",
@@ -172,10 +176,8 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
         "hours",
     ]
     rows = []
-    results = [(replay.pflops.mean, replay.regret.mean) for replay in replays]
-    for replay in replays:
-        spent, lost = replay.pflops.mean, replay.regret.mean
-        beaten = any(other != (spent, lost) and other[0] <= spent and other[1] <= lost for other in results)
+    front = set(fronts(np.array([(replay.pflops.mean, replay.regret.mean) for replay in replays]))[0])
+    for number, replay in enumerate(replays):
         b = replay.budget
         settings = [
             b.mode,
@@ -188,7 +190,7 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
         hours = _spread(replay.hours, ".3g") if replay.hours else ""
         regret = _spread(replay.regret, ".4f")
         figures = [_spread(replay.pflops, ".4g"), _percent(replay.share), regret, f"{replay.kept:.0%}", hours]
-        rows.append(["" if beaten else "*", *settings, *figures])
+        rows.append(["*" if number in front else "", *settings, *figures])
     milestones, top = record.study.budget.milestones, replays[0].top
     rungs = [
         [str(n), f"{macs / 1e12:.4g}", *_agreement(record.agreements[n - 1]), f"{record.top_regret(n - 1, top):.4f}"]

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data.store import Split, Store
+from nas.data.store import Split, Store, check_mirrored
 from nas.data.vae import sample_moments
-from space.errors import DataError
 
 RESIDENT_SHARE = 0.4
 """A split is kept in a GPU's memory when it takes at most this share of the free memory; training needs the rest."""
@@ -37,11 +36,8 @@ class Feed:
         header = self.store.header
         # A store without mirror images leaves mirroring to the codec, which gives the channels' order after a flip.
         self._mirror = None if header.views == 2 else self.store.codec.mirror_channels(header.shape[0])
-        if mirrored and header.views == 1 and self._mirror is None:
-            raise DataError(
-                f"{self.store.name} holds no mirror images, and those of {header.codec} are not made from its latents; "
-                "prepare it with --mirrored, or leave data.flip out"
-            )
+        if mirrored:
+            check_mirrored(self.store.name, header, self.store.codec)
         self.labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
         self._resident = self._copy() if resident and _fits(split, device) else None
 

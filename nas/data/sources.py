@@ -24,7 +24,6 @@ from space.errors import DataError
 class Embedded:
     """A data set that the package carries; `image_shape` is known before anything is read."""
 
-    name: str
     image_shape: Shape
     class_names: tuple[str, ...]
     read: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]]
@@ -65,15 +64,6 @@ def header_of(settings: DataSettings) -> Header:
 def open_data(settings: DataSettings) -> DataSet:
     """The data of a study, split; raises DataError when they are missing or damaged."""
     return load_data(settings.source, settings.codec, settings.held_out)
-
-
-def check_flip(settings: DataSettings, header: Header) -> None:
-    """Raises DataError when a study asks for `flip` of data that have no mirror images."""
-    if settings.flip and header.views == 1 and codec_named(header.codec).mirror_channels(header.shape[0]) is None:
-        raise DataError(
-            f"data.flip: {settings.source} holds no mirror images, and those of {header.codec} are not made from its latents; "
-            "prepare it with --mirrored, or leave flip out"
-        )
 
 
 def _header(source: str, codec: str | None) -> Header:
@@ -147,7 +137,7 @@ def _fashion_mnist_10k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
-EMBEDDED = {"fashion-mnist-10k": Embedded("fashion-mnist-10k", (1, 32, 32), CLOTHES, _fashion_mnist_10k)}
+EMBEDDED = {"fashion-mnist-10k": Embedded((1, 32, 32), CLOTHES, _fashion_mnist_10k)}
 
 if EMBEDDED.keys() != set(EMBEDDED_NAMES):
     raise ImportError("EMBEDDED and nas.data.settings.EMBEDDED_NAMES name different data sets; add what one lacks")

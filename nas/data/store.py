@@ -80,6 +80,15 @@ def read_header(folder: Path) -> Header:
     return header
 
 
+def check_mirrored(name: str, header: Header, codec: Codec) -> None:
+    """Raises DataError when samples have no mirror images: neither stored ones, nor the codec's."""
+    if header.views == 1 and codec.mirror_channels(header.shape[0]) is None:
+        raise DataError(
+            f"{name} holds no mirror images, and those of {header.codec} are not made from its latents; "
+            "prepare it with --mirrored, or leave data.flip out"
+        )
+
+
 def open_store(folder: Path) -> Store:
     """The store in a folder, with its arrays memory-mapped.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nas.diffusion.gaussian import GaussianDiffusion, at
 from nas.diffusion.prediction import Prediction, Steps, V
-from nas.study.choices import DEFAULT_SAMPLERS, SAMPLERS
+from nas.study.choices import DEFAULT_SAMPLERS, SAMPLERS, Sampler
+from space.choices.table import covering
 from space.errors import ToolkitError
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -118,11 +119,10 @@ def _evaluated(denoiser: Denoiser, process: GaussianDiffusion, x: Tensor, step: 
     return i, out
 
 
-SAMPLER_FUNCTIONS: dict[str, SamplerFunction] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm, "euler": euler, "heun": heun}
-"""The function of each name in `nas.study.choices.SAMPLERS`."""
-
-if SAMPLER_FUNCTIONS.keys() != {name for names in SAMPLERS.values() for name in names}:
-    raise ImportError("nas.diffusion.samplers and nas.study.choices name different samplers; add what one lacks")
+SAMPLER_FUNCTIONS: Mapping[str, SamplerFunction] = covering(
+    Sampler, {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm, "euler": euler, "heun": heun}
+)
+"""By the name of the sampler."""
 
 
 def sampler_named(name: str | None, prediction: Prediction) -> tuple[str, SamplerFunction]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nas.data.sources import check_flip, open_data
+from nas.data.codecs import codec_named
+from nas.data.sources import open_data
+from nas.data.store import check_mirrored
 from nas.study.study import Study
 from space.errors import DataError
 
@@ -14,7 +16,8 @@ def check_data(study: Study) -> None:
         DataError: If data are missing or damaged, fewer images are held out than validation needs, or the feature extractor of
             `evaluation.fid` is missing or needs more samples.
     """
-    check_flip(study.data, study.header)
+    if study.data.flip:
+        check_mirrored(study.data.source, study.header, codec_named(study.header.codec))
     held_out = len(open_data(study.data).validation)
     wanted = study.evaluation.val_loss.images
     if wanted > held_out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from nas.reporting.power import pooled_sd
 from nas.reporting.text import line
 from nas.runs.throughput import Throughput
 from nas.stats.paired import attainable_p, minimum_detectable_effect, pairs_needed
-from nas.study.rows import Comparison, Row, comparisons
+from nas.study.rows import Row, comparisons
 from nas.study.settings import FidSettings
 from nas.study.study import Study
 from space.costs.cost import cost
@@ -103,7 +104,7 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
     """The attainable p-value and the smallest visible difference of the planned seeds."""
     assert study.ablation is not None
     seeds = study.ablation.seeds
-    most = max(len(group) for group in _families(study))
+    most = max(Counter(pair.holm_family for pair in comparisons(study.rows)).values())
     if seeds.max < 2:
         yield "claims", "one seed a row: no test and no interval; differences of one seed are not evidence"
         return
@@ -127,11 +128,3 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
         seen = f"{share * spread.sd:.2g} in {study.ablation.metric}, as {known}"
     least = "at the best, as looks cost some, " if seeds.sequential else ""
     yield "visible", f"{least}with a chance of 80 % (paired t, Bonferroni), a difference of {seen}"
-
-
-def _families(study: Study) -> list[list[Comparison]]:
-    """The families of comparisons that are corrected together: one per block and control."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for pair in comparisons(study.rows):
-        groups.setdefault((pair.row.block, pair.row.control), []).append(pair)
-    return list(groups.values())

@@ -8,10 +8,7 @@ from nas.study.choices import Mode
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study
 from space.choices.table import covering
-from space.domains.census import Census
-
-RARE = 0.01
-"""Feasible share below which architectures are suggested from the feasible part only, as in `nas.search.optuna_searcher`."""
+from space.domains.census import RARE, Census
 
 UNITS = {
     "gflops": "(inference, folded form, one image)",

@@ -201,15 +201,10 @@ def parse_event(line: bytes, where: str, header: Header | None) -> Event:
 
 def _in_todays_words(raw: dict[str, Any]) -> dict[str, Any]:
     """An event of an older ledger under today's keys; an event without renamed keys is returned as it is."""
-    study, spec, params = raw.get("study"), raw.get("spec"), raw.get("params")
+    current = current_words(raw) if not raw.keys().isdisjoint({"study", "spec"}) else raw
+    study = current.get("study")
     if isinstance(study, dict):
-        renamed = {
-            section: {names.get(key, key): value for key, value in study[section].items()}
-            for section, names in RENAMED.items()
-            if isinstance(study.get(section), dict) and not names.keys().isdisjoint(study[section])
-        }
-        return {**raw, "study": {**study, **renamed}} if renamed else raw
-    if isinstance(spec, dict) and current_words(spec) != spec:
-        renamed_params = {"params": current_words(params)} if isinstance(params, dict) else {}
-        return {**raw, "spec": current_words(spec), **renamed_params}
-    return raw
+        for section, names in RENAMED.items():
+            if isinstance(study.get(section), dict):
+                study[section] = {names.get(key, key): value for key, value in study[section].items()}
+    return raw if current == raw else current

@@ -21,6 +21,7 @@ from nas.runs.records import Rejected, State
 from nas.search.distributions import distribution, encoded
 from nas.search.searcher import Rejects, Suggestion
 from nas.study.settings import SamplerSettings, SearchSettings
+from space.domains.census import RARE
 from space.domains.near import feasible_near
 from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
@@ -30,9 +31,6 @@ TRIES = 50
 
 DRAWS = 1000
 """The space counts as spent when this many uniform draws all repeat a trial."""
-
-RARE = 0.01
-"""Below this feasible share of the space, every proposal is moved to a feasible point near it."""
 
 NEAR, MOST_DRAWS = 2_000, 200_000
 """Draw at most MOST_DRAWS points to get about NEAR feasible ones; take the nearest to the proposal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from nas.runs.events import Event, SpaceSpent, TrialBegan
 from nas.runs.records import State
@@ -76,10 +77,9 @@ class PairedSeeds:
     def _open(self, run: Run) -> set[str]:
         """The architectures of rows whose difference is not settled after `_count` seeds, and of their references."""
         digests: set[str] = set()
+        sizes = Counter(asked.holm_family for asked in self._asked)
         for asked in self._asked:
-            family = (asked.row.block, asked.row.control)
-            size = sum(1 for other in self._asked if (other.row.block, other.row.control) == family)
-            if not self._is_settled(run, asked, (1 - CONFIDENCE) / size):
+            if not self._is_settled(run, asked, (1 - CONFIDENCE) / sizes[asked.holm_family]):
                 digests |= {asked.row.spec.digest, asked.reference.spec.digest}
         return digests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from nas.runs.events import (
@@ -126,10 +127,14 @@ class SearchState:
         return tuple(value if direction == "minimize" else -value for value, direction in zip(values, directions, strict=True))
 
 
-def read_state(folder: Path) -> SearchState:
-    """The state of the search in a run directory; raises RunError when the directory is no run or is damaged."""
+def read_state(folder: Path, events: Iterable[Event] | None = None) -> SearchState:
+    """The state of the search in a run directory, from its `events` where they are read already.
+
+    Raises:
+        RunError: When the directory is no run or is damaged.
+    """
     state = SearchState()
-    apply_events(folder, read_events(folder), state.apply)
+    apply_events(folder, read_events(folder) if events is None else events, state.apply)
     if not state.run.begun:
         raise RunError(f"{folder} holds no study; its ledger is empty")
     return state

@@ -51,6 +51,11 @@ class Comparison:
     row: Row
     reference: Row
 
+    @property
+    def holm_family(self) -> tuple[str, Control]:
+        """The block and control, whose comparisons are corrected together."""
+        return self.row.block, self.row.control
+
 
 def rows_of(ablation: AblationSettings, make: Make) -> tuple[Row, ...]:
     """All rows, block by block, each baseline first; raises StudyError for a row that cannot be built."""

@@ -25,6 +25,7 @@ from nas.training.scores import due, scores
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
 from space.files import first_line
+from space.model.network import Network
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +91,8 @@ class Trial:
         seconds = time.perf_counter() - start
         # Not `wanted`: a checkpoint may be ahead of the plan.
         step = self.training.step
-        loss = self.grid.loss(self.training.ema.folded(), max(self.study.training.batch_size, 64))
+        folded = self.training.ema.folded()
+        loss = self.grid.loss(folded, max(self.study.training.batch_size, 64))
         if not math.isfinite(loss.mean):
             raise DivergedError(f"diverged: the validation loss is {loss.mean} at step {step}")
         report = Report(
@@ -105,13 +107,13 @@ class Trial:
             seconds=seconds,
             images_per_s=(step - before) * self.study.training.batch_size / seconds,
             peak_memory_mib=peak_bytes(self.device) / 2**20,
-            scores=self._scores(rung),
+            scores=self._scores(rung, folded),
         )
         self._kept[step] = report
         self._save()
         return report
 
-    def _scores(self, rung: int) -> dict[str, float]:
+    def _scores(self, rung: int, folded: Network) -> dict[str, float]:
         """The sample metrics of the averaged weights; empty at a rung without scores."""
         if not due(self.study, rung):
             return {}
@@ -119,7 +121,7 @@ class Trial:
         def bar(count: int) -> None:
             self._drawn += count
 
-        return scores(self.training.ema.folded(), self.study, self.train, self.training.prediction, bar)
+        return scores(folded, self.study, self.train, self.training.prediction, bar)
 
     @property
     def progress(self) -> tuple[int, int, int]:

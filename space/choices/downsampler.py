@@ -18,9 +18,7 @@ class DownsamplerChoice:
     """One downsampler; `space.model.attention.DOWNSAMPLER_MODULES` says how it is built."""
 
     filters: bool = True
-    """Whether it changes the tokens at all."""
-    has_kernel: bool = True
-    """Whether `attention.kernel` is its width."""
+    """Whether it changes the tokens at all, with filters of width `attention.kernel`."""
     count: Callable[[PartCounter, StageInputs, Number], None] | None = None
     """Counts the operators of a number of filters; None where none counts."""
     kept: int = 1
@@ -38,7 +36,7 @@ def _ordinary(counter: PartCounter, stage: StageInputs, times: Number) -> None:
 DOWNSAMPLERS = covering(
     Downsampler,
     {
-        "pixel-shuffle": DownsamplerChoice(filters=False, has_kernel=False, kept=0),
+        "pixel-shuffle": DownsamplerChoice(filters=False, kept=0),
         "dwconv": DownsamplerChoice(count=_depthwise),
         "dwconv-shortcut": DownsamplerChoice(count=_depthwise),
         "conv": DownsamplerChoice(count=_ordinary),

@@ -115,7 +115,7 @@ class SearchSpace:
 
     def _check_condition(self, path: str, parent: str, domains: Mapping[str, Domain]) -> None:
         if parent not in self._base_values:
-            raise StudyError(f"'{path}' depends on '{parent}', which no spec has{nearest(parent, spec_paths())}")
+            raise StudyError(f"'{path}' depends on '{parent}', which no spec has{today(parent) or nearest(parent, spec_paths())}")
         if parent in domains and domains[parent].each is not None:
             raise StudyError(f"'{path}' depends on '{parent}', which has one value per stage; a condition needs a single value")
 

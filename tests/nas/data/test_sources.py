@@ -75,10 +75,9 @@ def test_unknown_names(source, codec, message):
 
 @pytest.mark.parametrize("declared", [{"image_shape": (3, 32, 32)}, {"class_names": CLOTHES[:9]}])
 def test_what_is_declared_of_an_embedded_source_is_checked_against_what_it_holds(declared, monkeypatch):
-    origin = EMBEDDED["fashion-mnist-10k"]
-    monkeypatch.setitem(EMBEDDED, origin.name, dataclasses.replace(origin, **declared))
+    monkeypatch.setitem(EMBEDDED, "fashion-mnist-10k", dataclasses.replace(EMBEDDED["fashion-mnist-10k"], **declared))
     with pytest.raises(ToolkitError, match=r"holds images \(1, 32, 32\) with labels .* but is declared .* classes; correct"):
-        load_data(origin.name, "pixel-unshuffle-2")
+        load_data("fashion-mnist-10k", "pixel-unshuffle-2")
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,21 @@ def test_recorded_runs_are_read_in_todays_words(path):
     assert run.study.budget.reduction_factor >= 2
     for event in read_events(path.parent):
         assert "ends" not in event.plain().get("spec", {})
+
+
+def test_a_recorded_search_over_a_renamed_field_is_read_in_todays_words(tmp_path):
+    path = next(path for path in RECORDED if '"search":{' in path.read_text().splitlines()[0])
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    study = events[0]["study"]
+    study["model"]["set"]["ends"] = "linear"
+    study["search"]["space"]["ends"] = {"choice": ["linear", "conv"]}
+    begun = [event for event in events if event["event"] == "trial"]
+    for event in begun:
+        event["params"]["ends"] = "conv"
+        event["rejected"] = [{"params": {"ends": "linear"}, "violations": {}}]
+    (tmp_path / LEDGER).write_text("".join(json.dumps(event) + "\n" for event in events))
+    run = read_run(tmp_path)
+    assert run.study.model.set["stem"] == "linear"
+    assert "stem" in run.study.search.space
+    assert all(trial.params["stem"] == "conv" for trial in run.trials.values())
+    assert all(trial.rejected[0].params == {"stem": "linear"} for trial in run.trials.values())

@@ -47,6 +47,10 @@ from tests.conftest import TINY
         ("training.objective=v", "training.objective is now called training.prediction; rename it"),
         ("model.set.ends=double", "no spec has 'ends'; 'ends' is now called 'stem': rename it"),
         ("search.space.ends=[double]", "the space varies 'ends', which no spec has; 'ends' is now called 'stem': rename it"),
+        (
+            "search.space.channels={when: {ends: conv}, choice: [16]}",
+            "'channels' depends on 'ends', which no spec has; 'ends' is now called 'stem': rename it",
+        ),
         ("search.trials", "write KEY=VALUE"),
         ("search.trials.more=1", "'trials' holds 4, not keys"),
     ],
