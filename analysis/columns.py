@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from space.document import nearest
 from space.errors import ToolkitError
@@ -24,7 +25,8 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         )
     missing = [name for name in columns if name not in frame.columns]
     if missing:
-        raise ToolkitError(f"the frame has no column '{missing[0]}'{nearest(missing[0], [str(name) for name in frame.columns])}")
+        names = "', '".join(missing)
+        raise ToolkitError(f"the frame has no column '{names}'{nearest(missing[0], [str(name) for name in frame.columns])}")
 
 
 def require_table(table: pd.DataFrame, columns: Sequence[str], maker: str) -> None:
@@ -47,6 +49,9 @@ def numeric_column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
         ToolkitError: It holds something other than numbers.
     """
     try:
+        # numpy would read numbers from text.
+        if not is_numeric_dtype(frame[name]) and any(isinstance(value, str) for value in frame[name]):
+            raise TypeError
         return pd.Series(frame[name].to_numpy(dtype=np.float64, na_value=np.nan), index=frame.index)
     except (TypeError, ValueError):
         raise ToolkitError(

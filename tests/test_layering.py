@@ -38,8 +38,13 @@ ARROWS = {
 """By package, or by module where it differs: what of ours it may import, besides itself and `space`."""
 
 LIBRARIES = {
-    "ray": ("nas.execution",),
-    "optuna": ("nas.search", "analysis.search.importance"),
+    "ray": ("nas.execution.cluster", "nas.execution.ray_adapters", "nas.execution.ray_executor", "nas.execution.tracking"),
+    "optuna": (
+        *("nas.search.distributions", "nas.search.optuna_export", "nas.search.optuna_searcher"),
+        "analysis.search.importance",
+    ),
+    "space.model": ("space.model", "space.official", "space.weights", "nas"),
+    "safetensors": ("space.official", "space.weights", "nas"),
     "torch": (
         *("space.model", "space.official", "space.weights"),
         *("nas.rng", "nas.diffusion", "nas.training", "nas.evaluation", "nas.execution", "nas.cli"),

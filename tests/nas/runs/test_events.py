@@ -11,8 +11,9 @@ import analysis
 from nas.cli.app import main
 from nas.runs.events import KINDS, parse_event
 from nas.runs.layout import LEDGER
-from nas.runs.ledger import read_events
+from nas.runs.ledger import Ledger, read_events
 from nas.runs.run import read_run
+from nas.search.controller import Search
 from nas.search.state import read_state
 from nas.study.load import load_study
 from space import ToolkitError
@@ -143,3 +144,14 @@ def test_a_recorded_search_over_a_renamed_field_is_read_in_todays_words(tmp_path
     assert "stem" in run.study.search.space
     assert all(trial.params["stem"] == "conv" for trial in run.trials.values())
     assert all(trial.rejected[0].params == {"stem": "linear"} for trial in run.trials.values())
+
+
+def test_a_run_of_schema_2_is_resumed(tmp_path):
+    root = Path(analysis.__file__).parent
+    (tmp_path / LEDGER).write_bytes((root / "notebooks" / "data" / "quickstart-search" / LEDGER).read_bytes())
+    begun = len(read_run(tmp_path).trials)
+    study = load_study(root.parent / "studies" / "quickstart_search.yaml", [f"search.trials={begun + 2}"])
+    ledger = Ledger(tmp_path)
+    assert Search(study, ledger).next_plan().number == begun
+    ledger.close()
+    assert len(read_run(tmp_path).trials) == begun + 1

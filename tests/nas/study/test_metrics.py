@@ -1,7 +1,10 @@
 """The table of metrics."""
 
+import doctest
+
 import pytest
 
+from nas.study import metrics
 from nas.study.metrics import METRICS, SCORES, lower_is_better, metric_named
 from space import ToolkitError
 
@@ -16,6 +19,11 @@ def test_directions():
 
 
 def test_every_score_is_in_the_table_and_losses_of_bins_share_their_metric():
+    assert SCORES == ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
     assert set(SCORES) <= set(METRICS)
     assert metric_named("val_loss_bin_3") is METRICS["val_loss"]
     assert all(metric.low < metric.high and metric.better in ("lower", "higher", None) for metric in METRICS.values())
+
+
+def test_the_examples_run():
+    assert doctest.testmod(metrics) == (0, 1)
