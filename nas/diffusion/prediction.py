@@ -51,7 +51,7 @@ class Steps:
     """The common part of predictions over the steps of a Gaussian diffusion; t is int64 in [0, steps)."""
 
     min_snr: float | None = None
-    diffusion: GaussianDiffusion = field(default_factory=GaussianDiffusion)
+    diffusion: GaussianDiffusion = field(default_factory=GaussianDiffusion, repr=False)
 
     def times(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform over the steps."""
