@@ -17,7 +17,7 @@ quickstart: venv
 	$(BIN)/nas run studies/quickstart_search.yaml
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow

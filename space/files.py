@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+DAMAGED_ARRAY = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
+"""The errors of NumPy and zipfile for .npy and .npz files that are cut short, altered, encrypted, pickled or larger than memory.
+
+NumPy reads a header as a Python literal, so a damaged one may fail as Python source does.
+"""
 
 
 @contextmanager

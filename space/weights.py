@@ -67,7 +67,9 @@ def load_as_saved(folder: str | Path) -> Network:
         model = model if metadata.get("form") == "training" else model.folded()
         model.load_state_dict(tensors)
     except (SpecError, RuntimeError, ValueError) as error:
-        raise RunError(f"{path}: the weights do not fit the spec ({str(error).splitlines()[0]}); export the model again") from None
+        raise RunError(
+            f"{path}: the weights do not fit the spec ({str(error).splitlines()[-1].strip()}); export the model again"
+        ) from None
     return model
 
 

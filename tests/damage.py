@@ -25,11 +25,32 @@ import yaml
 from click.testing import CliRunner
 
 from nas.cli.app import main
+from nas.execution.runner import run_study
+from nas.study.load import load_study
 from space import official, preset
 from space.model.network import build
 from tests.conftest import TINY
 
-ODD = [None, -1, 0, 3, 10**9, 1e300, float("nan"), True, "x", "", "a\nb", "é≠±", [], [1, "x"], {}, {"x": 1}, "1.5 TFLOPs", "30 MFLOPs ± 5 %"]
+ODD = [
+    None,
+    -1,
+    0,
+    3,
+    10**9,
+    1e300,
+    float("nan"),
+    True,
+    "x",
+    "",
+    "a\nb",
+    "é≠±",
+    [],
+    [1, "x"],
+    {},
+    {"x": 1},
+    "1.5 TFLOPs",
+    "30 MFLOPs ± 5 %",
+]
 """Values that stand where another was: of every type that JSON and YAML have, and of the words that studies use."""
 
 _LEAKS = re.compile(r"Traceback|errors\.pydantic\.dev|Error\(|<class |object at 0x")
@@ -122,12 +143,12 @@ class Subject:
 
 
 def subjects(folder: Path) -> dict[str, Subject]:
-    """Make the sound files below a folder, by the commands themselves: a study, its run, an export, a store, an authors' checkpoint."""
+    """Make what is damaged: a study, its run, an export of it, a store, and a checkpoint as the authors' code writes it."""
     made = folder / "made"
     made.mkdir()
     study = made / "tiny.yaml"
-    study.write_text(yaml.safe_dump(TINY, sort_keys=False))
-    _must("run", study, "--out", made / "run", "--in-process")
+    study.write_text(yaml.safe_dump({**TINY, "search": {**TINY["search"], "trials": 2}}, sort_keys=False))
+    run_study(load_study(study), made / "run", in_process=True)
     trial = next(path.name for path in sorted((made / "run" / "export").iterdir()))
     exported = made / "run" / "export" / trial
     trained = next(path for path in sorted((made / "run" / "trials").iterdir()) if path.name == trial)

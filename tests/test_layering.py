@@ -44,9 +44,9 @@ LIBRARIES = {
         "analysis.search.importance",
     ),
     "space.model": ("space.model", "space.official", "space.weights", "nas"),
-    "safetensors": ("space.official", "space.weights", "nas"),
+    "safetensors": ("space.official", "space.tensors", "space.weights", "nas"),
     "torch": (
-        *("space.model", "space.official", "space.weights"),
+        *("space.model", "space.official", "space.tensors", "space.weights"),
         *("nas.rng", "nas.diffusion", "nas.training", "nas.evaluation", "nas.execution", "nas.cli"),
         *("nas.data.feed", "nas.data.vae"),
     ),

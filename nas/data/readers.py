@@ -7,7 +7,6 @@ import io
 import math
 import os
 import re
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,7 +21,7 @@ from nas.data.codec import Codec, PixelUnshuffle
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from space.errors import DataError
-from space.files import first_line
+from space.files import DAMAGED_ARRAY, first_line
 
 READING_THREADS = 16
 """Reading small files waits for the disk rather than the processor, so more threads than cores help."""
@@ -180,7 +179,7 @@ def _named(archive: Any, path: Path, names: Sequence[str]) -> NDArray[Any] | Non
         if name in archive.files:
             try:
                 return np.asarray(archive[name])
-            except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            except DAMAGED_ARRAY as error:
                 raise DataError(f"{path}: {name} cannot be read ({first_line(error)}); write the file again") from None
     return None
 
@@ -190,7 +189,7 @@ def _load(path: Path) -> Any:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give a .npz or .npy file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAY as error:
         raise DataError(f"{path} cannot be read as NumPy arrays ({first_line(error)}); write it again") from None
 
 
@@ -295,7 +294,7 @@ def _array(path: Path, index: int) -> NDArray[Any]:
         return np.frombuffer(raw, dtype, math.prod(shape), end).reshape(shape)
     except FileNotFoundError:
         raise DataError(f"{path} (index {index}) is missing; extract it again") from None
-    except (OSError, ValueError) as error:
+    except DAMAGED_ARRAY as error:
         raise DataError(f"{path} (index {index}) is truncated or not an array ({first_line(error)}); extract it again") from None
 
 

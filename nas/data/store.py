@@ -18,7 +18,7 @@ from nas.data.codec import VAE_PREFIX, Codec, Shape
 from nas.data.codecs import codec_named
 from nas.data.header import Header
 from space.errors import DataError
-from space.files import first_line
+from space.files import DAMAGED_ARRAY, first_line
 
 HEADER, LATENTS, LABELS, PROGRESS = "header.json", "latents.npy", "labels.npy", "progress.json"
 _CHUNK_BYTES = 2**24
@@ -61,7 +61,7 @@ class Split:
 def read_header(folder: Path) -> Header:
     """The header of a store; raises DataError when the folder holds none or a half-written store."""
     try:
-        text = (folder / HEADER).read_text(encoding="utf-8")
+        text = (folder / HEADER).read_bytes()
     except FileNotFoundError:
         if (folder / PROGRESS).exists():
             raise DataError(f"{folder} is a store only half written; run the same `nas data prepare` again") from None
@@ -105,7 +105,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; prepare the store again") from None
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED_ARRAY as error:
         raise DataError(f"{path} is truncated or damaged ({first_line(error)}); prepare the store again") from None
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise DataError(f"{path} holds {array.dtype} {array.shape} where the header says {dtype} {shape}; prepare the store again")

@@ -7,7 +7,6 @@ import math
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,13 @@ from numpy.typing import NDArray
 
 from nas.evaluation.statistics import Matrix, Moments
 from space.errors import DataError, RunError
-from space.files import first_line, replace_file
+from space.files import DAMAGED_ARRAY, first_line, replace_file
 
 Images = NDArray[np.uint8]
 """(N, H, W, C), 0 to 255."""
 
 IMAGES, POOLED, SPATIAL = "arr_0", ("mu", "sigma"), ("mu_s", "sigma_s")
 """The suite's keys: images, and mean and covariance of pooled and of spatial features."""
-
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""The errors that numpy and zipfile raise for entries that are cut short, altered, encrypted, pickled or larger than memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +106,7 @@ def read_reference_npz(path: Path, images: bool = True) -> AdmFile:
         raise DataError(f"{path} is no .npz file, or is cut short; fetch or write it again")
     try:
         archive = np.load(path, allow_pickle=False)
-    except _DAMAGE:
+    except DAMAGED_ARRAY:
         raise DataError(f"{path} is a damaged .npz file; fetch or write it again") from None
     with archive:
         arrays: dict[str, Any] = {}
@@ -161,7 +157,7 @@ def _images_entry(path: Path) -> Iterator[tuple[IO[bytes] | None, tuple[int, ...
                 if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or fortran:
                     raise DataError(f"{path}: {IMAGES} is {dtype} {_times(shape)}; it must be uint8 (N, H, W, 3)")
                 yield entry, shape
-    except _DAMAGE:
+    except DAMAGED_ARRAY:
         raise DataError(f"{path} is a damaged .npz file; fetch or write it again") from None
 
 
@@ -245,7 +241,7 @@ def _read_images(archive: Any, path: Path) -> Images:
 def _read(archive: Any, key: str, shape: str, path: Path) -> NDArray[Any]:
     try:
         array = archive[key]
-    except _DAMAGE as error:
+    except DAMAGED_ARRAY as error:
         reason = f" ({first_line(error)})" if str(error) else ""
         raise DataError(f"{key} of {path} cannot be read as an array {shape}{reason}; fetch or write the file again") from None
     if not isinstance(array, np.ndarray):

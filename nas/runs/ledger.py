@@ -54,8 +54,9 @@ def apply_events(folder: Path, events: Iterable[Event], apply: Callable[[Event],
         try:
             apply(event)
         except (LookupError, ValueError) as error:
+            what = f"it names {error}, which is not there" if isinstance(error, (KeyError, IndexError)) else str(error)
             raise RunError(
-                f"{folder / LEDGER}:{number}: the event '{event.event}' does not follow from the lines before it ({error!r}); "
+                f"{folder / LEDGER}:{number}: the event '{event.event}' does not follow from the lines before it ({what}); "
                 "restore the file from a copy, or move the directory away to start anew"
             ) from None
 

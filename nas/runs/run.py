@@ -141,18 +141,23 @@ class Run:
                     attrs=event.attrs,
                 )
             case Reported():
-                trial = self.trials[event.trial]
+                trial = self._begun(event.trial)
                 if event.reused is not None:
                     trial.reused.append(len(trial.reports))
                 trial.reports.append(event.report)
                 trial.finish_failure = ""
             case TrialEnded():
-                trial = self.trials[event.trial]
+                trial = self._begun(event.trial)
                 trial.state, trial.reason = event.state, event.reason
             case Exported():
-                self.trials[event.trial].export = event
+                self._begun(event.trial).export = event
             case FinishFailed():
-                self.trials[event.trial].finish_failure = event.reason
+                self._begun(event.trial).finish_failure = event.reason
+
+    def _begun(self, number: int) -> TrialResult:
+        if number not in self.trials:
+            raise LookupError(f"trial {number} has not begun")
+        return self.trials[number]
 
     def _take_study(self, study: Study, data: Header | None) -> None:
         before, self._study, self.data = self._study, study, data

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from space.errors import RunError
-from space.files import replace_file
+from space.tensors import read_tensors, write_tensors
 
 _FACTS = "facts"
 
@@ -24,8 +23,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, An
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as file:
-            file.write(save(tensors, metadata={_FACTS: json.dumps(facts)}))
+        write_tensors(path, tensors, {_FACTS: json.dumps(facts)})
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}; free some space and run the same command again") from None
 
@@ -33,8 +31,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, An
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The tensors and facts of a checkpoint; None when the file is missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = (file.metadata() or {}).get(_FACTS)
-            return ({name: file.get_tensor(name) for name in file.keys()}, json.loads(facts)) if facts else None  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
+        return (tensors, json.loads(metadata[_FACTS])) if _FACTS in metadata else None
     except (OSError, SafetensorError, ValueError):
         return None

@@ -51,6 +51,8 @@ class Domain(Frozen):
             raise StudyError("step needs an int range without log")
         if self.each is not None and (self.each.each is not None or self.each.when):
             raise StudyError("each takes a plain domain; write its condition beside each")
+        if self.choice is not None and any(value in ([], ()) for value in self.choice):
+            raise StudyError(f"the choice {list(self.choice)} holds an empty list; a list has one value per stage")
         if self.choice is not None and len({repr(value) for value in self.choice}) < len(self.choice):
             raise StudyError(f"the choice {list(self.choice)} holds a value twice")
         return self
