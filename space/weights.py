@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 
 from space.document import parse
 from space.errors import RunError, SpecError
+from space.files import replace_file, what_is
 from space.model.network import Network, channels_last
 from space.spec import ModelSpec, current_words
 
@@ -20,7 +21,7 @@ WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
 
 
 def save(model: Network, folder: str | Path, facts: Mapping[str, Any] | None = None, *, folded: bool = True) -> None:
-    """Write a model as `model.safetensors` and `spec.yaml`.
+    """Write a model as `model.safetensors` and `spec.yaml`; a crash leaves each file as it was or as it shall be, never a part.
 
     Args:
         model: The model, in training form.
@@ -38,8 +39,10 @@ def save(model: Network, folder: str | Path, facts: Mapping[str, Any] | None = N
     metadata = {"spec": json.dumps(plain), "facts": json.dumps(dict(facts or {})), "form": "folded" if folded else "training"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SPEC).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-        save_file(tensors, folder / WEIGHTS, metadata=metadata)
+        contents = {SPEC: yaml.safe_dump(plain, sort_keys=False).encode(), WEIGHTS: as_bytes(tensors, metadata)}
+        for name, content in contents.items():
+            with replace_file(folder / name) as file:
+                file.write(content)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder} cannot be written: {error}") from None
 
@@ -72,8 +75,14 @@ def load_as_saved(folder: str | Path) -> Network:
 
 
 def facts_of(folder: str | Path) -> dict[str, Any]:
-    """The facts that were saved with a model; raises RunError when the folder holds none."""
-    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS, with_tensors=False)[1].get("facts", "{}"))
+    """The facts that were saved with a model; raises RunError when the folder holds none, or damaged ones."""
+    path = Path(folder) / WEIGHTS
+    try:
+        facts = json.loads(_read(path, with_tensors=False)[1].get("facts", "{}"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise RunError(f"{path}: the facts beside the weights are damaged; export the model again")
     return facts
 
 
@@ -84,8 +93,8 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except FileNotFoundError:
         raise RunError(f"{path.parent} is not a model folder: it has no {path.name}") from None
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+    except (OSError, SafetensorError):
+        raise RunError(f"{path} cannot be read as a model's weights: {what_is(path)}") from None
     if "spec" not in metadata:
         raise RunError(f"{path} holds weights without a spec; use a folder that `nas export` wrote")
     return tensors, metadata
