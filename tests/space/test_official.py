@@ -286,7 +286,7 @@ def test_names_of_wrapped_modules_are_known(prefix):
     [
         (
             torch.full((24,), torch.nan),
-            "'x_embedder.proj.bias' holds values that are not finite, as after a training that diverged",
+            "proj.bias' holds values that are not finite, as after a training that diverged",
         ),
         (torch.full((24,), 1e300, dtype=torch.float64), "holds values that are not finite"),
         (torch.ones(24, dtype=torch.int8), "is int8, perhaps quantised; give one of float32, float16, bfloat16, float64"),
