@@ -1,4 +1,4 @@
-"""Files: replaced as a whole or not at all, the folder for caches, and the line of an error that a message quotes."""
+"""Files: replaced as a whole or not at all, what an unreadable one is, the folder for caches, the line of an error to quote."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ DAMAGED_ARRAY = (
 
 NumPy reads a header as a Python literal, so a damaged one may fail as Python source does.
 """
+
+MOST_HEADER_BYTES = 2**30
+"""More than the header of any file of safetensors."""
 
 
 @contextmanager
@@ -54,6 +57,32 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or the name of its class when the text is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip()
+
+
+def what_is(path: Path) -> str:
+    """What a file is that cannot be read as the weights that it should hold, as the end of a sentence with the way to mend it."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except OSError as error:
+        return error.strerror or str(error)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not size:
+        return "it is empty; download it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS in place of the file; fetch the file with `git lfs pull`"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "it is a web page in place of the file; download the file itself"
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and length < MOST_HEADER_BYTES:
+        # safetensors: the length of a JSON header, the header, the tensors.
+        return f"it is cut off or damaged ({size:,} bytes); download it again"
+    if start.startswith(b"PK\x03\x04"):
+        # The list of a zip archive's files is at its end.
+        whole = zipfile.is_zipfile(path)
+        return "it is an archive, but none of torch.save" if whole else f"it is cut off ({size:,} bytes); download it again"
+    return "it is damaged, or no checkpoint"
 
 
 def cache_folder(name: str) -> Path:

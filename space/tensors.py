@@ -27,6 +27,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         file.write(save(stored, metadata={**metadata, _CHECKSUM: _checksum(stored, metadata)}))
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file, without its tensors, and so without a comparison with the checksum; raises as `read_tensors`."""
+    with safe_open(path, framework="pt") as file:
+        return {key: value for key, value in (file.metadata() or {}).items() if key != _CHECKSUM}
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file. Files of earlier versions have no checksum and are taken as they are.
 

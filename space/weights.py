@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from space.document import parse
 from space.errors import RunError, SpecError
+from space.files import replace_file, what_is
 from space.model.network import Network, channels_last
 from space.spec import ModelSpec, current_words
+from space.tensors import read_metadata, read_tensors, write_tensors
 
 WEIGHTS, SPEC = "model.safetensors", "spec.yaml"
 
 
 def save(model: Network, folder: str | Path, facts: Mapping[str, Any] | None = None, *, folded: bool = True) -> None:
-    """Write a model as `model.safetensors` and `spec.yaml`.
+    """Write a model as `model.safetensors` and `spec.yaml`; a crash leaves each file as it was or as it shall be, never a part.
 
     Args:
         model: The model, in training form.
@@ -33,13 +34,13 @@ def save(model: Network, folder: str | Path, facts: Mapping[str, Any] | None = N
     """
     folder = Path(folder)
     written = model.folded() if folded else model
-    tensors = {name: value.contiguous() for name, value in written.state_dict().items()}
     plain = model.spec.model_dump(mode="json")
     metadata = {"spec": json.dumps(plain), "facts": json.dumps(dict(facts or {})), "form": "folded" if folded else "training"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SPEC).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-        save_file(tensors, folder / WEIGHTS, metadata=metadata)
+        with replace_file(folder / SPEC) as file:
+            file.write(yaml.safe_dump(plain, sort_keys=False).encode())
+        write_tensors(folder / WEIGHTS, written.state_dict(), metadata)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder} cannot be written: {error}") from None
 
@@ -67,27 +68,31 @@ def load_as_saved(folder: str | Path) -> Network:
         model = model if metadata.get("form") == "training" else model.folded()
         model.load_state_dict(tensors)
     except (SpecError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"{path}: the weights do not fit the spec ({str(error).splitlines()[-1].strip()}); export the model again"
-        ) from None
+        # torch lists what does not fit below a line that names its own class.
+        reason = str(error).splitlines()[-1].strip()
+        raise RunError(f"{path}: the weights do not fit the spec ({reason}); export the model again") from None
     return model
 
 
 def facts_of(folder: str | Path) -> dict[str, Any]:
-    """The facts that were saved with a model; raises RunError when the folder holds none."""
-    facts: dict[str, Any] = json.loads(_read(Path(folder) / WEIGHTS, with_tensors=False)[1].get("facts", "{}"))
+    """The facts that were saved with a model; raises RunError when the folder holds none, or damaged ones."""
+    path = Path(folder) / WEIGHTS
+    try:
+        facts = json.loads(_read(path, with_tensors=False)[1].get("facts", "{}"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise RunError(f"{path}: the facts beside the weights are damaged; export the model again")
     return facts
 
 
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+        tensors, metadata = read_tensors(path) if with_tensors else ({}, read_metadata(path))
     except FileNotFoundError:
         raise RunError(f"{path.parent} is not a model folder: it has no {path.name}") from None
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+    except (OSError, SafetensorError):
+        raise RunError(f"{path} cannot be read as a model's weights: {what_is(path)}") from None
     if "spec" not in metadata:
         raise RunError(f"{path} holds weights without a spec; use a folder that `nas export` wrote")
     return tensors, metadata

@@ -209,9 +209,20 @@ def export_command(run: str, which: str, ema: float | None, out: Path | None) ->
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--codec", help="The codec, where the model names none; or vae:FOLDER, where its VAE lies on this machine.")
+@click.option("--data", "source", help="The data source or store of the model, where the model names no codec.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
 def sample_command(
-    model: Path, classes: str | None, per_class: int, sampler: str | None, steps: int, cfg: float, seed: int, out: Path
+    model: Path,
+    classes: str | None,
+    per_class: int,
+    sampler: str | None,
+    steps: int,
+    cfg: float,
+    seed: int,
+    codec: str | None,
+    source: str | None,
+    out: Path,
 ) -> None:
     """Write a grid of images sampled from an exported model."""
     from nas.study.settings import SampleSettings
@@ -224,7 +235,8 @@ def sample_command(
     except ValueError:
         raise ToolkitError(f"--classes {classes}: write labels such as 0,3,9") from None
     settings = parse(SampleSettings, {"per_class": per_class, "sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed})
-    write_samples(load(model), facts_of(model), settings, out, labels)
+    facts = facts_of(model)
+    write_samples(load(model), facts, settings, out, labels, evaluate_commands.model_decoding(facts, source, codec))
     click.echo(str(out))
 
 

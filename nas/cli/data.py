@@ -33,8 +33,11 @@ _target = _options(
     click.option("--class-names", help="Names of the classes, separated by commas; by default the source's, or numbers."),
     click.option("--batch-size", type=click.IntRange(1), help="Samples read, encoded and written at once."),
 )
-_scale = click.option(
-    "--scale", default=0.18215, show_default=True, type=click.FloatRange(0, min_open=True), help="Of VAE latents."
+_scale = _options(
+    click.option(
+        "--scale", type=click.FloatRange(0, min_open=True), help="Factor of a VAE's latents; by default that of its config.json."
+    ),
+    click.option("--shift", type=float, help="Subtracted from a VAE's latents before; by default that of its config.json, or 0."),
 )
 _encoding = _options(
     click.option("--size", default=256, show_default=True, type=click.IntRange(1), help="Pixels after the centre crop."),
@@ -88,11 +91,11 @@ def dataset_command(name: str, split: str, size: int, **options: Any) -> None:
 @click.option("--codec", default=DEFAULT_VAE, show_default=True, help="The VAE that the latents came from.")
 @_scale
 @_target
-def features_command(folder: Path, codec: str, scale: float, **options: Any) -> None:
+def features_command(folder: Path, codec: str, scale: float | None, shift: float | None, **options: Any) -> None:
     """The per-sample files of fast-DiT and U-DiT: a folder that holds *_features/N.npy and *_labels/N.npy."""
     from nas.data.readers import FeatureFiles
 
-    _write(FeatureFiles(folder, _codec(codec).name, scale), **options)
+    _write(FeatureFiles(folder, _codec(codec, scale, shift)), **options)
 
 
 @prepare_group.command("idx", cls=Command)
@@ -111,12 +114,21 @@ def idx_command(images: Path, labels: Path, codec: str, pad_to: int | None, **op
 @click.argument("file", type=_path)
 @click.option("--labels", type=_path, help="Labels as .npy, where the file has none.")
 @_pixels
+@_scale
 @_target
-def arrays_command(file: Path, labels: Path | None, codec: str, pad_to: int | None, **options: Any) -> None:
+def arrays_command(
+    file: Path,
+    labels: Path | None,
+    codec: str,
+    scale: float | None,
+    shift: float | None,
+    pad_to: int | None,
+    **options: Any,
+) -> None:
     """A .npz or .npy file of uint8 images, or of float latents (N, C, H, W)."""
     from nas.data.readers import ArrayReader, read_arrays
 
-    _write(ArrayReader(*read_arrays(file, labels), _codec(codec), file.name, pad_to), **options)
+    _write(ArrayReader(*read_arrays(file, labels), _codec(codec, scale, shift), file.name, pad_to), **options)
 
 
 @data_group.command("info", cls=Command)
@@ -134,23 +146,30 @@ def info_command(folder: Path, verify: bool) -> None:
         click.echo("verified  the checksum fits")
 
 
-def _codec(name: str, scale: float | None = None) -> Any:
+def _codec(name: str, scale: float | None = None, shift: float | None = None) -> Any:
     """The codec of a name; a VAE's folder becomes an absolute path, since the store may be used from another directory."""
-    from nas.data.codec import VAE_PREFIX
-    from nas.data.codecs import codec_named
+    from nas.data.codecs import codec_named, placed
 
-    if name.startswith(VAE_PREFIX) and (local := Path(name.removeprefix(VAE_PREFIX)).expanduser()).is_dir():
-        name = f"{VAE_PREFIX}{local.absolute()}"
-    return codec_named(name, scale)
+    return codec_named(placed(name), scale, shift)
 
 
-def _encode(images: Any, source: str, codec: str, scale: float, mirrored: bool, precision: str, dtype: str, **options: Any) -> None:
+def _encode(
+    images: Any,
+    source: str,
+    codec: str,
+    scale: float | None,
+    shift: float | None,
+    mirrored: bool,
+    precision: str,
+    dtype: str,
+    **options: Any,
+) -> None:
     import torch
 
     from nas.data.encode import EncodedImages
     from nas.data.vae import Vae
 
-    coder = _codec(codec, scale)
+    coder = _codec(codec, scale, shift)
     if isinstance(coder, Vae):
         coder = coder.on("cuda" if torch.cuda.is_available() else "cpu", precision)
     options["batch_size"] = options["batch_size"] or ENCODING_BATCH
@@ -177,13 +196,15 @@ def _facts(store: Any) -> str:
     header = store.header
     channels, height, width = header.shape
     views = ", each with its mirror image" if header.views == 2 else ""
+    shift = f", shift {header.shift:g}" if header.shift else ""
+    digest = f", digest {header.codec_digest[:8]}" if header.codec_digest else ""
     names = ", ".join(header.class_names[:10]) + (" …" if len(header.class_names) > 10 else "")
     return "\n".join(
         (
             f"store     {store.name}",
             f"samples   {header.samples:,}{views}",
             f"latents   {channels}×{height}×{width}, {header.content} as {header.dtype}",
-            f"codec     {header.codec}, scale {header.scale:g}",
+            f"codec     {header.codec}, scale {header.scale:g}{shift}{digest}",
             f"classes   {len(header.class_names)}: {names}",
             f"source    {header.source}",
             f"checksum  {header.checksum}",

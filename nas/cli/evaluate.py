@@ -21,7 +21,7 @@ CONTROLS = ("validation", "noise")
 @click.command("evaluate", cls=Command)
 @click.argument("what", metavar="MODEL|SAMPLES.npz|validation|noise")
 @click.option("--data", "source", help="The real images: a data source or store; by default the model's training data.")
-@click.option("--codec", help="The codec of an embedded data source.")
+@click.option("--codec", help="The codec of an embedded data source, or of a model that names none; or where its VAE lies here.")
 @click.option(
     "--reference", default="train", show_default=True, metavar="train|validation|FILE.npz", help="The real images to compare with."
 )
@@ -58,6 +58,7 @@ def evaluate_command(
     from nas.study.settings import FidSettings
     from nas.training.export import trained_for
     from space.document import parse
+    from space.weights import facts_of
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise DataError(f"{out} cannot be written; name a file in a folder that exists")
@@ -68,7 +69,8 @@ def evaluate_command(
         raise ToolkitError(f"--keep-samples keeps a model's samples, and {what} is no model; leave it out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = extractor_named(extractor, weights, device)
-    facts = _facts(what) if is_model else {}
+    facts = facts_of(what) if is_model else {}
+    decoding = model_decoding(facts, source, codec) if is_model else None
     sampling = {"samples": samples, "seeds": tuple(range(seeds)), "sampler": sampler, "steps": steps, "guidance": cfg}
     settings = parse(FidSettings, {**sampling, "extractor": extractor})
     if is_model:
@@ -77,7 +79,7 @@ def evaluate_command(
         check_count(samples, network.dimensions)
     data = _data(facts, source, codec) if what in CONTROLS or not reference.endswith(".npz") else None
     real = _reference(reference, data, network, device)
-    report = _report(what, is_model, facts, data, network, real, settings, device, keep_samples)
+    report = _report(what, decoding, facts, data, network, real, settings, device, keep_samples)
     text = json.dumps({"of": what, **report}, indent=2, ensure_ascii=False)
     if out is None:
         click.echo(text)
@@ -87,14 +89,22 @@ def evaluate_command(
         click.echo(str(out))
 
 
-def _facts(what: str) -> dict[str, Any]:
-    """The facts that a model folder records."""
-    from space.weights import facts_of
+def model_decoding(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
+    """The record of the codec of a model's latents, from its facts and the options --data and --codec; a guess is told."""
+    from nas.data.codec import VAE_PREFIX
+    from nas.data.settings import EMBEDDED_NAMES, DataSettings
+    from nas.data.sources import header_of
+    from nas.evaluation.decoding import decoding_of
+    from space.document import parse
 
-    facts = facts_of(what)
-    if "codec" not in facts:
-        raise ToolkitError(f"{what} does not say which codec its latents have; use a folder that `nas export` wrote")
-    return facts
+    header = header_of(parse(DataSettings, {"source": source, "codec": codec})) if source is not None else None
+    if "codec" in facts and source in EMBEDDED_NAMES:
+        # It is the codec of the images that the model is compared with.
+        codec = None
+    record = decoding_of(facts, codec, header)
+    if record.scale is None and record.name.startswith(VAE_PREFIX):
+        click.echo(f"nas: the model does not record the scale of its latents; that of {record.name} is taken", err=True)
+    return record
 
 
 def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
@@ -124,7 +134,7 @@ def _reference(which: str, data: Any, extractor: Any, device: Any) -> Any:
 
 def _report(
     what: str,
-    is_model: bool,
+    decoding: Any,
     facts: dict[str, Any],
     data: Any,
     extractor: Any,
@@ -136,18 +146,20 @@ def _report(
     from rich.console import Console
     from rich.progress import Progress
 
+    from nas.evaluation.decoding import decoder_of
     from nas.evaluation.evaluate import check_count, evaluate_model, judge, metrics_report, noise
     from nas.evaluation.reference import features_of, images_in, images_of
     from nas.training.export import trained_for
     from space.weights import load
 
-    if is_model:
+    if decoding is not None:
         model = load(what).to(device)
+        codec = decoder_of(decoding, model.spec.in_channels)
         with Progress(console=Console(stderr=True)) as view:
             task = view.add_task("samples", total=settings.samples * len(settings.seeds))
-            return evaluate_model(
+            report = evaluate_model(
                 model,
-                facts["codec"],
+                codec,
                 trained_for(facts),
                 extractor,
                 reference,
@@ -155,6 +167,7 @@ def _report(
                 folder,
                 lambda count: view.advance(task, count),
             )
+        return {"codec": decoding.model_dump(), **report}
     if what == "noise":
         if data is None:
             raise ToolkitError("noise takes the shape of real images; name them with --data")

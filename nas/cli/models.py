@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nas.cli.command import Command
-from space.errors import ToolkitError
+from space.errors import DataError, ToolkitError
 
 
 @click.command("cost", cls=Command)
@@ -88,9 +88,24 @@ def _preset_facts(costs: Any, rows: Any) -> dict[str, Any]:
 @click.option("--preset", "name", help="The preset whose weights these are, such as u-dit-b or dit-xl/2.")
 @click.option("--kwargs", metavar="JSON", help="The authors' constructor arguments, as JSON or the path of a JSON file.")
 @click.option("--entry", type=click.Choice(["ema", "model"]), help="Which weights of a checkpoint; ema where there are any.")
+@click.option("--codec", help="The codec of the model's latents, such as vae:stabilityai/sd-vae-ft-ema or vae:FOLDER.")
+@click.option("--data", "data", help="The store that the model was trained on, or a data source with its --codec.")
+@click.option(
+    "--prediction", type=click.Choice(["epsilon", "v", "flow"]), help="What it predicts: epsilon by default; a SiT is a flow."
+)
 @click.option("--to-official", "back", is_flag=True, help="CKPT is a model folder of ours; write the authors' state dict.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The model folder, or the .safetensors or .pt file.")
-def import_official_command(source: Path, name: str | None, kwargs: str | None, entry: str | None, back: bool, out: Path) -> None:
+def import_official_command(
+    source: Path,
+    name: str | None,
+    kwargs: str | None,
+    entry: str | None,
+    codec: str | None,
+    data: str | None,
+    prediction: str | None,
+    back: bool,
+    out: Path,
+) -> None:
     """Turn a checkpoint of the authors' DiT or U-DiT code into a model folder, or a model folder into their state dict.
 
     Nothing is unpickled beyond tensors and plain data.
@@ -101,6 +116,10 @@ def import_official_command(source: Path, name: str | None, kwargs: str | None, 
     from space.weights import load_as_saved, save
 
     if back:
+        if codec or data or prediction:
+            raise ToolkitError(
+                "--codec, --data and --prediction are for a model folder, which --to-official does not write; leave them out"
+            )
         if out.resolve().parent == source.resolve():
             raise ToolkitError(f"{out} lies in the model folder itself; name another place")
         model = load_as_saved(source)
@@ -111,10 +130,41 @@ def import_official_command(source: Path, name: str | None, kwargs: str | None, 
     if (name is None) == (kwargs is None):
         raise ToolkitError("name the architecture with either --preset or --kwargs")
     spec = preset(name) if name else official.spec_from_kwargs(_json(kwargs or ""))
+    latents = _latents_facts(spec, codec, data)
     model = build(spec)
     official.load_weights(model, source, entry)
-    save(model, out, {"imported_from": source.name, "entry": entry, "digest": spec.digest}, folded=False)
+    kind = {"prediction": {"kind": prediction or "epsilon"}}
+    save(model, out, {"imported_from": source.name, "entry": entry, "digest": spec.digest, **kind, **latents}, folded=False)
+    if not latents:
+        click.echo("nas: the folder names no codec; give --codec or --data here, or to `nas sample` and `nas evaluate`", err=True)
     click.echo(str(out))
+
+
+def _latents_facts(spec: Any, codec: str | None, data: str | None) -> dict[str, Any]:
+    """The facts about a model's latents that `nas export` records too, as far as the options tell them."""
+    from nas.data.codecs import codec_named, placed, record_of
+    from nas.data.header import CodecRecord
+    from nas.data.settings import DataSettings
+    from nas.data.sources import header_of
+    from space.document import parse
+
+    if data is not None:
+        settings = parse(DataSettings, {"source": data, "codec": codec})
+        header = header_of(settings)
+        takes = (spec.in_channels, spec.input_size, spec.input_size), spec.num_classes
+        if takes != (held := (header.shape, len(header.class_names))):
+            raise ToolkitError(f"the model takes latents {takes[0]} of {takes[1]} classes, but {data} holds {held[0]} of {held[1]}")
+        facts = {"source": header.source, "data": settings.model_dump(mode="json"), "class_names": list(header.class_names)}
+        return {**facts, "codec": header.decoding.model_dump()}
+    if codec is None:
+        return {}
+    named = codec_named(placed(codec))
+    try:
+        record = record_of(named)
+    except DataError:
+        # A VAE on the hub need not be at hand yet; its scale is then read when it is.
+        record = CodecRecord(name=named.name)
+    return {"codec": record.model_dump()}
 
 
 def _json(text: str) -> dict[str, Any]:

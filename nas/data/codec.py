@@ -85,4 +85,6 @@ class PixelUnshuffle:
 
     def decode(self, latents: Array) -> Array:
         """(N, C·factor², H, W) → (N, C, H·factor, W·factor)."""
+        if latents.shape[1] % self.factor**2:
+            raise DataError(f"codec {self.name} needs latents of a multiple of {self.factor**2} channels, not {latents.shape[1]}")
         return rearrange(latents, "n (c i j) h w -> n c (h i) (w j)", i=self.factor, j=self.factor)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codec import Codec
+from nas.data.codecs import record_of
 from nas.data.header import Header
 from nas.data.store import latent_shape
 from nas.data.vae import Vae
@@ -32,7 +33,7 @@ class Images(Protocol):
 
 def _encoding_facts(codec: Codec) -> str:
     """A VAE's precision and weights, which moments depend on: a preparation resumes only when both are unchanged."""
-    return f", {codec.precision}, VAE {codec.digest[:8]}" if isinstance(codec, Vae) else ""
+    return f", {codec.precision}, VAE {codec.weights_digest[:8]}" if isinstance(codec, Vae) else ""
 
 
 class EncodedImages:
@@ -45,7 +46,7 @@ class EncodedImages:
     def __init__(self, images: Images, codec: Codec, source: str, mirrored: bool = False, dtype: str = "float32") -> None:
         self._images, self._codec, self._mirrored = images, codec, mirrored
         shape = latent_shape(codec, np.empty((1, 3, images.size, images.size), np.uint8))
-        moments = isinstance(codec, Vae)
+        moments, record = isinstance(codec, Vae), record_of(codec)
         self.plan = Header.model_validate(
             {
                 "samples": len(images),
@@ -53,7 +54,9 @@ class EncodedImages:
                 "content": "moments" if moments else "pixels",
                 "dtype": dtype if moments else "uint8",
                 "codec": codec.name,
-                "scale": codec.scale if isinstance(codec, Vae) else 1.0,
+                "scale": record.scale,
+                "shift": record.shift,
+                "codec_digest": codec.digest if isinstance(codec, Vae) else "",
                 "views": 2 if mirrored else 1,
                 "class_names": (),
                 "source": f"{source} ({images.digest[:16]}{_encoding_facts(codec)})",

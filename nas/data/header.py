@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,12 +10,31 @@ from space.frozen import Frozen
 from space.stage import Count
 
 
+class CodecRecord(Frozen):
+    """All that is needed to make images of latents: kept by a store's header, by a run with it, and by a model folder.
+
+    A VAE's latents are (z - shift)·scale of its own z; None stands for what the VAE's configuration says, where nobody recorded
+    more. `digest` is the SHA-256 of the VAE's configuration and weights, by which it is known wherever it lies; empty if unknown.
+    Model folders of earlier versions hold the name alone.
+    """
+
+    name: str
+    scale: Annotated[float, Field(gt=0)] | None = None
+    shift: float | None = None
+    digest: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+
 class Header(Frozen):
     """What a store holds; its file is written last, so a folder with a header is whole.
 
     `content` says what the rows are: `pixels` are uint8 in the codec's layout, x/127.5 - 1 being the latent; `latents` are the
-    latents themselves, those of a VAE scaled by `scale` already; `moments` are a VAE's mean and log-variance (2C, H, W), the
-    latent being (mean + σ·noise)·scale. With two `views`, row 2i holds sample i and row 2i + 1 its mirror image.
+    latents themselves, those of a VAE scaled and shifted already; `moments` are a VAE's mean and log-variance (2C, H, W), the
+    latent being (mean + σ·noise - shift)·scale. With two `views`, row 2i holds sample i and row 2i + 1 its mirror image.
     """
 
     version: Literal[1] = 1
@@ -25,6 +44,8 @@ class Header(Frozen):
     dtype: Literal["uint8", "float16", "float32"]
     codec: str
     scale: Annotated[float, Field(gt=0)] = 1.0
+    shift: float = 0.0
+    codec_digest: str = ""
     views: Literal[1, 2] = 1
     class_names: tuple[str, ...]
     source: str
@@ -35,6 +56,11 @@ class Header(Frozen):
         if (self.content == "pixels") != (self.dtype == "uint8"):
             raise ValueError(f"{self.content} cannot be {self.dtype}")
         return self
+
+    @property
+    def decoding(self) -> CodecRecord:
+        """All that is needed to make images of the latents."""
+        return CodecRecord(name=self.codec, scale=self.scale, shift=self.shift, digest=self.codec_digest)
 
     @property
     def rows_shape(self) -> tuple[int, int, int, int]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.codec import Codec, PixelUnshuffle
+from nas.data.codecs import record_of
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from space.errors import DataError
@@ -84,13 +85,17 @@ class ArrayReader:
             check_finite(arrays, source)
             _check_bound(arrays, codec, source)
         digest = hashlib.sha256(np.ascontiguousarray(self._rows).data).hexdigest()[:16]
+        record = record_of(codec)
         self.plan = Header.model_validate(
             {
                 "samples": len(self._rows),
                 "shape": self._rows.shape[1:],
                 "content": content,
                 "dtype": str(self._rows.dtype),
-                "codec": codec.name,
+                "codec": record.name,
+                "scale": record.scale,
+                "shift": record.shift,
+                "codec_digest": record.digest,
                 "class_names": (),
                 "source": f"{source} ({digest})",
             }
@@ -208,7 +213,7 @@ class FeatureFiles:
         DataError: A file is missing, truncated or of another shape; the message names its index.
     """
 
-    def __init__(self, folder: Path, codec: str, scale: float = 1.0) -> None:
+    def __init__(self, folder: Path, codec: Codec) -> None:
         self._features, self._labels = _only(folder, "_features"), _only(folder, "_labels")
         count = _count(self._features)
         if (labels := _count(self._labels)) != count:
@@ -222,14 +227,17 @@ class FeatureFiles:
             raise DataError(
                 f"{self._features / '0.npy'} (index 0) holds {first.dtype} {first.shape}, not float latents (1, C, H, W)"
             )
+        record = record_of(codec)
         self.plan = Header.model_validate(
             {
                 "samples": count,
                 "shape": self._shape,
                 "content": "latents",
                 "dtype": str(first.dtype),
-                "codec": codec,
-                "scale": scale,
+                "codec": record.name,
+                "scale": record.scale,
+                "shift": record.shift,
+                "codec_digest": record.digest,
                 "class_names": (),
                 "source": str(folder.absolute()),
             }

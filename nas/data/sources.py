@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.codec import Codec, Shape
-from nas.data.codecs import codec_named
+from nas.data.codec import VAE_PREFIX, Codec, Shape
+from nas.data.codecs import codec_named, placed
 from nas.data.header import Header
 from nas.data.idx import read_idx
 from nas.data.settings import EMBEDDED_NAMES, DataSettings
@@ -78,6 +78,9 @@ def _header(source: str, codec: str | None) -> Header:
         # A word without a slash was meant as a name; a name of the package comes near.
         raise DataError(f"no data source '{folder.name}'{nearest(folder.name, list(EMBEDDED))}, and no folder {folder}")
     header = read_header(folder)
+    if codec is not None and codec.startswith(VAE_PREFIX) and header.codec.startswith(VAE_PREFIX):
+        # The same VAE in another place: whether it is the same is checked, by its digest, when it is loaded.
+        return header.model_copy(update={"codec": placed(codec)})
     if codec is not None and codec != header.codec:
         raise DataError(f"codec is {codec}, but the store {folder} holds {header.codec}; leave it out")
     return header
@@ -87,7 +90,7 @@ def load_store(source: str, codec: str | None) -> Store:
     """The store of a source; raises DataError when it is unknown, missing or damaged."""
     header = _header(source, codec)
     if source not in EMBEDDED:
-        return open_store(Path(source))
+        return replace(open_store(Path(source)), header=header)
     origin = EMBEDDED[source]
     images, labels = origin.read()
     if images.shape[1:] != origin.image_shape or set(np.unique(labels)) != set(range(len(origin.class_names))):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from nas.data.codec import VAE_PREFIX, Codec, Shape
-from nas.data.codecs import codec_named
+from nas.data.codecs import codec_named, codec_of
 from nas.data.header import Header
 from space.errors import DataError
 from space.files import DAMAGED_ARRAY, first_line
@@ -39,7 +39,7 @@ class Store:
     @cached_property
     def codec(self) -> Codec:
         """The codec that maps between images and latents."""
-        return codec_named(self.header.codec, self.header.scale)
+        return codec_of(self.header.decoding)
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
 def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
     """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass."""
     facts = header.model_dump(mode="json", exclude={"checksum"})
+    # Stores that were written before these keys keep their checksums.
+    facts = {key: value for key, value in facts.items() if (key, value) not in (("shift", 0.0), ("codec_digest", ""))}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
         for chunk in _chunks(array):

@@ -6,6 +6,8 @@ Images are uint8 in 0..255 or floating point in [-1, 1].
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +27,12 @@ from space.files import first_line
 
 DEFAULT_SOURCE = "stabilityai/sd-vae-ft-ema"
 DEFAULT_SCALE = 0.18215
-"""Scales the latents of Stable Diffusion's first autoencoders to about unit variance (Rombach et al. 2022, appendix D.1)."""
+"""Scales the latents of Stable Diffusion's first autoencoders to about unit variance (Rombach et al. 2022, appendix D.1).
+
+It is that of configurations without a `scaling_factor`, as in diffusers.
+"""
+OF_DEFAULT_SCALE = (DEFAULT_SOURCE, "stabilityai/sd-vae-ft-mse")
+"""Autoencoders on the hub whose scale is known without their configuration."""
 
 LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -30.0, 20.0
 HUB_TIMEOUT_S = 10
@@ -33,20 +40,24 @@ HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """Owner and repository; a source that does not match can only be a folder."""
 MEND = "give a local folder that holds an AutoencoderKL's config.json and diffusion_pytorch_model.safetensors"
 
+SHAPING_KEYS = ("act_fn", "block_out_channels", "down_block_types", "norm_num_groups", "up_block_types")
+"""What a configuration says of the function that is computed, beyond the names and shapes of the weights."""
+
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Loaded = TypeVar("Loaded")
 
 
-def sample_moments(moments: Tensor, noise: Tensor, scale: float) -> Tensor:
-    """Latents (N, C, H, W) sampled from a VAE's posterior: (mean + exp(log-variance / 2)·noise)·scale.
+def sample_moments(moments: Tensor, noise: Tensor, scale: float, shift: float = 0.0) -> Tensor:
+    """Latents (N, C, H, W) sampled from a VAE's posterior: (mean + exp(log-variance / 2)·noise - shift)·scale.
 
     Args:
         moments: (N, 2C, H, W), the means and then the log-variances, before scaling.
         noise: (N, C, H, W), standard normal; the result has its device and type.
         scale: The factor that latents are multiplied by.
+        shift: What is subtracted from them before.
     """
     mean, log_variance = moments.to(noise).chunk(2, dim=1)
-    return (mean + torch.exp(log_variance / 2) * noise) * scale
+    return (mean + torch.exp(log_variance / 2) * noise - shift) * scale
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,10 @@ class Vae:
     """
 
     source: str = DEFAULT_SOURCE
-    scale: float = DEFAULT_SCALE
+    scale: float | None = None
+    """The factor of the latents; None takes `scaling_factor` of the autoencoder's configuration."""
+    shift: float | None = None
+    """What is subtracted from the latents before they are scaled; None takes `shift_factor` of the configuration."""
     precision: str = "float32"
     """Precision of the arithmetic: float32, or bf16 or fp16 by autocast. Weights, moments and images are always float32."""
     device: str | torch.device | None = None
@@ -68,6 +82,8 @@ class Vae:
     # DiT guides the first three channels (Peebles & Xie 2023, appendix A).
     guided_channels: int | None = 3
     bound: float | None = None
+    expected: str = ""
+    """The digest that the autoencoder must have, which is checked when it is loaded; empty for any."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -81,6 +97,36 @@ class Vae:
     def on(self, device: str | torch.device | None, precision: str) -> Vae:
         """The same codec on another device and in another precision; it loads the autoencoder again."""
         return replace(self, device=device, precision=precision)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the source is a folder on this machine."""
+        return Path(self.source).expanduser().is_dir()
+
+    @cached_property
+    def scaling(self) -> tuple[float, float]:
+        """Scale and shift of the latents, which are (z - shift)·scale.
+
+        Raises DataError when one is not given and the configuration cannot be read, or holds none that can be.
+        """
+        if self.scale is not None and self.shift is not None:
+            return self.scale, self.shift
+        config = {} if self.source in OF_DEFAULT_SCALE and not self.is_local else self._config_for_scaling()
+        scale, shift = config.get("scaling_factor"), config.get("shift_factor")
+        found = (DEFAULT_SCALE if scale is None else scale, 0.0 if shift is None else shift)
+        for value, key in zip(found, ("scaling_factor", "shift_factor"), strict=True):
+            if not isinstance(value, int | float) or not math.isfinite(value) or (key == "scaling_factor" and value <= 0):
+                raise DataError(f"codec {self.name}: {key} of its config.json is {value!r}; mend it, or give --scale and --shift")
+        return self.scale if self.scale is not None else float(found[0]), self.shift if self.shift is not None else float(found[1])
+
+    def _config_for_scaling(self) -> dict[str, Any]:
+        try:
+            return self._config
+        except DataError as error:
+            if self.scale is not None:
+                # An autoencoder with a shift is rare, and one whose scale is given is not asked for.
+                return {}
+            raise DataError(f"the scale of its latents is not known, because {error}; or give the scale with --scale") from None
 
     @property
     def factor(self) -> int:
@@ -129,7 +175,8 @@ class Vae:
     def encode(self, images: NDArray[Any]) -> Array:
         """The scaled mean latents, float32 (N, C, H/factor, W/factor), of images (N, 3, H, W); raises as `moments` does."""
         moments = self.moments(images)
-        mean: Array = moments[:, : moments.shape[1] // 2] * np.float32(self.scale)
+        scale, shift = self.scaling
+        mean: Array = (moments[:, : moments.shape[1] // 2] - np.float32(shift)) * np.float32(scale)
         return mean
 
     def decode(self, latents: Array) -> Array:
@@ -144,10 +191,11 @@ class Vae:
         channels = self._setting("latent_channels")
         if latents.ndim != 4 or latents.shape[1] != channels:
             raise DataError(f"codec {self.name} needs latents (N, {channels}, H, W), not {_shape(latents.shape)}")
+        scale, shift = self.scaling
         image = (self._setting("out_channels"), latents.shape[2] * self.factor, latents.shape[3] * self.factor)
 
         def decoded(batch: Tensor) -> Tensor:
-            images: Tensor = self._model.decode(batch.float() / self.scale).sample
+            images: Tensor = self._model.decode(batch.float() / scale + shift).sample
             return images.float().clamp(-1, 1)
 
         return self._in_batches(latents, image, decoded)
@@ -195,17 +243,38 @@ class Vae:
             raise DataError(f"codec {self.name}: its config.json describes a {config.get('_class_name')}, no AutoencoderKL; {MEND}")
         return config
 
-    @cached_property
-    def digest(self) -> str:
+    @property
+    def weights_digest(self) -> str:
         """SHA-256 of the weights."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self._model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return self._digests[0]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of configuration and weights, the same wherever they lie; scale and shift are kept apart from it."""
+        return self._digests[1]
 
     @cached_property
+    def _digests(self) -> tuple[str, str]:
+        weights = hashlib.sha256()
+        for name, value in sorted(self._loaded.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(value.cpu().contiguous().numpy().tobytes())
+        # As the model was built, so that a configuration that spells out a default is the same one.
+        config = json.dumps({key: self._loaded.config[key] for key in SHAPING_KEYS})
+        return weights.hexdigest(), hashlib.sha256((config + weights.hexdigest()).encode()).hexdigest()
+
+    @property
     def _model(self) -> Any:
+        """The autoencoder; raises DataError when its digest is another than expected."""
+        if self.expected and self.digest != self.expected:
+            raise DataError(
+                f"codec {self.name} is not the VAE that the latents came from: its digest is {self.digest[:8]}, "
+                f"and {self.expected[:8]} is recorded; name that one's folder with --codec vae:FOLDER"
+            )
+        return self._loaded
+
+    @cached_property
+    def _loaded(self) -> Any:
         """The autoencoder in float32 on the device, in evaluation mode."""
         model, report = self._load(
             lambda kind, folder, **where: kind.from_pretrained(

@@ -57,10 +57,12 @@ class StoreWriter:
             progress: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise DataError(f"{path} is damaged; remove {self.folder} and prepare the store again") from None
-        if progress["plan"] != self._plan_facts:
-            key = next(key for key, value in self._plan_facts.items() if progress["plan"].get(key) != value)
+        # Keys that an earlier version did not know yet are as they are now.
+        begun = {**self._plan_facts, **progress["plan"]}
+        if begun != self._plan_facts:
+            key = next(key for key, value in begun.items() if self._plan_facts.get(key) != value)
             raise DataError(
-                f"{self.folder} is half written with {key} {progress['plan'].get(key)!r}, not {self._plan_facts[key]!r}; "
+                f"{self.folder} is half written with {key} {begun[key]!r}, not {self._plan_facts.get(key)!r}; "
                 "repeat the command that began it, or remove the folder"
             )
         return progress

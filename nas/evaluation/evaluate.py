@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.codecs import codec_named
+from nas.data.codec import Codec
 from nas.diffusion.generate import sample
 from nas.diffusion.prediction import Prediction
 from nas.diffusion.samplers import sampler_named
@@ -50,7 +50,7 @@ def judge(generated: ImageFeatures, reference: ImageFeatures) -> dict[str, float
 
 def drawn(
     model: Network,
-    codec: str,
+    codec: Codec,
     prediction: Prediction,
     settings: FidSettings,
     seed: int,
@@ -60,13 +60,12 @@ def drawn(
 
     Args:
         model: The model.
-        codec: The name of the codec of the model's latents.
+        codec: The codec of the model's latents.
         prediction: The prediction that the model was trained for.
         settings: The number of samples, and the sampler, its steps and its guidance.
         seed: The seed of the samples.
         bar: Called after each batch with the number of its images.
     """
-    coder = codec_named(codec)
     for first in range(0, settings.samples, BATCH):
         count = min(BATCH, settings.samples - first)
         latents = sample(
@@ -76,13 +75,13 @@ def drawn(
             sampler=settings.sampler,
             steps=settings.steps,
             guidance=settings.guidance,
-            guided_channels=coder.guided_channels,
-            bound=coder.bound,
+            guided_channels=codec.guided_channels,
+            bound=codec.bound,
             seed=seed,
             first=first,
             batch_size=BATCH,
         )
-        yield to_pixels(coder.decode(latents.numpy()))
+        yield to_pixels(codec.decode(latents.numpy()))
         bar(count)
 
 
@@ -124,7 +123,7 @@ def collected(batches: Iterable[Pixels], extractor: Extractor, path: Path | None
 
 def evaluate_model(
     model: Network,
-    codec: str,
+    codec: Codec,
     prediction: Prediction,
     extractor: Extractor,
     reference: Reference,
@@ -136,7 +135,7 @@ def evaluate_model(
 
     Args:
         model: The model, in eval mode.
-        codec: The name of the codec of the model's latents.
+        codec: The codec of the model's latents.
         prediction: The prediction that the model was trained for.
         extractor: The feature extractor.
         reference: The real images' features.

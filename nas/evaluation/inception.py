@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nas.evaluation.extractor import Dimensions, Features, PixelInput, checked_pixels, digest_of, in_batches
-from space.errors import DataError
+from space.errors import DataError, RunError
 from space.files import first_line
+from space.official.checkpoints import read
 
 SPATIAL_CHANNELS = 7
 """The suite keeps the first 7 of 192 channels, whose 7·17·17 = 2,023 numbers are about as many as the 2,048 pooled ones."""
@@ -118,11 +118,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise DataError(f"{path} is not there; {_WANTED}")
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file, or one with other objects in it, can raise anything
-        # torch's own message would advise the user to unpickle the file.
-        raise DataError(f"{path} cannot be read as plain tensors ({type(error).__name__}); {_WANTED}") from None
-    return _tensors(tensors, str(path))
+        return _tensors(read(path), str(path))
+    except RunError as error:
+        raise DataError(f"{error}; {_WANTED}") from None
 
 
 def _tensors(loaded: object, source: str) -> Mapping[str, Tensor]:

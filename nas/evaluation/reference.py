@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from nas.data.codec import VAE_PREFIX
 from nas.data.feed import Feed
 from nas.data.store import Split
 from nas.evaluation.adm import count_images, read_reference_npz, stream_images
@@ -123,7 +124,10 @@ def reference_of_split(
         cache: The folder of the cache; by default `reference` in the user's cache folder.
     """
     samples = hashlib.sha256(split.samples.tobytes()).hexdigest()
-    digest = _digest(extractor, split.store.header.checksum, samples)
+    header = split.store.header
+    # Images of a VAE's latents depend on the VAE that decodes them, wherever the latents lie.
+    decoding = (header.decoding.model_dump_json(),) if header.codec.startswith(VAE_PREFIX) else ()
+    digest = _digest(extractor, header.checksum, samples, *decoding)
     source = f"{split.store.name}, {which}"
     return _kept(digest, source, cache, lambda: features_of(images_of(split, device), extractor, _thinned(len(split))))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -25,6 +25,7 @@ from nas.data.idx import read_idx
 from nas.evaluation.clothes import BATCH, SIZE, ClothesNetwork
 from nas.rng import stream
 from space.errors import DataError, ToolkitError
+from space.files import replace_file
 
 EPOCHS = 14
 BATCH_SIZE = 128
@@ -55,7 +56,8 @@ def train_clothes(arguments: Sequence[str] | None = None) -> None:
         "seed": str(options.seed),
         "training_images": str(len(images)),
     }
-    save_file(network.state_dict(), options.out, metadata=facts)
+    with replace_file(options.out) as file:
+        file.write(save(network.state_dict(), metadata=facts))
 
 
 def read_pair(folder: Traversable, part: str) -> tuple[Tensor, Tensor]:

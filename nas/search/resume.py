@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nas.data.header import Header
 from nas.runs.events import SCHEMA, Event, RunBegan, StudyChanged
 from nas.runs.ledger import Ledger, read_events
 from nas.runs.run import Run
@@ -44,7 +45,7 @@ def resumed(study: Study, ledger: Ledger) -> list[Event]:
     if not run.begun or run.data is None:
         raise RunError(f"{ledger.folder}: the ledger does not begin with a study; move the directory away to start anew")
     old = run.study
-    changed = differences(old, study)
+    changed = differences(old, _at_the_same_place(study, old, run.data))
     if changed:
         raise RunError(
             f"{ledger.folder} holds another study ({'; '.join(changed)}); undo the change, or run into another directory with --out"
@@ -64,6 +65,14 @@ def resumed(study: Study, ledger: Ledger) -> list[Event]:
     if old.model_dump(mode="json") != study.model_dump(mode="json"):
         events.append(ledger.append(StudyChanged(study=study)))
     return events
+
+
+def _at_the_same_place(study: Study, old: Study, data: Header) -> Study:
+    """The study with the data named as before, where they are the same: a store may be copied to another place with its VAE."""
+    if not data.checksum or data.checksum != study.header.checksum:
+        return study
+    same = study.data.model_copy(update={"source": old.data.source, "codec": old.data.codec})
+    return study.model_copy(update={"data": same})
 
 
 def differences(old: Study, new: Study) -> list[str]:

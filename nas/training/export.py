@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
-from nas.data.codecs import codec_named
+from nas.data.codec import VAE_PREFIX
+from nas.data.codecs import placed
+from nas.data.header import CodecRecord
 from nas.data.sources import open_data
 from nas.diffusion.generate import sample
 from nas.diffusion.prediction import Prediction, prediction
+from nas.evaluation.decoding import decoder_of, decoding_of
 from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import extractor_named
 from nas.evaluation.images import write_grid
@@ -25,6 +28,7 @@ from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint
 from nas.training.trainer import ema_name
 from space.errors import RunError
+from space.files import replace_file
 from space.model.network import Network
 from space.weights import load, save
 
@@ -87,7 +91,11 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
     model.load_state_dict(weights)
     facts = _facts(study, trial, checkpoint["step"], decay)
     save(model, out, facts)
-    (out / CARD).write_text(_card(study, trial, facts), encoding="utf-8")
+    try:
+        with replace_file(out / CARD) as file:
+            file.write(_card(study, trial, facts).encode())
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
     return load(out)
 
 
@@ -111,7 +119,12 @@ def export_due(study: Study, trial: TrialResult) -> bool:
 
 
 def write_samples(
-    model: Network, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
+    model: Network,
+    facts: dict[str, Any],
+    settings: SampleSettings,
+    path: Path,
+    classes: list[int] | None = None,
+    decoding: CodecRecord | None = None,
 ) -> None:
     """Write a PNG grid of sampled images, one row per class; without guidance when the model has no null class.
 
@@ -121,17 +134,17 @@ def write_samples(
         settings: The sampler, its steps, guidance and seed, and the images per class.
         path: The PNG file to write.
         classes: The labels; all by default.
+        decoding: The record of the codec of the model's latents; by default that of the facts.
 
     Raises:
-        RunError: If the facts name no codec, or the picture cannot be written.
+        RunError: If nothing names the codec, or the picture cannot be written.
+        DataError: If the codec is not here, or does not fit the model.
     """
-    if "codec" not in facts:
-        raise RunError("the model folder does not say which codec its latents have; use a folder that `nas export` wrote")
     if path.suffix != ".png":
         raise RunError(f"{path}: the picture is a PNG file; give a name that ends in .png")
     if not path.parent.is_dir():
         raise RunError(f"{path.parent} is no folder; create it, or write the picture elsewhere")
-    codec = codec_named(facts["codec"])
+    codec = decoder_of(decoding or decoding_of(facts), model.spec.in_channels)
     labels = [label for label in (classes or range(model.spec.num_classes)) for _ in range(settings.per_class)]
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     latents = sample(
@@ -155,8 +168,11 @@ def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = extractor_named(settings.extractor, device=device)
     reference = reference_of_split(open_data(study.data).train, "train", extractor, device)
-    report = evaluate_model(model.to(device), facts["codec"], trained_for(facts), extractor, reference, settings)
-    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    decoding = decoding_of(facts)
+    codec = decoder_of(decoding, model.spec.in_channels)
+    report = evaluate_model(model.to(device), codec, trained_for(facts), extractor, reference, settings)
+    text = json.dumps({"codec": decoding.model_dump(), **report}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def trained_for(facts: dict[str, Any]) -> Prediction:
@@ -166,12 +182,16 @@ def trained_for(facts: dict[str, Any]) -> Prediction:
 
 def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[str, Any]:
     last, header = trial.reports[-1], study.header
+    decoding = header.decoding
+    if study.data.codec and study.data.codec.startswith(VAE_PREFIX):
+        # The study names the place of its store's VAE, which may have changed since the run began.
+        decoding = decoding.model_copy(update={"name": placed(study.data.codec)})
     return {
         "study": study.name,
         "trial": trial.number,
         "source": header.source,
         "data": study.data.model_dump(mode="json"),
-        "codec": header.codec,
+        "codec": decoding.model_dump(),
         "class_names": list(header.class_names),
         "step": step,
         "images": last.images,
@@ -194,7 +214,7 @@ Trial {trial.number} of study `{study.name}`: {study.question or "no question st
 | validation loss (averaged weights) | {facts["val_loss"]:.5f} |
 | GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
 | parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
-| trained on | {facts["source"]} through {facts["codec"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |
+| trained on | {facts["source"]} through {facts["codec"]["name"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |
 
 ```python
 import space

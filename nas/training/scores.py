@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 
+from nas.data.codecs import codec_of
 from nas.data.feed import Feed
 from nas.data.settings import DataSettings
 from nas.data.sources import open_data
@@ -44,7 +45,9 @@ def scores(model: Network, study: Study, train: Feed, prediction: Prediction, ba
     settings = study.evaluation.fid
     assert settings is not None
     extractor, reference = _judge(study.data, settings.extractor, train.device)
-    report = evaluate_model(model, train.store.header.codec, prediction, extractor, reference, settings, bar=bar)
+    # A codec of its own, so that a VAE is on the GPU no longer than it is needed.
+    codec = codec_of(train.store.header.decoding)
+    report = evaluate_model(model, codec, prediction, extractor, reference, settings, bar=bar)
     return {name: statistics["mean"] for name, statistics in report["metrics"].items()}
 
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from space.errors import RunError, SpecError
+from space.files import replace_file
 from space.model.network import Network
 from space.model.patches import sincos
+from space.official.checkpoints import read
 from space.official.names import POSITIONS, official_names, positions_shape
 from space.spec import ModelSpec
 
 ENTRIES = ("ema", "model")
 """The weights in a training checkpoint, preferred first; both papers sample from the averaged ones."""
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put before a module's own names."""
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""The types of imported parameters, which become float32."""
 
 
 def load_weights(model: Network, state: Mapping[str, Any] | str | Path, entry: str | None = None) -> None:
@@ -29,12 +36,12 @@ def load_weights(model: Network, state: Mapping[str, Any] | str | Path, entry: s
 
     Args:
         model: The model to fill.
-        state: A state dict, a training checkpoint, or a file with either: `.safetensors`, or torch's format, of which only tensors
-            and plain data are unpickled.
+        state: A state dict, a training checkpoint, or a file with either, of safetensors or in torch's format, of which only
+            tensors and plain data are unpickled. Parameters may be half precision or double; they become float32.
         entry: The entry of a checkpoint to use, in place of `ema`.
 
     Raises:
-        SpecError: When a parameter is missing, extra or of another shape; the message names it.
+        SpecError: When a parameter is missing, extra, not finite or of another shape or type; the message names it.
         RunError: When the file cannot be read.
     """
     values = _state(read(Path(state)) if isinstance(state, (str, Path)) else state, entry)
@@ -53,9 +60,10 @@ def load_weights(model: Network, state: Mapping[str, Any] | str | Path, entry: s
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise SpecError(f"no value for parameter '{missing[0]}', which needs {wanted[missing[0]].shape}{more}")
+    plain = {name: _in_float32(name, values[name]) for name in wanted}
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameters[parameter.ours].copy_(values[name].reshape(parameters[parameter.ours].shape))
+            parameters[parameter.ours].copy_(plain[name].reshape(parameters[parameter.ours].shape))
 
 
 def state_dict(model: Network) -> dict[str, Tensor]:
@@ -80,14 +88,15 @@ def state_dict(model: Network) -> dict[str, Tensor]:
 def write_state_dict(model: Network, path: Path) -> None:
     """Write `state_dict(model)` as safetensors or, to a name ending in `.pt` or `.pth`, in torch's format."""
     state = state_dict(model)
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise RunError(f"{path}: name a file that ends in .safetensors, .pt or .pth")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in (".pt", ".pth"):
-            torch.save(state, path)
-        elif path.suffix == ".safetensors":
-            save_file(state, path)
-        else:
-            raise RunError(f"{path}: name a file that ends in .safetensors, .pt or .pth")
+        with replace_file(path) as file:
+            if path.suffix == ".safetensors":
+                file.write(save(state))
+            else:
+                torch.save(state, file)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{path} cannot be written: {error}") from None
 
@@ -98,43 +107,40 @@ def trained_as(model: Network) -> ModelSpec:
     return model.spec.replace({"feed_forward.reparam": False}) if folded else model.spec
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; raises RunError when it cannot be read without running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        # DiT's training script stores its command line beside the tensors.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception:
-        # Damaged and foreign files raise errors of many kinds, and torch's own message advises to load them unsafely.
-        raise RunError(f"{path} cannot be read as tensors and plain data: it is damaged, no checkpoint, or holds code") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path} holds {type(content).__name__}, not a state dict or a checkpoint")
-    return content
-
-
 def _state(content: Mapping[str, Any], entry: str | None) -> dict[str, Tensor]:
     held = [name for name in ENTRIES if isinstance(content.get(name), Mapping)]
     if entry is not None and entry not in held:
         raise SpecError(f"the checkpoint has no entry '{entry}'; it has {', '.join(map(str, list(content)[:5]))}")
     inner = content[entry or held[0]] if held else content
-    # DistributedDataParallel adds this prefix to all names.
-    state = {str(name).removeprefix("module."): value for name, value in inner.items()}
-    for name, value in state.items():
+    state: dict[str, Tensor] = {}
+    for full_name, value in inner.items():
+        name = ".".join(part for part in str(full_name).split(".") if part not in WRAPPERS)
+        if name in state:
+            raise SpecError(f"the checkpoint has '{name}' twice, once as '{full_name}'; leave one of the two out")
         if not isinstance(value, Tensor):
             wanted = " or ".join(ENTRIES)
             raise SpecError(f"'{name}' is no tensor but {type(value).__name__}; give a state dict or a checkpoint with {wanted}")
+        state[name] = value
     return state
 
 
+def _in_float32(name: str, value: Tensor) -> Tensor:
+    """A parameter of any usual floating point type as float32."""
+    if value.dtype not in FLOATS:
+        types = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise SpecError(f"parameter '{name}' is {str(value.dtype).removeprefix('torch.')}, perhaps quantised; give one of {types}")
+    plain = value.to(torch.float32)
+    if not torch.isfinite(plain).all():
+        raise SpecError(f"parameter '{name}' holds values that are not finite, as after a training that diverged; take another")
+    return plain
+
+
 def _check_positions(model: Network, table: Tensor) -> None:
-    shape = positions_shape(model.spec)
+    shape, dtype = positions_shape(model.spec), table.dtype
     if tuple(table.shape) != shape:
         raise SpecError(f"parameter '{POSITIONS}' has shape {tuple(table.shape)}, but {shape} is needed")
-    if not torch.allclose(table.float().cpu(), sincos(model.spec.grid, model.spec.channels).reshape(shape), atol=1e-4):
+    table = _in_float32(POSITIONS, table)
+    # A table in half precision is rounded: values up to 1, with a step of finfo.eps.
+    tolerance = max(1e-4, float(torch.finfo(dtype).eps))
+    if not torch.allclose(table.cpu(), sincos(model.spec.grid, model.spec.channels).reshape(shape), rtol=0, atol=tolerance):
         raise SpecError(f"parameter '{POSITIONS}' is not the fixed sine and cosine table of DiT")

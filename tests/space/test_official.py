@@ -1,5 +1,7 @@
 import argparse
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -204,15 +206,136 @@ def test_a_model_folder_is_not_written_into(tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == before
 
 
-@pytest.mark.parametrize("content", [b"", b"Not Found", b"PK\x03\x04 torn", b"\x80\x02}q\x00.", b"a: 1\n" * 100])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is empty"),
+        (b"Not Found", "it is damaged, or no checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n", "it is a pointer of Git LFS .* `git lfs pull`"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"PK\x03\x04 torn", "it is cut off"),
+        (b"\x40" + bytes(7) + b'{"a":{"dtype":"F32"', "it is cut off or damaged"),
+        (b"\x80\x02}q\x00.", "(it is|holds)"),
+        (b"a: 1\n" * 100, "it is damaged, or no checkpoint"),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_damaged_files_are_told_in_our_words(tmp_path, content, suffix):
+def test_damaged_files_are_told_in_our_words(tmp_path, content, what, suffix):
     path = tmp_path / f"weights.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ToolkitError, match=r"weights\.(pt|safetensors) (cannot be read as tensors|holds)") as caught:
+    with pytest.raises(ToolkitError, match=rf"weights\.{suffix} (cannot be read as tensors and plain data: )?{what}") as caught:
         official.load_weights(build(official.spec_from_kwargs(DIT)), path)
     assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_file_that_is_cut_off_says_so(tmp_path, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    official.write_state_dict(random_model(official.spec_from_kwargs(DIT)), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ToolkitError, match="it is cut off"):
+        official.load_weights(build(official.spec_from_kwargs(DIT)), path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_module_is_refused_by_the_name_of_its_class(tmp_path, zipped):
+    path = tmp_path / "module.pt"
+    torch.save(random_model(official.spec_from_kwargs(DIT)), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ToolkitError, match=r"it holds objects of space\.model\..*; save the module's state_dict"):
+        official.load_weights(build(official.spec_from_kwargs(DIT)), path)
+
+
+def test_a_file_is_read_by_its_content_and_not_its_ending(tmp_path):
+    spec = official.spec_from_kwargs(DIT)
+    model, other = random_model(spec), build(spec)
+    official.write_state_dict(model, tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").rename(tmp_path / "w.pt")
+    official.load_weights(other, tmp_path / "w.pt")
+    assert torch.equal(prediction(other, spec), prediction(model, spec))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kwargs", [UDIT, DIT])
+def test_other_precisions_become_float32(kwargs, dtype):
+    model = build(official.spec_from_kwargs(kwargs))
+    state = {name: value.to(dtype) for name, value in official.state_dict(random_model(model.spec)).items()}
+    official.load_weights(model, state)
+    back = official.state_dict(model)
+    assert all(value.dtype == torch.float32 for value in back.values())
+    assert all(torch.equal(value.to(dtype), state[name]) for name, value in back.items() if name != "pos_embed")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "_fsdp_wrapped_module."])
+def test_names_of_wrapped_modules_are_known(prefix):
+    spec = official.spec_from_kwargs(DIT)
+    model, other = random_model(spec), build(spec)
+    state = official.state_dict(model)
+    official.load_weights(other, {prefix + name: value for name, value in state.items()})
+    assert torch.equal(prediction(other, spec), prediction(model, spec))
+    # A part that was compiled or wrapped by itself.
+    inner = {name.replace("blocks.0.", f"blocks.0.{prefix}"): value for name, value in state.items()}
+    official.load_weights(other, inner)
+    both = {**state, f"{prefix}x_embedder.proj.bias": torch.zeros(24)}
+    with pytest.raises(ToolkitError, match=rf"has 'x_embedder.proj.bias' twice, once as '{prefix}x_embedder.proj.bias'"):
+        official.load_weights(other, both)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            torch.full((24,), torch.nan),
+            "proj.bias' holds values that are not finite, as after a training that diverged",
+        ),
+        (torch.full((24,), 1e300, dtype=torch.float64), "holds values that are not finite"),
+        (torch.ones(24, dtype=torch.int8), "is int8, perhaps quantised; give one of float32, float16, bfloat16, float64"),
+    ],
+)
+def test_values_that_cannot_be_weights_are_refused(value, message):
+    model = build(official.spec_from_kwargs(DIT))
+    before = model.embedding.weight.clone()
+    state = official.state_dict(random_model(model.spec)) | {"x_embedder.proj.bias": value}
+    with pytest.raises(ToolkitError, match=message):
+        official.load_weights(model, state)
+    assert torch.equal(model.embedding.weight, before)
+
+
+def test_files_have_ordinary_permissions_and_are_replaced_as_a_whole(tmp_path, monkeypatch):
+    model = random_model(official.spec_from_kwargs(DIT))
+    before = os.umask(0o022)
+    try:
+        save(model, tmp_path / "ours")
+        official.write_state_dict(model, tmp_path / "ours" / "w.safetensors")
+        official.write_state_dict(model, tmp_path / "ours" / "w.pt")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "ours").iterdir()}
+    assert modes == dict.fromkeys(("model.safetensors", "spec.yaml", "w.safetensors", "w.pt"), 0o644)
+    content = {path: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for write in (
+        lambda: save(build(model.spec), tmp_path / "ours"),
+        lambda: official.write_state_dict(model, tmp_path / "ours/w.pt"),
+    ):
+        with pytest.raises(ToolkitError, match="cannot be written: .*No space left"):
+            write()
+    assert {path: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == content
+
+
+def test_a_model_folder_that_cannot_be_read_says_what_is_there(tmp_path):
+    save(random_model(official.spec_from_kwargs(DIT)), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    contents = {b"version https://git-lfs.github.com/spec/v1\n": "Git LFS", whole[:-100]: "cut off", b"<html>": "a web page"}
+    for content, what in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(ToolkitError, match=f"cannot be read as a model's weights: it is .*{what}"):
+            load(tmp_path)
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -223,7 +346,7 @@ def test_nothing_is_unpickled(tmp_path):
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
     done = nas("import-official", tmp_path / "evil.pt", "--preset", "dit-s/2", "--out", tmp_path / "ours")
     assert done.exit_code == 2
-    assert "cannot be read as tensors and plain data" in done.output
+    assert "cannot be read as tensors and plain data: it holds objects of pathlib." in done.output
     assert not (tmp_path / "evil").exists()
     (tmp_path / "noise.pt").write_bytes(b"noise")
     for arguments, message in (

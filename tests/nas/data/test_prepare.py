@@ -70,7 +70,9 @@ def test_arrays_of_latents(tmp_path):
     values = RNG.normal(size=(40, 4, 8, 8)).astype(np.float32)
     np.save(tmp_path / "latents.npy", values)
     np.save(tmp_path / "labels.npy", LABELS)
-    store = prepared(tmp_path, "arrays", tmp_path / "latents.npy", "--labels", tmp_path / "labels.npy", "--codec", "vae:some/vae")
+    how = ["--labels", tmp_path / "labels.npy", "--codec", "vae:some/vae", "--scale", 0.13025, "--shift", 0.5]
+    store = prepared(tmp_path, "arrays", tmp_path / "latents.npy", *how)
+    assert (store.header.scale, store.header.shift) == (0.13025, 0.5)
     assert store.header.content == "latents"
     assert store.header.codec == "vae:some/vae"
     assert np.array_equal(store.rows, values)

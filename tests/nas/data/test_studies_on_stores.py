@@ -42,7 +42,7 @@ def feature_files(folder):
     for index in range(COUNT):
         np.save(folder / "imagenet256_features" / f"{index}.npy", RNG.normal(size=(1, 4, 8, 8)).astype(np.float32))
         np.save(folder / "imagenet256_labels" / f"{index}.npy", LABELS[index : index + 1])
-    return ["features", folder, "--codec", f"vae:{folder / 'none'}"]
+    return ["features", folder, "--codec", f"vae:{folder / 'none'}", "--scale", 0.18215]
 
 
 def study(tmp_path, store, **changes):

@@ -220,7 +220,7 @@ def test_it_is_a_codec_that_a_study_names(weights):
     assert codec.bound is None
     assert codec.mirror_channels(4) is None
     assert Vae().name == "vae:stabilityai/sd-vae-ft-ema"
-    assert Vae().scale == 0.18215
+    assert Vae().scaling == (0.18215, 0)
 
 
 @pytest.mark.parametrize(

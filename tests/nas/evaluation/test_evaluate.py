@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from nas.cli.app import main
+from nas.data.codecs import codec_named
 from nas.data.sources import load_data
 from nas.diffusion.prediction import Epsilon
 from nas.evaluation import reference
@@ -138,7 +139,7 @@ def test_samples_do_not_depend_on_the_batch(model, monkeypatch):
     found = []
     for batch in (128, 50):
         monkeypatch.setattr(evaluate, "BATCH", batch)
-        images = drawn(load(model), "pixel-unshuffle-2", Epsilon(), FidSettings(samples=130, steps=2), seed=3)
+        images = drawn(load(model), codec_named("pixel-unshuffle-2"), Epsilon(), FidSettings(samples=130, steps=2), seed=3)
         found.append(np.concatenate(list(images)).astype(int))
     assert found[0].shape == (130, 1, 32, 32)
     assert np.abs(found[0] - found[1]).max() <= 1
@@ -235,4 +236,5 @@ def test_mistakes(model, tmp_path):
     assert "cannot be written" in told(model, *TINY, "--out", tmp_path)
     torch.manual_seed(0)
     save(build(preset("u-dit-toy")), tmp_path / "bare", {})
-    assert "does not say which codec" in told(tmp_path / "bare", *TINY, *REAL)
+    assert "does not say which codec" in told(tmp_path / "bare", *TINY)
+    assert "the codec is vae:x, but the model's latents are those of pixel-unshuffle-2" in told(model, *TINY, "--codec", "vae:x")
