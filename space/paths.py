@@ -24,6 +24,21 @@ def replace(spec: ModelSpec, changes: Mapping[str, Any]) -> ModelSpec:
     return spec.replace(changes)
 
 
+def plain_value(path: str, value: Any, stages: int | None = None) -> Any:
+    """A value of a path in the form in which values are compared: a list for a tuple, and one value where all stages share it.
+
+    Args:
+        path: The dotted path.
+        value: Its value, as a spec or a study holds it.
+        stages: Lists of another length than this are no value of a spec, and stay as they are; None takes any length.
+    """
+    if not isinstance(value, (list, tuple)):
+        return value
+    if path in PER_STAGE and value and stages in (None, len(value)) and all(one == value[0] for one in value):
+        return value[0]
+    return list(value)
+
+
 @lru_cache
 def value_type(path: str) -> TypeAdapter[Any]:
     """The validator of the values at a path; raises KeyError for a path that no spec has."""

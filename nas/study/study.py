@@ -32,6 +32,7 @@ from space.domains.census import census as take_census
 from space.domains.space import FIXED_BY_DATA, SearchSpace
 from space.errors import StudyError, ToolkitError
 from space.frozen import Frozen
+from space.paths import plain_value
 from space.presets import preset
 from space.resize import scaled
 from space.spec import ModelSpec, spec_paths
@@ -139,8 +140,11 @@ class Study(Frozen):
         """The dotted paths in which the architectures of the study may differ."""
         if self.search:
             return tuple(self.search.space)
-        specs = [row.spec for row in self.rows]
-        return tuple(path for path in spec_paths() if any(spec.value_at(path) != specs[0].value_at(path) for spec in specs))
+
+        def values(path: str) -> list[Any]:
+            return [plain_value(path, row.spec.value_at(path)) for row in self.rows]
+
+        return tuple(path for path in spec_paths() if any(value != values(path)[0] for value in values(path)))
 
     @cached_property
     def enqueued(self) -> tuple[ModelSpec, ...]:

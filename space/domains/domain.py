@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -69,18 +70,29 @@ class Domain(Frozen):
             return (self.int_[1] - self.int_[0]) // self.step + 1
         return None
 
-    def __contains__(self, value: Value) -> bool:
-        """Whether a value is one of the domain's."""
+    @property
+    def first(self) -> Value:
+        """One of the domain's values."""
+        bounds = self.int_ or self.float_
+        return self.choice[0] if self.choice is not None else bounds[0] if bounds else None
+
+    def own(self, value: Value, plain: Callable[[Value], Value] = lambda value: value) -> Value | None:
+        """The domain's value that equals a given one, in the type in which the domain holds it; None when it has none.
+
+        `plain` brings values that are written differently, and are the same, to one form.
+        """
         if self.choice is not None:
-            # Of one type, for 1 and True are equal in Python.
-            return any(type(known) is type(value) and known == value for known in self.choice)
-        if isinstance(value, (bool, str, list)) or value is None:
-            return False
+            wanted = plain(value)
+            # True and 1 are equal in Python, but are different choices; 2 and 2.0 are the same.
+            return next((k for k in self.choice if plain(k) == wanted and isinstance(k, bool) == isinstance(wanted, bool)), None)
+        value = plain(value)
+        if isinstance(value, (bool, str, list, tuple)) or value is None:
+            return None
         if self.int_ is not None:
             low, high = self.int_
-            return bool(value == int(value) and low <= value <= high and (value - low) % self.step == 0)
+            return int(value) if value == int(value) and low <= value <= high and (value - low) % self.step == 0 else None
         assert self.float_ is not None, "`each` is resolved to one domain per stage"
-        return bool(self.float_[0] <= value <= self.float_[1])
+        return float(value) if self.float_[0] <= value <= self.float_[1] else None
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[Any]:
         """Random values, uniform (in the logarithm with `log`); for a choice, their indices in it."""

@@ -15,8 +15,9 @@ from space.costs.table import CostTable
 from space.document import nearest
 from space.domains.domain import Domain, Range, Value
 from space.errors import SpecError, StudyError
-from space.paths import PER_STAGE_PATHS, value_type
+from space.paths import PER_STAGE_PATHS, plain_value, value_type
 from space.spec import ModelSpec, spec_paths, today
+from space.stage import at_stage
 
 Params = dict[str, Value]
 """Values by flat name: a dotted path, or a path and a stage's index (`depths.2`). Inactive parameters are absent."""
@@ -38,15 +39,15 @@ FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value to choose: its flat name, its domain, and the values of other paths that make it active."""
+    """One value to choose: its flat name, its domain, and the values of other paths that make it active, in `plain_value`'s form."""
 
     name: str
     domain: Domain
-    when: dict[str, Value]
+    when: dict[str, list[Value]]
 
     def active(self, params: Mapping[str, Value], base: Mapping[str, Value]) -> bool:
         """Whether the conditions hold for the values chosen so far, the base spec's used for paths that are not searched."""
-        return all(_matches(params[path] if path in params else base.get(path), wanted) for path, wanted in self.when.items())
+        return all(plain_value(path, params.get(path, base[path])) in wanted for path, wanted in self.when.items())
 
 
 class SearchSpace:
@@ -120,11 +121,15 @@ class SearchSpace:
             raise StudyError(f"'{path}' depends on '{parent}', which has one value per stage; a condition needs a single value")
 
     def _parameters(self, path: str, domain: Domain) -> Iterator[Parameter]:
+        when = {
+            parent: [plain_value(parent, value) for value in (wanted if isinstance(wanted, (list, tuple)) else [wanted])]
+            for parent, wanted in domain.when.items()
+        }
         if domain.each is None:
-            yield Parameter(path, domain, domain.when)
+            yield Parameter(path, domain, when)
         else:
             for stage in range(len(self.base.depths)):
-                yield Parameter(f"{path}.{stage}", domain.each, domain.when)
+                yield Parameter(f"{path}.{stage}", domain.each, when)
 
     def active(self, parameter: Parameter, params: Mapping[str, Value]) -> bool:
         """Whether a parameter is active, given the values of those before it."""
@@ -135,15 +140,27 @@ class SearchSpace:
         return self.base.replace(params)
 
     def params_of(self, spec: ModelSpec) -> Params | None:
-        """The values that give this spec; None for a spec outside the space."""
+        """The values that give this architecture, each as its domain holds it; None for an architecture outside the space.
+
+        What counts is the network: it does not matter whether a value that all stages share is written once or for each of them,
+        nor which value a path has where it has no effect.
+        """
         params: Params = {}
         for parameter in self.parameters:
-            if self.active(parameter, params):
-                value = _value_at(spec, parameter.name)
-                if value not in parameter.domain:
-                    return None
-                params[parameter.name] = value
-        return params if self.spec_or_none(params) == spec else None
+            if not self.active(parameter, params):
+                continue
+            path, _, stage = parameter.name.rpartition(".")
+            if not stage.isdecimal():
+                path, value = parameter.name, spec.value_at(parameter.name)
+            elif int(stage) >= len(spec.depths):
+                return None
+            else:
+                value = at_stage(spec.value_at(path), int(stage))
+            own = parameter.domain.own(value, lambda known, path=path: plain_value(path, known, len(spec.depths)))
+            # Any value will do where the path has no effect; where it has one, the digests differ.
+            params[parameter.name] = parameter.domain.first if own is None else own
+        found = self.spec_or_none(params)
+        return params if found is not None and found.digest == spec.digest else None
 
     def violations(self, spec: ModelSpec) -> dict[str, float]:
         """The amount by which the spec breaks each constraint, relative to the bound; empty for a feasible spec."""
@@ -163,7 +180,9 @@ class SearchSpace:
         for parameter in self.parameters:
             active = np.ones(count, dtype=bool)
             for path, wanted in parameter.when.items():
-                parent, base = columns.get(path), _matches(self._base_values[path], wanted)
+                parent, base = columns.get(path), plain_value(path, self._base_values[path]) in wanted
+                if parent is not None and parent.choices is not None:
+                    wanted = [choice for choice in parent.choices if plain_value(path, choice) in wanted]
                 active &= base if parent is None else np.where(parent.active, parent.equals(wanted), base)
             columns[parameter.name] = Column(parameter.domain.draw(rng, count), parameter.domain.choice, active)
         return Points(self.base, columns, count)
@@ -228,19 +247,5 @@ def _check_value(path: str, value: Value, one_stage: bool) -> None:
         raise StudyError(f"the space gives '{path}' the value {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
-def _value_at(spec: ModelSpec, name: str) -> Value:
-    """The value at a path, or at a path and a stage's index, in the form in which domains hold values."""
-    path, _, stage = name.rpartition(".")
-    if not stage.isdecimal():
-        value = spec.value_at(name)
-        return list(value) if isinstance(value, tuple) else value
-    whole = spec.value_at(path)
-    return whole[int(stage)] if isinstance(whole, (tuple, list)) else whole
-
-
 def _as_tuple(value: Value) -> Value:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _matches(value: Value, wanted: Value) -> bool:
-    return value in wanted if isinstance(wanted, (list, tuple)) else bool(value == wanted)

@@ -117,6 +117,14 @@ def test_the_enqueued_are_tried_first_also_from_outside_the_space(tiny_file, tmp
     assert trials[3].params is not None
 
 
+def test_the_sampler_hears_of_a_baseline_in_a_space_that_varies_stage_by_stage(tiny_file, tmp_path):
+    varied = "search.space={heads: {each: [1, 2]}, feed_forward.kind: {each: [mlp, conv]}, feed_forward.ratio: [1, 2]}"
+    search = searched(load_study(tiny_file, [varied, "search.enqueue=[{}, {heads: [1, 1, 1, 1, 1]}]"]), tmp_path / "run")
+    for number, heads in enumerate((2, 1)):
+        assert search.run.trials[number].params["heads.3"] == heads
+        assert number in search.source.searcher
+
+
 def test_more_can_be_enqueued_when_a_run_goes_on(study, tiny_file, tmp_path):
     searched(study, tmp_path / "run")
     more = load_study(tiny_file, [*VARIED, "search.trials=10", "search.enqueue=[{feed_forward.ratio: 1}]"])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from space import Domain, Range, SearchSpace, ToolkitError, cost, preset
+from space.spec import PER_STAGE
 
 
 def space(domains, **constraints):
@@ -104,3 +105,77 @@ def test_draws_cover_a_domain_evenly():
     assert min(logs) >= 1
     assert max(logs) <= 100
     assert 5 <= np.median(logs) <= 16
+
+
+TWO_VALUES = {
+    "heads": [2, 4],
+    "attention.tokens": ["all", "downsampled"],
+    "attention.factor": [1, 2],
+    "attention.downsampler": ["pixel-shuffle", "dwconv"],
+    "attention.similarity": ["dot", "cosine"],
+    "attention.position": ["none", "rope2d"],
+    "feed_forward.kind": ["mlp", "conv"],
+}
+
+
+def test_every_per_stage_path_is_tried():
+    assert TWO_VALUES.keys() == set(PER_STAGE)
+
+
+@pytest.mark.parametrize("path", TWO_VALUES)
+@pytest.mark.parametrize("domain", ["each", "shared", "listed"])
+def test_a_spec_is_found_in_the_space_however_its_per_stage_values_are_written(path, domain):
+    values = TWO_VALUES[path]
+    varied = {"each": {"each": values}, "shared": values, "listed": [[value] * 5 for value in values]}[domain]
+    searched = space({path: varied, "channels": [16, 24, 32]})
+    for value in values:
+        specs = [searched.base.replace({path: written}) for written in (value, (value,) * 5)]
+        once, listed = (searched.params_of(spec) for spec in specs)
+        assert once is not None
+        assert once == listed
+        assert searched.spec(once).digest == specs[0].digest
+    mixed = searched.base.replace({path: (*values, *values, values[0])})
+    found = searched.params_of(mixed)
+    assert (found is not None) == (domain == "each")
+    assert found is None or searched.spec(found) == mixed
+
+
+def test_a_spec_is_found_with_the_values_of_the_domain_and_in_their_types():
+    base = {"channels": [16], "feed_forward.ratio": [2, 4], "null_class": [False, True]}
+    assert space(base).params_of(preset("u-dit-toy").replace({"feed_forward.ratio": 4})) is not None
+    found = space(base | {"feed_forward.ratio": {"int": [2, 4]}}).params_of(preset("u-dit-toy"))
+    assert [repr(value) for value in found.values()] == ["16", "4", "True"]
+    assert space({"block_layers": {"int": [1, 9], "step": 2}}).params_of(preset("u-dit-toy")) is None
+
+
+def test_a_value_without_effect_keeps_no_spec_outside_of_the_space():
+    searched = space({"attention.tokens": ["all", "downsampled"], "attention.kernel": [1, 3]})
+    spec = searched.base.replace({"attention.tokens": "all", "attention.kernel": 7})
+    assert searched.spec(searched.params_of(spec)).digest == spec.digest
+    assert searched.params_of(searched.base.replace({"attention.kernel": 7})) is None
+    folded = space({"feed_forward.kind": ["mlp", "conv"], "channels": [16, 24]})
+    assert folded.params_of(folded.base.replace({"feed_forward.kind": "mlp", "feed_forward.reparam": False})) is not None
+
+
+def test_a_spec_with_other_stages_than_the_space_is_outside_of_it():
+    searched = space({"depths": {"each": {"int": [1, 2]}}, "heads": {"each": [2, 4]}})
+    assert searched.params_of(searched.base.replace({"depths": (1, 1, 1), "heads": 2})) is None
+    lengths = space({"depths": [[1, 1, 1], [1, 1, 1, 1, 1]], "heads": [[2, 2, 2], [2] * 5]})
+    found = lengths.params_of(lengths.base.replace({"depths": (1,) * 5, "heads": 2}))
+    assert found == {"depths": [1] * 5, "heads": [2] * 5}
+
+
+@pytest.mark.parametrize("wanted", [2, [2, 4], [[2] * 5]])
+@pytest.mark.parametrize("written", [2, (2,) * 5])
+def test_a_condition_holds_however_a_per_stage_value_is_written(wanted, written):
+    varied = {"attention.kernel": {"when": {"attention.factor": wanted}, "choice": [3, 5]}, "channels": [16, 24]}
+    parts = {path: Domain.model_validate(domain) for path, domain in varied.items()}
+    searched = SearchSpace(preset("u-dit-toy").replace({"attention.factor": written}), parts)
+    drawn = searched.points(np.random.default_rng(0), 1).params(0)
+    assert "attention.kernel" in drawn
+    assert searched.params_of(searched.spec(drawn)) == drawn
+    chosen = space(varied | {"attention.factor": [list(written) if isinstance(written, tuple) else written, [1] * 5]})
+    points = chosen.points(np.random.default_rng(0), 20)
+    for params in map(points.params, range(20)):
+        assert ("attention.kernel" in params) == (params["attention.factor"] != [1] * 5)
+        assert searched.active(searched.parameters[0], params) == ("attention.kernel" in params)
