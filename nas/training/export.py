@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from nas.training.trainer import ema_name
 from space.errors import RunError
 from space.model.network import Network
 from space.weights import load, save
+
+BATCH = 8
+"""Images of a grid that are sampled at once: few, so that progress shows on a slow machine."""
 
 
 def select(run: Run, which: str) -> list[TrialResult]:
@@ -107,20 +111,30 @@ def exported(study: Study, trial: TrialResult, without_samples: str | None = Non
 def export_due(study: Study, trial: TrialResult) -> bool:
     """Whether a trial must be exported (again): it has trained on, or its sample settings have changed."""
     last, now = trial.export, exported(study, trial)
-    return last is None or (last.macs, last.samples, last.fid) != (now.macs, now.samples, now.fid)
+    if last is None or (last.macs, last.fid) != (now.macs, now.fid):
+        return True
+    # Today's settings may have keys that an export of an earlier version did not write.
+    before = None if last.samples is None else SampleSettings.model_validate(last.samples)
+    return before != study.evaluation.samples
 
 
 def write_samples(
-    model: Network, facts: dict[str, Any], settings: SampleSettings, path: Path, classes: list[int] | None = None
+    model: Network,
+    facts: dict[str, Any],
+    settings: SampleSettings,
+    path: Path,
+    classes: list[int] | None = None,
+    bar: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Write a PNG grid of sampled images, one row per class; without guidance when the model has no null class.
 
     Args:
         model: The model.
         facts: The facts of its model folder.
-        settings: The sampler, its steps, guidance and seed, and the images per class.
+        settings: The sampler, its steps, guidance and seed, the images per class and their largest number.
         path: The PNG file to write.
-        classes: The labels; all by default.
+        classes: The labels; by default those of `SampleSettings.classes`.
+        bar: Called with the number of images after each batch.
 
     Raises:
         RunError: If the facts name no codec, or the picture cannot be written.
@@ -132,7 +146,8 @@ def write_samples(
     if not path.parent.is_dir():
         raise RunError(f"{path.parent} is no folder; create it, or write the picture elsewhere")
     codec = codec_named(facts["codec"])
-    labels = [label for label in (classes or range(model.spec.num_classes)) for _ in range(settings.per_class)]
+    shown = classes or settings.classes(model.spec.num_classes)
+    labels = [label for label in shown for _ in range(settings.per_class)]
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     latents = sample(
         model,
@@ -144,18 +159,22 @@ def write_samples(
         guided_channels=codec.guided_channels,
         bound=codec.bound,
         seed=settings.seed,
+        batch_size=BATCH,
+        bar=bar,
     )
     write_grid(codec.decode(latents.numpy()), settings.per_class, path)
 
 
-def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: Path) -> None:
+def write_evaluation(
+    model: Network, facts: dict[str, Any], study: Study, path: Path, bar: Callable[[int], None] = lambda count: None
+) -> None:
     """Write the report of `nas evaluate` on a model, with `evaluation.fid` as settings; raises DataError for too few samples."""
     settings = study.evaluation.fid
     assert settings is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = extractor_named(settings.extractor, device=device)
     reference = reference_of_split(open_data(study.data).train, "train", extractor, device)
-    report = evaluate_model(model.to(device), facts["codec"], trained_for(facts), extractor, reference, settings)
+    report = evaluate_model(model.to(device), facts["codec"], trained_for(facts), extractor, reference, settings, bar=bar)
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
