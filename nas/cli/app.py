@@ -102,7 +102,10 @@ def run_command(
         assert trial.export is not None, "a run ends with its winners exported"
         console.print(f"exported winner  {folder / trial.export.folder}", highlight=False, soft_wrap=True)
         reason = trial.export.without_samples
-        drawn = f"none: {reason}" if reason else folder / trial.export.folder / SAMPLES
+        if loaded.evaluation.samples is None:
+            drawn = "none: evaluation.samples is null"
+        else:
+            drawn = f"none: {reason}" if reason else str(folder / trial.export.folder / SAMPLES)
         console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
         if loaded.evaluation.fid is not None and not reason:
             console.print(f"evaluation       {folder / trial.export.folder / EVALUATION}", highlight=False, soft_wrap=True)
@@ -183,6 +186,7 @@ def optuna_export_command(run: str, storage: str, name: str | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
 def export_command(run: str, which: str, ema: float | None, out: Path | None) -> None:
     """Write trials as model folders: spec, folded weights, card."""
+    from nas.execution.threads import threads
     from nas.runs.layout import EXPORTS, TRIALS
     from nas.runs.ledger import run_identity
     from nas.runs.remote import fetch_checkpoint, is_uri, remote_at
@@ -195,7 +199,8 @@ def export_command(run: str, which: str, ema: float | None, out: Path | None) ->
         if is_uri(run):
             fetch_checkpoint(run, trial.name, here / TRIALS / trial.name, run_identity(here))
         folder = (out or here / EXPORTS) / trial.name
-        export(recorded.study, trial, here, folder, ema)
+        with threads(recorded.study.resources.cpu):
+            export(recorded.study, trial, here, folder, ema)
         if is_uri(run) and out is None:
             remote_at(run).upload_folder(folder, f"{EXPORTS}/{trial.name}")
         click.echo(str(folder))
@@ -203,8 +208,9 @@ def export_command(run: str, which: str, ema: float | None, out: Path | None) ->
 
 @main.command("sample")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--classes", help="Labels such as 0,3,9; all by default.")
+@click.option("--classes", help="Labels such as 0,3,9; by default evenly chosen ones, as many as --images allows.")
 @click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
+@click.option("--images", default=64, show_default=True, type=click.IntRange(1), help="Most images, where no --classes are given.")
 @click.option("--sampler", type=evaluate_commands.SAMPLER_CHOICE, help="ddim, or heun for a flow, by default.")
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
 @click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
@@ -216,6 +222,7 @@ def sample_command(
     model: Path,
     classes: str | None,
     per_class: int,
+    images: int,
     sampler: str | None,
     steps: int,
     cfg: float,
@@ -225,6 +232,9 @@ def sample_command(
     out: Path,
 ) -> None:
     """Write a grid of images sampled from an exported model."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from nas.study.settings import SampleSettings
     from nas.training.export import write_samples
     from space.document import parse
@@ -234,9 +244,14 @@ def sample_command(
         labels = [int(label) for label in classes.split(",")] if classes else None
     except ValueError:
         raise ToolkitError(f"--classes {classes}: write labels such as 0,3,9") from None
-    settings = parse(SampleSettings, {"per_class": per_class, "sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed})
+    sampling = {"sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed}
+    settings, network = parse(SampleSettings, {"per_class": per_class, "images": images, **sampling}), load(model)
     facts = facts_of(model)
-    write_samples(load(model), facts, settings, out, labels, evaluate_commands.model_decoding(facts, source, codec))
+    decoding = evaluate_commands.model_decoding(facts, source, codec)
+    labels = labels or settings.classes(network.spec.num_classes)
+    with Progress(console=Console(stderr=True)) as view:
+        task = view.add_task("samples", total=per_class * len(labels))
+        write_samples(network, facts, settings, out, labels, decoding=decoding, bar=lambda count: view.advance(task, count))
     click.echo(str(out))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ def sample(
     seed: int = 0,
     first: int = 0,
     batch_size: int = 64,
+    bar: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Latents drawn from a model in eval mode, (N, C, H, W), one per label.
 
@@ -45,6 +46,7 @@ def sample(
         seed: The seed of the random numbers.
         first: The number of the first sample.
         batch_size: Samples per batch.
+        bar: Called after each batch with the number of its samples.
 
     Raises:
         ToolkitError: A label is out of range, a model without a null class would be guided, or the sampler or the number of
@@ -75,6 +77,7 @@ def sample(
             batches.append(draw(Denoiser(prediction, predict, noise, bound), noise(), steps).cpu())
         except ValueError as error:
             raise ToolkitError(str(error)) from None
+        bar(len(y))
     return torch.cat(batches)
 
 

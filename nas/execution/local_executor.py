@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from nas.execution.smoke import Smoke, smoke
 from nas.execution.watchdog import raises_when_still
 from nas.runs.ledger import run_identity
@@ -35,7 +33,6 @@ class LocalExecutor:
 
     def search(self, search: Search) -> None:
         """Train the search's plans until it has no more."""
-        torch.set_num_threads(search.study.resources.cpu)
         while (plan := search.next_plan()) is not None:
             self._carry_out(plan, search)
 

@@ -233,7 +233,7 @@ class PlanTrainable(tune.Trainable):
 
         from nas.training.trial import Trial
 
-        torch.set_num_threads(max(1, int(self._config[CPU])))
+        torch.set_num_threads(study.resources.cpu)
         if self._config[GPU] and torch.cuda.is_available():
             total = torch.cuda.get_device_properties(0).total_memory
             trial_bytes = training_bytes(self._plan.spec, study.training.batch_size, len(study.training.ema))

@@ -137,25 +137,22 @@ class RayExecutor:
 
     def search(self, search: Search) -> None:
         """Train the search's plans until it has no more."""
-        self._fit(search, None, self.resources.cpu, self.resources.concurrent)
+        self._fit(search, None)
 
     def finish(self, search: Search, plans: list[TrialPlan]) -> None:
-        """Train the trials of the finish to their larger budget; they share all of the cluster's cores."""
+        """Train the trials of the finish to their larger budget, each with the resources of a trial."""
         if plans:
-            cores = [int(node.cpu) for node in living_nodes()]
-            # A trial cannot use more cores than one node has.
-            share = max(self.resources.cpu, min(sum(cores) // len(plans), max(cores)))
-            self._fit(search, plans, share, None)
+            self._fit(search, plans)
 
     def _usual(self, cpu: int, nodes: list[Node]) -> Share:
         """The resources of a trial before its memory is considered."""
         gpu = self.resources.gpu
         return {CPU: float(cpu), GPU: min(1.0, max(node.gpu for node in nodes)) if gpu == "auto" else gpu}
 
-    def _shares(self, search: Search, cpu: int) -> Callable[[TrialPlan], Share]:
+    def _shares(self, search: Search) -> Callable[[TrialPlan], Share]:
         """A function from a plan to the resources of its trial."""
         nodes, training = living_nodes(), search.study.training
-        usual, own_cluster = self._usual(cpu, nodes), self.address is None
+        usual, own_cluster = self._usual(self.resources.cpu, nodes), self.address is None
         _check_share(usual, nodes)
         cores, samples = max(node.cpu for node in nodes), data_bytes(search.study)
 
@@ -172,7 +169,7 @@ class RayExecutor:
 
         return share
 
-    def _fit(self, search: Search, plans: list[TrialPlan] | None, cpu: int, concurrent: int | None) -> None:
+    def _fit(self, search: Search, plans: list[TrialPlan] | None) -> None:
         scheduler, study = RungScheduler(search, plans), self._state / STUDY
         _write(study, search.study.packed())
         elsewhere: dict[str, str] = {}
@@ -182,10 +179,10 @@ class RayExecutor:
         tuner = tune.Tuner(
             tune.with_resources(self.trainable, _request),
             tune_config=tune.TuneConfig(
-                search_alg=PlanSearcher(scheduler, study, self.folder / TRIALS, self._shares(search, cpu), **elsewhere),
+                search_alg=PlanSearcher(scheduler, study, self.folder / TRIALS, self._shares(search), **elsewhere),
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=concurrent,
+                max_concurrent_trials=self.resources.concurrent,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

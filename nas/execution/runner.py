@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol, Self
 
 from nas.execution.preflight import check_data
 from nas.execution.smoke import Smoke, smoke_lines
+from nas.execution.threads import threads
 from nas.runs.layout import EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
 from nas.runs.ledger import Ledger
 from nas.runs.mirror import Mirror
@@ -55,7 +57,7 @@ def run_study(
         in_process: Train one trial after the other in this process, without Ray.
         address: A running Ray cluster; None starts one on this machine.
         listeners: Called with every event and the run.
-        say: Called with each line of the smoke step, with which a new run begins.
+        say: Called with each line of the smoke step, with which a new run begins, and of the sampling, with which it ends.
 
     Returns:
         The run at its end.
@@ -70,6 +72,7 @@ def run_study(
     folder, mirror = where.folder, Mirror(where) if where.uri else None
     executor = _executor(study, where, in_process, address)
     with ExitStack() as stack:
+        stack.enter_context(threads(study.resources.cpu))
         if mirror is not None:
             stack.enter_context(mirror)
             listeners = (*listeners, mirror)
@@ -92,7 +95,7 @@ def run_study(
             # Repeat for trials whose worker died.
             while plans := search.finish_plans():
                 executor.finish(search, plans)
-        _export_best(search, folder, mirror)
+        _export_best(search, folder, mirror, say)
         return search.run
 
 
@@ -114,7 +117,7 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
     )
 
 
-def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
+def _export_best(search: Search, folder: Path, mirror: Mirror | None, say: Callable[[str], None]) -> None:
     from nas.training.export import export, export_due, exported, write_evaluation, write_samples
     from space.weights import facts_of
 
@@ -123,18 +126,49 @@ def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
         out = folder / EXPORTS / trial.name
         if mirror is not None:
             mirror.fetch_folder(f"{EXPORTS}/{trial.name}")
-        wanted = [SAMPLES] if study.evaluation.fid is None else [SAMPLES, EVALUATION]
+        grid, fid = study.evaluation.samples, study.evaluation.fid
+        wanted = [name for name, settings in ((SAMPLES, grid), (EVALUATION, fid)) if settings is not None]
         if not export_due(study, trial) and all((out / name).exists() for name in wanted):
             continue
         if mirror is not None:
             mirror.fetch_checkpoint(trial.name)
         model = export(study, trial, folder, out)
         reason = None
+        if grid is None:
+            # A grid of an earlier state of the trial does not show these weights.
+            (out / SAMPLES).unlink(missing_ok=True)
         try:
-            if study.evaluation.fid is not None:
-                write_evaluation(model, facts_of(out), study, out / EVALUATION)
-            write_samples(model, facts_of(out), study.evaluation.samples, out / SAMPLES)
+            if fid is not None:
+                bar = Told(f"evaluation of {trial.name}", fid.samples * len(fid.seeds), say)
+                write_evaluation(model, facts_of(out), study, out / EVALUATION, bar)
+            if grid is not None:
+                classes = grid.classes(trial.spec.num_classes)
+                bar = Told(
+                    f"samples of {trial.name}, {len(classes)} of {trial.spec.num_classes} classes",
+                    grid.per_class * len(classes),
+                    say,
+                )
+                write_samples(model, facts_of(out), grid, out / SAMPLES, classes, bar=bar)
         except DataError as error:
             # The VAE is not on this machine. The model is exported all the same, and the same command draws samples later.
             reason = str(error)
         search.record(exported(study, trial, reason))
+
+
+class Told:
+    """Says how many of a number of images have been sampled: at the first, at most every `EVERY_S` seconds, and at the last."""
+
+    EVERY_S = 10.0
+
+    def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
+        self.what, self.total, self.say, self.done = what, total, say, 0
+        self._start = self._said = time.monotonic()
+        say(f"{what}: {total:,} images")
+
+    def __call__(self, count: int) -> None:
+        """Count images."""
+        self.done += count
+        now = time.monotonic()
+        if self.done >= self.total or now - self._said >= self.EVERY_S:
+            self._said = now
+            self.say(f"{self.what}: {self.done:,} of {self.total:,} images after {now - self._start:.0f} s")

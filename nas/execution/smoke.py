@@ -8,11 +8,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from nas.execution.threads import threads
 from nas.runs.records import TrialPlan
 from nas.runs.throughput import Throughput
 from nas.study.study import Study
@@ -82,7 +82,7 @@ def smoke(study: Study) -> Smoke:
     by_cost = sorted(study.architectures, key=lambda spec: cost(spec).step_macs(study.training.batch_size))
     cheapest, dearest = by_cost[0], by_cost[-1]
     specs = {"only": cheapest} if cheapest == dearest else {"cheapest": cheapest, "dearest": dearest}
-    with _threads(study.resources.cpu):
+    with threads(study.resources.cpu):
         # An unmeasured run first: it loads the data, and the kernels and buffers of libraries.
         device, _ = _two_steps(study, next(iter(specs)), cheapest)
         steps = tuple(_measured(study, what, spec, device) for what, spec in specs.items())
@@ -163,19 +163,6 @@ def _two_steps(study: Study, what: str, spec: ModelSpec) -> tuple[torch.device, 
         raise RunError(
             f"{which} runs out of memory {batch}; take a smaller training.batch_size or tighter search.constraints"
         ) from None
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Set torch's number of threads within the context."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _release(device: torch.device) -> None:

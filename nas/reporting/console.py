@@ -91,7 +91,7 @@ class Follower:
             *earlier, _ = read_events(self._folder)
             self.progress = Progress.of(run, earlier)
             self.progress.start(time.monotonic())
-        self.progress.take(event)
+        self.progress.take(event, time.monotonic())
         return self.progress
 
 

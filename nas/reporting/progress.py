@@ -62,6 +62,9 @@ class Progress:
         self._proposed: list[int] = []
         self._space_is_spent = False
         self._start: tuple[float, int, int] | None = None
+        self._before_finish: tuple[float, int, int] | None = None
+        """What `_start` would be, had it been taken at the search's last event."""
+        self._finishing = False
         self._take_study()
 
     @classmethod
@@ -113,8 +116,8 @@ class Progress:
         return trial.state is State.RUNNING and len(trial.search_reports) >= self.run.allowed[trial.variant]
 
     def start(self, now: float) -> None:
-        """Measure the throughput of this process from `now`, in seconds of `time.monotonic`."""
-        self._start = now, self.spent_macs, self.reports
+        """Measure the throughput of this process from `now`, in seconds of `time.monotonic`; anew when the finish begins."""
+        self._start = self._before_finish = now, self.spent_macs, self.reports
 
     def seconds_left(self, now: float) -> float | None:
         """Forecast seconds to the end at the throughput since `start`; None while there are too few reports."""
@@ -164,8 +167,14 @@ class Progress:
         left = sum(max(0, finish.budget - _macs(trial)) for trial in chosen if not trial.finish_failure)
         return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.full)
 
-    def take(self, event: Event) -> None:
-        """Count an event; it must have been applied to the run already."""
+    def take(self, event: Event, now: float | None = None) -> None:
+        """Count an event, which must have been applied to the run already; `now` is its time, in seconds of `time.monotonic`."""
+        if self._start is not None and now is not None:
+            if not (isinstance(event, Reported) and event.rung >= self.budget.rungs):
+                self._before_finish = now, self.spent_macs, self.reports
+            elif not self._finishing:
+                # The finish has fewer trials at once, so the search's throughput says nothing of it.
+                self._finishing, self._start = True, self._before_finish
         match event:
             case RunBegan() | StudyChanged():
                 self._take_study()

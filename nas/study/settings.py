@@ -299,13 +299,22 @@ class ValLossSettings(Frozen):
 
 
 class SampleSettings(Frozen):
-    """The grid of images sampled from a finished model; the default sampler is ddim, and heun for a flow."""
+    """The grid of images sampled from a finished model; the default sampler is ddim, and heun for a flow.
+
+    `per_class` images of each class are drawn. Where that makes more than `images`, evenly chosen classes are shown, at least one.
+    """
 
     per_class: Annotated[int, Field(ge=1)] = 8
+    images: Annotated[int, Field(ge=1)] = 64
     sampler: Sampler | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     guidance: float = 2.0
     seed: int = 0
+
+    def classes(self, count: int) -> list[int]:
+        """The labels in the grid, one row each, out of `count` classes."""
+        shown = min(count, max(1, self.images // self.per_class))
+        return [row * count // shown for row in range(shown)]
 
 
 class FidSettings(Frozen):
@@ -325,10 +334,10 @@ class FidSettings(Frozen):
 
 
 class EvaluationSettings(Frozen):
-    """The section `evaluation`: the validation loss of trials, and the samples and metrics of finished models."""
+    """The section `evaluation`: the validation loss of trials, and the samples (None: no grid) and metrics of finished models."""
 
     val_loss: ValLossSettings = ValLossSettings()
-    samples: SampleSettings = SampleSettings()
+    samples: SampleSettings | None = SampleSettings()
     fid: FidSettings | None = None
 
 
@@ -336,7 +345,7 @@ class ResourceSettings(Frozen):
     """The resources of a trial, and its time limit.
 
     Attributes:
-        cpu: CPU cores per trial, which is also its number of threads.
+        cpu: CPU cores per trial, which is also its number of threads, and that of whatever follows it: finish, export and samples.
         gpu: GPUs per trial. `auto` is the share of a GPU that its predicted memory needs, where the cluster has GPUs.
         concurrent: Most trials that run at once; None sets no limit.
         step_limit_s: Seconds that a training step, a validation or the writing of a checkpoint may take. A trial that takes longer

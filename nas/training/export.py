@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from space.errors import RunError
 from space.files import replace_file
 from space.model.network import Network
 from space.weights import load, save
+
+BATCH = 8
+"""Images of a grid that are sampled at once: few, so that progress shows on a slow machine."""
 
 
 def select(run: Run, which: str) -> list[TrialResult]:
@@ -115,7 +119,11 @@ def exported(study: Study, trial: TrialResult, without_samples: str | None = Non
 def export_due(study: Study, trial: TrialResult) -> bool:
     """Whether a trial must be exported (again): it has trained on, or its sample settings have changed."""
     last, now = trial.export, exported(study, trial)
-    return last is None or (last.macs, last.samples, last.fid) != (now.macs, now.samples, now.fid)
+    if last is None or (last.macs, last.fid) != (now.macs, now.fid):
+        return True
+    # Today's settings may have keys that an export of an earlier version did not write.
+    before = None if last.samples is None else SampleSettings.model_validate(last.samples)
+    return before != study.evaluation.samples
 
 
 def write_samples(
@@ -124,17 +132,20 @@ def write_samples(
     settings: SampleSettings,
     path: Path,
     classes: list[int] | None = None,
+    *,
     decoding: CodecRecord | None = None,
+    bar: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Write a PNG grid of sampled images, one row per class; without guidance when the model has no null class.
 
     Args:
         model: The model.
         facts: The facts of its model folder.
-        settings: The sampler, its steps, guidance and seed, and the images per class.
+        settings: The sampler, its steps, guidance and seed, the images per class and their largest number.
         path: The PNG file to write.
-        classes: The labels; all by default.
+        classes: The labels; by default those of `SampleSettings.classes`.
         decoding: The record of the codec of the model's latents; by default that of the facts.
+        bar: Called with the number of images after each batch.
 
     Raises:
         RunError: If nothing names the codec, or the picture cannot be written.
@@ -145,7 +156,8 @@ def write_samples(
     if not path.parent.is_dir():
         raise RunError(f"{path.parent} is no folder; create it, or write the picture elsewhere")
     codec = decoder_of(decoding or decoding_of(facts), model.spec.in_channels)
-    labels = [label for label in (classes or range(model.spec.num_classes)) for _ in range(settings.per_class)]
+    shown = classes or settings.classes(model.spec.num_classes)
+    labels = [label for label in shown for _ in range(settings.per_class)]
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     latents = sample(
         model,
@@ -157,11 +169,15 @@ def write_samples(
         guided_channels=codec.guided_channels,
         bound=codec.bound,
         seed=settings.seed,
+        batch_size=BATCH,
+        bar=bar,
     )
     write_grid(codec.decode(latents.numpy()), settings.per_class, path)
 
 
-def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: Path) -> None:
+def write_evaluation(
+    model: Network, facts: dict[str, Any], study: Study, path: Path, bar: Callable[[int], None] = lambda count: None
+) -> None:
     """Write the report of `nas evaluate` on a model, with `evaluation.fid` as settings; raises DataError for too few samples."""
     settings = study.evaluation.fid
     assert settings is not None
@@ -170,7 +186,7 @@ def write_evaluation(model: Network, facts: dict[str, Any], study: Study, path: 
     reference = reference_of_split(open_data(study.data).train, "train", extractor, device)
     decoding = decoding_of(facts)
     codec = decoder_of(decoding, model.spec.in_channels)
-    report = evaluate_model(model.to(device), codec, trained_for(facts), extractor, reference, settings)
+    report = evaluate_model(model.to(device), codec, trained_for(facts), extractor, reference, settings, bar=bar)
     text = json.dumps({"codec": decoding.model_dump(), **report}, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 

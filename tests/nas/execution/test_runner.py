@@ -13,11 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas.execution.runner import run_study
+from nas.execution.local_executor import LocalExecutor
+from nas.execution.runner import Told, run_study
+from nas.execution.threads import threads
 from nas.runs.ledger import LEDGER, read_events
 from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.study.load import load_study
+from nas.training import export
 from nas.training.trainer import Trainer
 from nas.training.trial import CHECKPOINT, Trial
 from space import ToolkitError, load
@@ -59,6 +62,49 @@ def test_a_larger_finish_trains_on_and_exports_anew(tiny, tiny_file, tmp_path):
     assert after.reports[-1].macs >= 600_000_000
     assert len(after.search_reports) == len(before.search_reports)
     assert (folder / after.export.folder / "model.safetensors").read_bytes() != weights
+
+
+def test_finish_export_and_samples_take_the_threads_of_the_study_also_when_a_run_goes_on(tiny, tmp_path, monkeypatch):
+    taken = []
+
+    def noted(name, function):
+        def call(*arguments, **named):
+            taken.append((name, torch.get_num_threads()))
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(LocalExecutor, "finish", noted("finish", LocalExecutor.finish))
+    monkeypatch.setattr("nas.training.export.export", noted("export", export.export))
+    monkeypatch.setattr("nas.training.export.sample", noted("sample", export.sample))
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_study(tiny, tmp_path / "run", in_process=True)
+    with threads(2):
+        run_study(tiny, tmp_path / "run", in_process=True)
+        assert torch.get_num_threads() == 2, "what the caller had is set back"
+    assert taken == [("finish", 1), ("export", 1), ("sample", 1)]
+
+
+def test_samples_are_told_as_they_come_and_can_be_switched_off(tiny, tiny_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(Told, "EVERY_S", 0.0)
+    lines = []
+    folder = tmp_path / "run"
+    winner = run_study(tiny, folder, in_process=True, say=lines.append).best()[0]
+    told = [line for line in lines if line.startswith(f"samples of {winner.name}, 10 of 10 classes: ")]
+    assert [line.split(": ")[1].split(" after")[0] for line in told] == ["10 images", "8 of 10 images", "10 of 10 images"]
+    without = load_study(tiny_file, ["evaluation.samples=null", "finish.budget=400 MFLOPs"])
+    again = run_study(without, folder, in_process=True, say=lines.append).best()[0]
+    assert not (folder / again.export.folder / "samples.png").exists(), "a grid of the weights before is none of these"
+    assert not export.export_due(without, again)
+    assert export.export_due(tiny, again)
+
+
+def test_an_export_of_an_earlier_version_is_not_drawn_again_for_a_key_that_it_did_not_have(tiny, tmp_path):
+    trial = run_study(tiny, tmp_path / "run", in_process=True).best()[0]
+    trial.export = trial.export.model_copy(update={"samples": {k: v for k, v in trial.export.samples.items() if k != "images"}})
+    assert not export.export_due(tiny, trial)
 
 
 def test_a_model_without_a_null_class_is_sampled_unguided(tiny_file, tmp_path):
@@ -111,7 +157,9 @@ def test_a_killed_process_loses_nothing_and_trains_nothing_twice(tiny, tiny_file
 import os, signal, sys
 from pathlib import Path
 from nas.training import trial
-from nas.execution.runner import run_study
+from nas.execution.local_executor import LocalExecutor
+from nas.execution.runner import Told, run_study
+from nas.execution.threads import threads
 from nas.study.load import load_study
 write, left = trial.write_checkpoint, [4]
 def write_then_die(*arguments):

@@ -106,3 +106,18 @@ def test_what_may_differ_when_a_run_goes_on(tiny_file, tiny):
     assert differences(tiny, free) == []
     other = load_study(tiny_file, ["training.batch_size=8", "search.space.heads=[1]"])
     assert differences(tiny, other) == ["search.space.heads.choice: [1, 2] → [1]", "training.batch_size: 4 → 8"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "labels"),
+    [
+        ([], 1000, [0, 125, 250, 375, 500, 625, 750, 875]),
+        ([], 10, [0, 1, 2, 3, 5, 6, 7, 8]),
+        (["images=80"], 10, list(range(10))),
+        (["per_class=2"], 3, [0, 1, 2]),
+        (["per_class=100"], 1000, [0]),
+    ],
+)
+def test_a_grid_has_at_most_its_images_of_evenly_chosen_classes(tiny_file, changes, classes, labels):
+    settings = load_study(tiny_file, ["evaluation.samples={}", *(f"evaluation.samples.{c}" for c in changes)]).evaluation.samples
+    assert settings.classes(classes) == labels
