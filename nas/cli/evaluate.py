@@ -109,6 +109,7 @@ def model_decoding(facts: dict[str, Any], source: str | None, codec: str | None)
 
 def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
     """The real data, from the command line or else the model; None when neither names them."""
+    from nas.data.codec import VAE_PREFIX
     from nas.data.settings import DataSettings
     from nas.data.sources import open_data
     from space.document import parse
@@ -116,7 +117,9 @@ def _data(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
     if source is not None:
         return open_data(parse(DataSettings, {"source": source, "codec": codec}))
     if "data" in facts:
-        return open_data(parse(DataSettings, facts["data"]))
+        # The VAE of the model is that of its data.
+        place = {"codec": codec} if codec is not None and codec.startswith(VAE_PREFIX) else {}
+        return open_data(parse(DataSettings, {**facts["data"], **place}))
     return None
 
 

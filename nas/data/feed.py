@@ -74,8 +74,8 @@ class Feed:
         if header.content == "latents":
             return values
         if noise is not None:
-            return sample_moments(values, noise.to(self.device, non_blocking=True), header.scale, header.shift)
-        return (values.chunk(2, dim=1)[0] - header.shift) * header.scale
+            return sample_moments(values, noise.to(self.device, non_blocking=True), header.scale, header.shift or 0.0)
+        return (values.chunk(2, dim=1)[0] - (header.shift or 0.0)) * header.scale
 
     def _copy(self) -> Tensor:
         """The split's rows on the device, copied in chunks so that the main memory never holds them all."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from nas.data.codec import VAE_PREFIX
 from space.frozen import Frozen
 from space.stage import Count
 
@@ -44,7 +45,8 @@ class Header(Frozen):
     dtype: Literal["uint8", "float16", "float32"]
     codec: str
     scale: Annotated[float, Field(gt=0)] = 1.0
-    shift: float = 0.0
+    shift: float | None = None
+    """None in stores of earlier versions, which knew no shift."""
     codec_digest: str = ""
     views: Literal[1, 2] = 1
     class_names: tuple[str, ...]
@@ -60,7 +62,10 @@ class Header(Frozen):
     @property
     def decoding(self) -> CodecRecord:
         """All that is needed to make images of the latents."""
-        return CodecRecord(name=self.codec, scale=self.scale, shift=self.shift, digest=self.codec_digest)
+        if self.shift is None and self.content == "latents" and self.scale == 1 and self.codec.startswith(VAE_PREFIX):
+            # Arrays of a VAE's latents were stored with a scale of 1, whatever theirs was.
+            return CodecRecord(name=self.codec)
+        return CodecRecord(name=self.codec, scale=self.scale, shift=self.shift or 0.0, digest=self.codec_digest)
 
     @property
     def rows_shape(self) -> tuple[int, int, int, int]:

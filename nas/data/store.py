@@ -116,7 +116,7 @@ def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> s
     """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass."""
     facts = header.model_dump(mode="json", exclude={"checksum"})
     # Stores that were written before these keys keep their checksums.
-    facts = {key: value for key, value in facts.items() if (key, value) not in (("shift", 0.0), ("codec_digest", ""))}
+    facts = {key: value for key, value in facts.items() if value or key not in ("shift", "codec_digest")}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
         for chunk in _chunks(array):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -42,6 +43,28 @@ def test_what_is_written_is_read(tmp_path):
     assert again.labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert isinstance(again.rows, np.memmap)
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["header.json", "labels.npy", "latents.npy"]
+
+
+def test_stores_of_earlier_versions_keep_their_checksums_and_go_on(tmp_path):
+    plan = header(codec="vae:x", scale=0.5)
+    store = written(tmp_path / "whole", plan)
+    facts = json.loads((tmp_path / "whole" / "header.json").read_text())
+    new = {"shift": facts.pop("shift"), "codec_digest": facts.pop("codec_digest")}
+    assert new == {"shift": None, "codec_digest": ""}
+    (tmp_path / "whole" / "header.json").write_text(json.dumps(facts))
+    assert open_store(tmp_path / "whole").header == store.header
+    of_then = hashlib.sha256(json.dumps({key: facts[key] for key in facts if key != "checksum"}, sort_keys=True).encode())
+    of_then.update(np.ascontiguousarray(store.rows).data)
+    of_then.update(np.ascontiguousarray(store.labels).data)
+    assert store.header.checksum == of_then.hexdigest()
+    assert written(tmp_path / "shifted", header(codec="vae:x", scale=0.5, shift=0.1)).header.checksum != store.header.checksum
+    # A half-written one, whose plan has fewer keys.
+    first = StoreWriter(tmp_path / "half", plan)
+    first.write(rows(plan)[:4], np.arange(4) % 2)
+    progress = json.loads((tmp_path / "half" / "progress.json").read_text())
+    progress["plan"] = {key: value for key, value in progress["plan"].items() if key not in new}
+    (tmp_path / "half" / "progress.json").write_text(json.dumps(progress))
+    assert StoreWriter(tmp_path / "half", plan.model_copy(update={"codec_digest": "abc"})).done == 4
 
 
 def test_the_checksum_tells_data_and_labels_apart(tmp_path):

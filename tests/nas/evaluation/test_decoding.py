@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from nas.cli.app import main
 from nas.data.codecs import codec_named, codec_of, record_of
 from nas.data.feed import Feed
-from nas.data.header import CodecRecord
+from nas.data.header import CodecRecord, Header
 from nas.data.settings import DataSettings
 from nas.data.sources import header_of, load_data
 from nas.data.store import Split, open_store
@@ -172,6 +172,15 @@ def test_folders_of_earlier_versions_take_the_scale_of_their_data_or_a_stated_de
     assert told.exit_code == 0
     assert "does not record the scale of its latents; that of vae:" in told.output
     assert decoding_of({"codec": "pixel-unshuffle-2"}).name == "pixel-unshuffle-2"
+
+
+def test_arrays_that_earlier_versions_stored_take_the_scale_of_their_vae(vae):
+    facts = {"samples": 4, "shape": (4, 8, 8), "content": "latents", "dtype": "float32", "class_names": ("a",), "source": "x"}
+    header = Header.model_validate({**facts, "codec": f"vae:{vae}", "scale": 1.0})
+    assert codec_of(header.decoding).scaling == (0.5, 0.25)
+    for known in ({"scale": 0.2}, {"scale": 1.0, "shift": 0.0}):
+        assert Header.model_validate({**facts, "codec": f"vae:{vae}", **known}).decoding.scale == known["scale"]
+    assert Header.model_validate({**facts, "codec": "pixel-unshuffle-1"}).decoding.scale == 1
 
 
 @pytest.mark.parametrize("codec", [3, {"name": "vae:x", "scale": -1}, {"scale": 1.0}, ["vae:x"]])

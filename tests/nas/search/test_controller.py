@@ -1,7 +1,13 @@
 """The search's decisions, driven by scripted losses: no model is trained here."""
 
+import shutil
+from contextlib import closing
+
+import numpy as np
 import pytest
 
+from nas.data.header import Header
+from nas.data.writer import StoreWriter
 from nas.runs.layout import LEDGER
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
@@ -104,6 +110,32 @@ def test_another_study_is_refused_with_the_difference(study, tiny_file, tmp_path
     with pytest.raises(ToolkitError, match=r"holds another study \(training.learning_rate: 0.001 → 0.5\)"):
         Search(changed, ledger)
     assert (tmp_path / "run" / LEDGER).read_bytes() == before
+
+
+def test_a_store_that_was_copied_to_another_place_is_gone_on_with(tiny_file, tmp_path):
+    plan = Header(
+        samples=40, shape=(16, 8, 8), content="pixels", dtype="uint8", codec="pixel-unshuffle-4", class_names=(), source="x"
+    )
+
+    def written(name, value):
+        writer = StoreWriter(tmp_path / name, plan)
+        writer.write(np.full((40, 16, 8, 8), value, np.uint8), np.arange(40) % 2)
+        writer.finish(("a", "b"))
+        return f"data={{source: {tmp_path / name}, held_out: 0.5}}"
+
+    first, other = written("store", 1), written("other", 2)
+    shutil.copytree(tmp_path / "store", tmp_path / "staged")
+    staged = f"data={{source: {tmp_path / 'staged'}, codec: pixel-unshuffle-4, held_out: 0.5}}"
+    searched(load_study(tiny_file, [*VARIED, first]), tmp_path / "run", stop_after=2)
+    before = facts(tmp_path / "run")
+    search = searched(load_study(tiny_file, [*VARIED, staged]), tmp_path / "run")
+    assert facts(tmp_path / "run")[: len(before)] == before
+    assert search.run.study.data.source == str(tmp_path / "staged")
+    assert read_run(tmp_path / "run").study.data.source == str(tmp_path / "staged")
+    assert len(search.run.in_state(State.COMPLETE)) > 0
+    for change, message in ((other, "holds another study"), (staged.replace("0.5", "0.25"), r"\(data.held_out: 0.5 → 0.25\)")):
+        with closing(Ledger(tmp_path / "run")) as ledger, pytest.raises(ToolkitError, match=message):
+            Search(load_study(tiny_file, [*VARIED, change]), ledger)
 
 
 def test_a_spent_space_ends_the_search(tiny_file, tmp_path):
