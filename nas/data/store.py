@@ -113,8 +113,11 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
 
 
 def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
-    """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass."""
-    facts = header.model_dump(mode="json", exclude={"checksum"})
+    """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass.
+
+    Facts that headers did not always have count only where they say something, so that earlier checksums hold.
+    """
+    facts = header.model_dump(mode="json", exclude={"checksum"} if header.left_out else {"checksum", "left_out"})
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
         for chunk in _chunks(array):
