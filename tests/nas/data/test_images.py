@@ -1,5 +1,6 @@
 import hashlib
 import io
+import re
 import struct
 from itertools import pairwise
 
@@ -127,7 +128,7 @@ def one(tmp_path):
     return ImageFolder(tmp_path, 8).read(0, 1)[0].transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "YCbCr", "LAB", "RGBX"])
 def test_modes_of_8_bits_become_rgb(tmp_path, mode):
     image = Image.fromarray(noise(8, 8)).convert(mode)
     (tmp_path / "a").mkdir()
@@ -266,6 +267,39 @@ def test_a_damaged_avif_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ToolkitError, match=r"1 of 1 images cannot be read: a/0\.png \("):
         one(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_is_one_sentence_that_names_the_file(tmp_path):
+    rng, wholes = np.random.default_rng(0), []
+    picture = Image.fromarray(np.kron(noise(6, 6), np.ones((8, 8, 1), np.uint8)))
+    for form, options in (
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("TIFF", {"compression": "packbits"}),
+        ("WEBP", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("GIF", {}),
+    ):
+        file = io.BytesIO()
+        picture.save(file, form, **options)
+        wholes.append(file.getvalue())
+    (tmp_path / "a").mkdir()
+    told = []
+    for number in range(140):
+        damaged = bytearray(wholes[number % len(wholes)])
+        for _ in range(rng.integers(1, 12)):
+            damaged[rng.integers(min(len(damaged), 200))] = rng.integers(256)
+        (tmp_path / "a" / "0.png").write_bytes(damaged[: len(damaged) if number % 2 else rng.integers(len(damaged))])
+        try:
+            assert one(tmp_path).shape == (8, 8, 3)
+        except ToolkitError as error:
+            told.append(str(error))
+    assert len(told) > 70
+    # One line each, without the addresses of objects.
+    form = re.compile(r".*: 1 of 1 images cannot be read: a/0\.png \((?!.* at 0x).+\); restore .*")
+    assert [text for text in told if not form.fullmatch(text)] == []
 
 
 def test_damaged_images_are_left_out(folder):

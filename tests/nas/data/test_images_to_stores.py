@@ -252,6 +252,14 @@ def test_damaged_samples_of_a_data_set(tmp_path, pictures, ants):
         assert np.array_equal(store.rows[row], folder.rows[names.index(name)])
 
 
+def test_a_mode_that_a_data_set_declares_holds(tmp_path, ants):
+    datasets = pytest.importorskip("datasets")
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(ants / "red.bmp")
+    features = datasets.Features({"image": datasets.Image(mode="L")})
+    datasets.Dataset.from_dict({"image": [str(ants / "red.bmp")]}, features=features).save_to_disk(tmp_path / "saved")
+    assert prepared(tmp_path / "s", "dataset", tmp_path / "saved", *HOW).rows[0, :, 0, 0].tolist() == [76, 76, 76]
+
+
 def test_mistakes_are_reported(tmp_path, folder, vae):
     out = ["--out", tmp_path / "s"]
     assert "no codec 'pixel-unshufle-2'" in nas("data", "prepare", "images", folder, "--codec", "pixel-unshufle-2", *out).output
