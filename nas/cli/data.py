@@ -47,6 +47,9 @@ _encoding = _options(
     click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bf16", "fp16"])),
     click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16"]), help="Of moments."),
 )
+_skip_damaged = click.option(
+    "--skip-damaged", is_flag=True, help="Leave damaged images out and record them in the store, rather than refuse them."
+)
 _pixels = _options(
     click.option("--codec", default="pixel-unshuffle-1", show_default=True, help="The pixel codec that makes latents of images."),
     click.option("--pad-to", type=click.IntRange(1), help="Centre smaller images on black of this size, such as 32 for 28×28."),
@@ -66,24 +69,30 @@ def prepare_group() -> None:
 @prepare_group.command("images", cls=Command)
 @click.argument("folder", type=_path)
 @_encoding
+@_skip_damaged
 @_target
-def images_command(folder: Path, size: int, **options: Any) -> None:
+def images_command(folder: Path, size: int, skip_damaged: bool, **options: Any) -> None:
     """A folder with one subfolder per class, centre-cropped as in ADM and encoded."""
     from nas.data.images import ImageFolder
 
-    _encode(ImageFolder(folder, size), str(folder.absolute()), **options)
+    images = ImageFolder(folder, size, skip_damaged)
+    if images.passed_over:
+        told = ", ".join(f"{count:,} {kind}" for kind, count in images.passed_over.items())
+        click.echo(f"passed over: {told}", err=True)
+    _encode(images, str(folder.absolute()), **options)
 
 
 @prepare_group.command("dataset", cls=Command)
 @click.argument("name")
 @click.option("--split", default="train", show_default=True)
 @_encoding
+@_skip_damaged
 @_target
-def dataset_command(name: str, split: str, size: int, **options: Any) -> None:
+def dataset_command(name: str, split: str, size: int, skip_damaged: bool, **options: Any) -> None:
     """A data set of the datasets library, by name or local folder, centre-cropped as in ADM and encoded."""
     from nas.data.hub import HubImages
 
-    _encode(HubImages(name, split, size), f"{name}/{split}", **options)
+    _encode(HubImages(name, split, size, skip_damaged), f"{name}/{split}", **options)
 
 
 @prepare_group.command("features", cls=Command)
@@ -193,20 +202,24 @@ def _write(reader: Any, out: Path, class_names: str | None, batch_size: int | No
 
 
 def _facts(store: Any) -> str:
+    from nas.data.header import printable
+
     header = store.header
     channels, height, width = header.shape
     views = ", each with its mirror image" if header.views == 2 else ""
     shift = f", shift {header.shift:g}" if header.shift else ""
     digest = f", digest {header.codec_digest[:8]}" if header.codec_digest else ""
     names = ", ".join(header.class_names[:10]) + (" …" if len(header.class_names) > 10 else "")
+    left_out = f"{len(header.left_out):,}: {', '.join(header.left_out[:10])}" + (" …" if len(header.left_out) > 10 else "")
     return "\n".join(
         (
-            f"store     {store.name}",
+            f"store     {printable(store.name)}",
             f"samples   {header.samples:,}{views}",
             f"latents   {channels}×{height}×{width}, {header.content} as {header.dtype}",
             f"codec     {header.codec}, scale {header.scale:g}{shift}{digest}",
             f"classes   {len(header.class_names)}: {names}",
             f"source    {header.source}",
             f"checksum  {header.checksum}",
+            *((f"left out  {left_out}",) if header.left_out else ()),
         )
     )

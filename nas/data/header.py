@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from nas.data.codec import VAE_PREFIX
 from space.frozen import Frozen
 from space.stage import Count
+
+
+def printable(name: str) -> str:
+    """A file's name as text that every file and terminal takes: bytes that are no UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+FileName = Annotated[str, BeforeValidator(lambda name: printable(name) if isinstance(name, str) else name)]
+"""Text that may have been the name of a file or folder, as `printable` makes it."""
 
 
 class CodecRecord(Frozen):
@@ -49,8 +59,10 @@ class Header(Frozen):
     """None in stores of earlier versions, which knew no shift."""
     codec_digest: str = ""
     views: Literal[1, 2] = 1
-    class_names: tuple[str, ...]
-    source: str
+    class_names: tuple[FileName, ...]
+    source: FileName
+    left_out: tuple[FileName, ...] = ()
+    """Names of the images, or numbers of the samples, that were left out as damaged."""
     checksum: str = ""
 
     @model_validator(mode="after")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from nas.data.images import centre_crop
+from nas.data.decode import upright_rgb
+from nas.data.pictures import Pictures
 from space.errors import DataError
 from space.files import first_line
 
 
-class HubImages:
+class HubImages(Pictures):
     """One split of a data set with an image column and an optional column of class labels; images are centre-cropped as in ADM.
 
     A local folder is one that `save_to_disk` wrote, or any that `load_dataset` accepts.
@@ -23,7 +24,7 @@ class HubImages:
         DataError: The package is not installed, or the data set cannot be loaded, has no images or lacks labels.
     """
 
-    def __init__(self, name: str, split: str, size: int) -> None:
+    def __init__(self, name: str, split: str, size: int, skip_damaged: bool = False) -> None:
         try:
             import datasets
         except ImportError:
@@ -41,26 +42,41 @@ class HubImages:
         columns = {kind: _column(dataset, kind) for kind in ("Image", "ClassLabel")}
         if columns["Image"] is None:
             raise DataError(f"the data set {name} has no column of images; it has {', '.join(dataset.column_names)}")
-        self._dataset, self._image, self.size = dataset, columns["Image"], size
         label = columns["ClassLabel"]
-        self.class_names: tuple[str, ...] = tuple(dataset.features[label].names) if label else ("all",)
-        self.labels: NDArray[np.int64] = np.array(dataset[label] if label else [0] * len(dataset), dtype=np.int64)
-        if len(self.labels) and self.labels.min() < 0:
+        self.class_names = tuple(dataset.features[label].names) if label else ("all",)
+        labels: NDArray[np.int64] = np.array(dataset[label] if label else [0] * len(dataset), dtype=np.int64)
+        if len(labels) and labels.min() < 0:
             raise DataError(
-                f"the data set {name}, split {split}, has no labels; sample {int(np.argmin(self.labels))} has {self.labels.min()}"
+                f"the data set {name}, split {split}, has no labels; sample {int(np.argmin(labels))} has {labels.min()}"
             )
-        # The library's own fingerprint differs between two loads of one folder.
-        self.digest = hashlib.sha256(f"{name}/{split}/{len(dataset)}/{self.labels.tobytes().hex()}".encode()).hexdigest()
+        super().__init__(f"{name}, split {split}", labels, size, skip_damaged)
+        # Not decoded by the library, which would stop at the first damaged one and does not say which that is.
+        feature, column = dataset.features[columns["Image"]], columns["Image"]
+        self._pictures = dataset.with_format(None).select_columns(column).cast_column(column, datasets.Image(decode=False))
+        self._column, self._mode = column, feature.mode
+        self._all_labels = labels
 
-    def __len__(self) -> int:
-        return len(self._dataset)
+    def _name(self, number: int) -> str:
+        return f"sample {number}"
 
-    def read(self, first: int, end: int) -> NDArray[np.uint8]:
-        """Images first … end - 1, (n, 3, size, size)."""
-        pictures = self._dataset[first:end][self._image]
-        if None in pictures:
-            raise DataError(f"sample {first + pictures.index(None)} of the data set has no image; remove it from the data set")
-        return np.stack([np.asarray(centre_crop(picture, self.size)).transpose(2, 0, 1) for picture in pictures])
+    def _raw(self, number: int) -> bytes | None:
+        from datasets.utils.file_utils import xopen  # opens addresses too
+
+        picture = self._pictures[number][self._column]
+        if picture is None or picture["bytes"] is not None or picture["path"] is None:
+            return None if picture is None else picture["bytes"]
+        with xopen(picture["path"], "rb") as file:
+            content: bytes = file.read()
+        return content
+
+    def _opened(self, raw: bytes) -> Image.Image:
+        """In the mode that the data set declares for its images, when it declares one."""
+        image = upright_rgb(super()._opened(raw))
+        return image.convert(self._mode) if self._mode else image
+
+    def _fact(self, number: int) -> bytes:
+        """The label; the library's own fingerprint differs between two loads of one folder."""
+        return f"{self._all_labels[number]},".encode()
 
 
 def _column(dataset: Any, kind: str) -> str | None:

@@ -1,135 +1,189 @@
-"""Folders of images with one subfolder per class, centre-cropped to squares as ADM and DiT prepare them."""
+"""Folders of images with one subfolder per class, each file taken once, whatever the links."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import struct
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections import Counter
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from nas.data.header import printable
+from nas.data.pictures import Pictures
+from nas.data.store import HEADER, LATENTS, PROGRESS
 from space.errors import DataError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """File name endings of images, in lower or upper case: the list of torchvision's ImageFolder."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""The errors that Pillow raises for files that are missing, truncated, damaged, too large or not images."""
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+"""Names of the parts of a data set, of which one is to be given."""
 
 
-class ImageFolder:
+class ImageFolder(Pictures):
     """The images below `folder`, cropped to (3, size, size); labels number the subfolders in the order of their names.
 
     Classes, labels and order are those of torchvision's ImageFolder: names are compared character by character, and the images
-    directly in a folder precede those of its subfolders. Links are followed; names that begin with a dot are ignored. The
-    constructor reads names only.
+    directly in a folder precede those of its subfolders. Links are followed where they lead to what is not listed anyway, so
+    each file is taken once and under the class that it lies in. Names that begin with a dot and stores that this toolkit wrote
+    are ignored. The constructor reads names only.
 
     Raises:
-        DataError: The folder is missing, cannot be listed or has no subfolders with images, or one of its subfolders has no
-            images, which would shift the labels of the others.
+        DataError: The folder is missing, cannot be listed, has no subfolders with images or has parts (train, val) in place of
+            classes, or one of its subfolders has no images, which would shift the labels of the others.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, skip_damaged: bool = False) -> None:
         if size < 1:
             raise DataError(f"images of {size}×{size} pixels cannot be cropped from {folder}; ask for a size of at least 1")
-        self.folder, self.size = Path(folder), size
+        self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder; give one that has a subfolder of images for every class")
-        classes = {name: self._listed(name) for name in _subfolders(self.folder)}
+        listing = _Listing(self.folder)
+        classes = {name: listing.of_class(name) for name in _subfolders(self.folder) if not _is_store(self.folder / name)}
         if not any(classes.values()):
             raise DataError(
                 f"{folder}: no subfolders with images ({', '.join(EXTENSIONS)}); put those of each class into a subfolder"
             )
+        _refuse_splits(self.folder, classes)
         for name, files in classes.items():
+            if not files and name in listing.linked:
+                raise DataError(f"{self.folder / name}: what it links to is listed in another place too; remove this link")
             if not files:
                 raise DataError(f"{self.folder / name}: a class without images; put its images there or remove the subfolder")
         self.class_names = tuple(classes)
-        self.files = tuple(file for files in classes.values() for file in files)
-        """Names relative to `folder`, with forward slashes."""
+        self._all_files = tuple(file for files in classes.values() for file in files)
         counts = [len(files) for files in classes.values()]
-        self.labels: NDArray[np.int64] = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        labels: NDArray[np.int64] = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        super().__init__(str(folder), labels, size, skip_damaged)
+        self.passed_over = listing.passed_over
+        """How many files were passed over, by what they are."""
 
-    def __len__(self) -> int:
-        return len(self.files)
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names relative to `folder`, with forward slashes."""
+        return tuple(self._all_files[number] for number in self._numbers)
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all relative names and file sizes; raises DataError when a file is missing."""
-        digest = hashlib.sha256()
-        for index, file in enumerate(self.files):
-            try:
-                size = (self.folder / file).stat().st_size
-            except OSError as error:
-                self._refuse(index, error)
-            # No file name contains a zero byte, so different lists never give the same bytes.
-            digest.update(os.fsencode(file) + f"\0{size}\0".encode())
-        return digest.hexdigest()
+    def _name(self, number: int) -> str:
+        return self._all_files[number]
 
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images with the bounds of a slice, uint8 (n, 3, size, size), decoded by several threads.
+    def _raw(self, number: int) -> bytes:
+        return (self.folder / self._all_files[number]).read_bytes()
 
-        Raises:
-            DataError: An image cannot be read; the message names the first such image by its index and path.
-        """
-        wanted = range(len(self))[start:stop]
-        pixels = np.empty((len(wanted), 3, self.size, self.size), dtype=np.uint8)
-        # Pillow decodes and resizes without holding the interpreter's lock.
-        with ThreadPoolExecutor() as pool:
-            for row, image in enumerate(pool.map(self._read_one, wanted)):
-                pixels[row] = image
-        return pixels
-
-    def _read_one(self, index: int) -> NDArray[np.uint8]:
+    def _fact(self, number: int) -> bytes:
+        """The relative name and the file's size."""
+        file = self._all_files[number]
         try:
-            with Image.open(self.folder / self.files[index]) as image:
-                cropped = centre_crop(image, self.size)
-        except UNREADABLE as error:
-            self._refuse(index, error)
-        return np.asarray(cropped).transpose(2, 0, 1)
+            size = (self.folder / file).stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"{self.folder / file}: the image cannot be read ({error.strerror}); restore or remove the file"
+            ) from error
+        # No file name contains a zero byte, so different lists never give the same bytes.
+        return os.fsencode(file) + f"\0{size}\0".encode()
 
-    def _refuse(self, index: int, error: Exception) -> NoReturn:
-        raise DataError(
-            f"{self.folder / self.files[index]}: image {index} cannot be read ({error}); restore or remove the file"
-        ) from error
 
-    def _listed(self, class_name: str) -> list[str]:
+class _Listing:
+    """The images of one class after the other, each file once.
+
+    A link that leads to what is listed at its own place, or to a folder around all of it, is passed over; what lies elsewhere is
+    taken by the first link that leads there. Hard links are files like others.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._real_root = root, Path(os.path.realpath(root))
+        self._elsewhere: set[str] = set()
+        """Real names of files and folders outside of the root, or hidden in it, that a link led to."""
+        self.linked: Counter[str] = Counter()
+        """Links that were passed over, by class."""
+        self._others: Counter[str] = Counter(_kind(entry.name) for entry in _entries(root) if not os.path.isdir(entry.path))
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Numbers of files and links that are not taken, by what they are."""
+        links = {"links to what is listed elsewhere": self.linked.total()} if self.linked else {}
+        return dict(sorted(self._others.items())) | links
+
+    def of_class(self, name: str) -> list[str]:
         """The images of a class at any depth, sorted by folder and then by name."""
         images: list[tuple[str, str]] = []
-        for folder, subfolders, names in os.walk(self.folder / class_name, onerror=_refuse_listing, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            relative = Path(folder).relative_to(self.folder).as_posix()
-            images += [(relative, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        return [f"{folder}/{name}" for folder, name in sorted(images)]
+        path = str(self._root / name)
+        real = os.path.realpath(path) if os.path.islink(path) else None
+        if real is None or self._is_new(real, is_folder=True):
+            self._walk(path, name, real, images)
+        else:
+            self.linked[name] += 1
+        return [f"{folder}/{file}" for folder, file in sorted(images)]
+
+    def _walk(self, folder: str, relative: str, real_folder: str | None, images: list[tuple[str, str]]) -> None:
+        """Add the images of a folder, whose real name is given when a link led here."""
+        for entry in _entries(folder):
+            real = f"{real_folder}/{entry.name}" if real_folder else None
+            if entry.is_symlink():
+                real = os.path.realpath(entry.path)
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if not is_folder and not entry.name.lower().endswith(EXTENSIONS):
+                self._others[_kind(entry.name)] += 1
+            elif real and not self._is_new(real, is_folder):
+                self.linked[relative.split("/", 1)[0]] += 1
+            elif is_folder:
+                self._walk(entry.path, f"{relative}/{entry.name}", real, images)
+            else:
+                images.append((relative, entry.name))
+
+    def _is_new(self, real: str, is_folder: bool) -> bool:
+        """Whether what a link leads to has not been listed and will not be at its own place."""
+        path = Path(real)
+        if path.is_relative_to(self._real_root):
+            parts = path.relative_to(self._real_root).parts
+            is_hidden = any(part.startswith(".") for part in parts)
+            is_listed = not is_hidden and (is_folder or (len(parts) > 1 and path.name.lower().endswith(EXTENSIONS)))
+        else:
+            is_listed = is_folder and self._real_root.is_relative_to(path)
+        if is_listed or real in self._elsewhere:
+            return False
+        self._elsewhere.add(real)
+        return True
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square of size × size pixels, RGB, of the image resized so that its smaller side is `size`.
+def _kind(name: str) -> str:
+    """What a file that is passed over is, by its ending."""
+    ending = printable(os.path.splitext(name)[1].lower())
+    if ending in EXTENSIONS:
+        return f"{ending} of no class"
+    return ending or "without an ending"
 
-    As in ADM (Dhariwal & Nichol 2021) and DiT: while the smaller side is at least 2·size, the image is halved by averaging
-    blocks of 2×2 pixels, since a bicubic filter alone would alias; one bicubic step then resizes it to the final size.
-    """
-    image = image.convert("RGB")
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+
+def _refuse_splits(folder: Path, classes: dict[str, list[str]]) -> None:
+    """Raise DataError where the subfolders are the parts of a data set, each of which has the classes."""
+    parts = [name for name in classes if name.lower() in SPLITS]
+    deep = all(file.count("/") > 1 for name in parts for file in classes[name])
+    if len(parts) > 1 or (parts and deep and len(parts) == len(classes)):
+        first = min(parts, key=lambda name: SPLITS.index(name.lower()))
+        raise DataError(
+            f"{folder} holds {', '.join(parts)}, which are parts of a data set rather than classes; give one of them, "
+            f"such as {folder / first}"
+        )
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a subfolder is a store, whole or half written, that was put below the images."""
+    return (folder / PROGRESS).exists() or all((folder / name).exists() for name in (HEADER, LATENTS))
 
 
 def _subfolders(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if os.path.isdir(entry.path)]
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What a folder holds, without names that begin with a dot, in the order of the names.
+
+    Raises:
+        DataError: It cannot be listed; to skip it silently would change the labels or the order of the images.
+    """
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
-        _refuse_listing(error)
-
-
-def _refuse_listing(error: OSError) -> NoReturn:
-    """Raise DataError: to skip a folder silently would change the labels or the order of the images."""
-    raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}); mend its permissions") from error
+        raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}); mend its permissions") from error

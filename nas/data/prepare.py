@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.data.readers import Reader
-from nas.data.store import LABELS, Store
+from nas.data.store import Store
 from nas.data.writer import StoreWriter
 from space.errors import DataError
+
+Batch = tuple[NDArray[Any], NDArray[np.int64]]
 
 PROBE = 16
 """When a preparation resumes, at most this many samples at either end of the written part are read again and compared."""
@@ -40,24 +44,34 @@ def prepare_store(
         DataError: The data cannot be read, or the folder cannot be written. Samples that were already written are kept, and
             the next call continues after them.
     """
-    writer = StoreWriter(folder, reader.plan)
-    samples = reader.plan.samples
-    bounds = [(first, min(first + batch_size, samples)) for first in range(writer.done, samples, batch_size)]
-    progress(writer.done, samples)
+    writer = StoreWriter(folder, reader.plan, reader.made_of)
+    reader.leave_out(writer.left_out)
+    writer.plan = reader.plan
+    progress(writer.done, writer.plan.samples)
     _check_same_source(reader, writer, min(batch_size, PROBE))
     with ThreadPoolExecutor(1) as reading:
-        upcoming = reading.submit(reader.read, *bounds[0]) if bounds else None
-        for number in range(len(bounds)):
-            assert upcoming is not None
-            rows, labels = upcoming.result()
-            upcoming = reading.submit(reader.read, *bounds[number + 1]) if number + 1 < len(bounds) else None
-            writer.write(rows, labels)
-            progress(writer.done, samples)
-    return writer.finish(class_names or reader.class_names(np.load(folder / LABELS, allow_pickle=False)))
+
+        def submit(first: int) -> Future[Batch] | None:
+            end = min(first + batch_size, reader.plan.samples)
+            return reading.submit(reader.read, first, end) if end > first else None
+
+        coming = submit(writer.done)
+        while coming is not None:
+            rows, labels = coming.result()
+            coming = submit(writer.done + len(labels))
+            # The plan has fewer samples once damaged ones have been left out.
+            writer.plan = reader.plan
+            if len(labels):
+                writer.write(rows, labels)
+            progress(writer.done, writer.plan.samples)
+    writer.plan = reader.plan
+    return writer.finish(class_names or reader.class_names(writer.labels()))
 
 
 def _check_same_source(reader: Reader, writer: StoreWriter, probe: int) -> None:
     """Raise DataError when the source no longer gives the samples that were written."""
+    writer.check_made_of()
+    writer.check_made_of()
     for first in {0, max(0, writer.done - probe)} if writer.done else ():
         end = min(first + probe, writer.done)
         rows, labels = reader.read(first, end)

@@ -41,6 +41,12 @@ class Reader(Protocol):
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
         """The names of the classes, given all labels."""
 
+    def made_of(self, end: int) -> str:
+        """A digest of what the first `end` samples are made of, or "": while it is the same, what is written of them is kept."""
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Leave out damaged samples that the plan of an earlier run names in `left_out`."""
+
 
 def numbered(labels: NDArray[np.int64]) -> tuple[str, ...]:
     """The names `0`, `1`, … up to the highest label."""
@@ -108,6 +114,13 @@ class ArrayReader:
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
         """The labels as names."""
         return numbered(labels)
+
+    def made_of(self, end: int) -> str:
+        """Nothing more than the source in the plan, which has the digest of all rows."""
+        return ""
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Nothing is ever left out."""
 
 
 def check_finite(rows: NDArray[Any], source: str, first: int = 0) -> None:
@@ -269,6 +282,13 @@ class FeatureFiles:
     def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
         """The labels as names."""
         return numbered(labels)
+
+    def made_of(self, end: int) -> str:
+        """Nothing; samples at both ends of what is written are compared."""
+        return ""
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Nothing is ever left out."""
 
 
 def _only(folder: Path, ending: str) -> Path:

@@ -24,6 +24,10 @@ HEADER, LATENTS, LABELS, PROGRESS = "header.json", "latents.npy", "labels.npy", 
 _CHUNK_BYTES = 2**24
 
 
+LATER = ("shift", "codec_digest", "left_out")
+"""Keys of headers that earlier versions did not have."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A data set: rows as the header describes them, labels (samples,) int64, and its folder or embedded name as `name`."""
@@ -113,10 +117,12 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
 
 
 def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
-    """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass."""
+    """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass.
+
+    Facts that headers did not always have count only where they say something, so that earlier checksums hold.
+    """
     facts = header.model_dump(mode="json", exclude={"checksum"})
-    # Stores that were written before these keys keep their checksums.
-    facts = {key: value for key, value in facts.items() if value or key not in ("shift", "codec_digest")}
+    facts = {key: value for key, value in facts.items() if value or key not in LATER}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
         for chunk in _chunks(array):

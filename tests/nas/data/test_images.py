@@ -1,12 +1,16 @@
 import hashlib
+import io
+import re
+import struct
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
-from nas.data.images import ImageFolder, centre_crop
+from nas.data.decode import centre_crop
+from nas.data.images import ImageFolder
 from space import ToolkitError
 
 
@@ -67,9 +71,9 @@ def test_channels_come_first(tmp_path):
     assert np.array_equal(ImageFolder(tmp_path, 8).read(0, 1)[0], pixels.transpose(2, 0, 1))
 
 
-def test_digest_covers_names_and_sizes(folder):
+def test_what_images_are_made_of_covers_names_and_sizes(folder):
     def digest():
-        return ImageFolder(folder, 8).digest
+        return ImageFolder(folder, 8).made_of(5)
 
     first = digest()
     expected = "".join(f"{name}\0{(folder / name).stat().st_size}\0" for name in ORDER)
@@ -119,33 +123,265 @@ def test_centre_crop(height, width, size):
     assert difference.mean() < 0.5
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
+def one(tmp_path):
+    """The image in class `a`, (H, W, 3)."""
+    return ImageFolder(tmp_path, 8).read(0, 1)[0].transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "YCbCr", "LAB", "RGBX"])
+def test_modes_of_8_bits_become_rgb(tmp_path, mode):
     image = Image.fromarray(noise(8, 8)).convert(mode)
     (tmp_path / "a").mkdir()
     image.save(tmp_path / "a" / "0.tif")
-    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    assert np.array_equal(ImageFolder(tmp_path, 8).read(0, 1)[0], expected)
+    assert np.array_equal(one(tmp_path), np.asarray(image.convert("RGB")))
 
 
-def test_an_unreadable_image_is_named_with_its_index(folder):
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+def pgm(highest):
+    return b"P5 8 8 %d\n" % highest + (RAMP * highest).astype(">u2").tobytes()
+
+
+def tiff(values, bits, photometric, order="<"):
+    """An uncompressed grey TIFF of 8×8 samples; Pillow writes neither 12 bits nor white as zero."""
+    data = values.astype(f"{order}u2").tobytes()
+    if bits == 12:
+        pairs = values.reshape(-1, 2)
+        data = bytes(
+            np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(np.uint8)
+        )
+    tags = (
+        (256, 8),
+        (257, 8),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8 + 2 + 9 * 12 + 4),
+        (277, 1),
+        (278, 8),
+        (279, len(data)),
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    fields = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags)
+    return head + fields + struct.pack(order + "I", 0) + data
+
+
+def sixteen(form):
+    file = io.BytesIO()
+    Image.fromarray((RAMP * 65535).astype(np.uint16)).save(file, form)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("0.png", sixteen("PNG"), id="PNG of 16 bits"),
+        pytest.param("0.tif", sixteen("TIFF"), id="TIFF of 16 bits"),
+        pytest.param("0.pgm", pgm(65535), id="PGM of 16 bits"),
+        pytest.param("0.pgm", pgm(4095), id="PGM of 12 bits"),
+        pytest.param("0.tif", tiff((RAMP * 4095).astype(int), 12, 1), id="TIFF of 12 bits"),
+        pytest.param("0.tif", tiff((RAMP * 65535).astype(int), 16, 1, ">"), id="TIFF of 16 bits, big-endian"),
+        pytest.param("0.tif", tiff(65535 - (RAMP * 65535).astype(int), 16, 0), id="TIFF of 16 bits, white is zero"),
+    ],
+)
+def test_more_than_8_bits_are_scaled(tmp_path, name, content):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_bytes(content)
+    assert np.abs(one(tmp_path) - RAMP[..., None] * 255).max() < 1
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_without_a_defined_range_are_refused(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    Image.new(mode, (8, 8), 1).save(tmp_path / "a" / "0.tif")
+    with pytest.raises(ToolkitError, match=r"a/0\.tif \(its pixels are .*, whose black and white are not defined"):
+        one(tmp_path)
+
+
+def test_transparency_is_composed_on_white(tmp_path):
+    grey, opacity = np.full((8, 8), 100, np.uint8), np.repeat(np.array([0, 51, 255, 255], np.uint8), 16).reshape(8, 8)
+    expected = np.repeat([255, 224, 100, 100], 16).reshape(8, 8)
+    alpha, key = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(opacity))), Image.fromarray(grey)
+    indexed = Image.fromarray(np.where(opacity == 0, 1, 0).astype(np.uint8), "P")
+    indexed.putpalette([100, 100, 100, 0, 0, 0])
+    wide = Image.fromarray(np.where(opacity == 0, 7, 100 * 257).astype(np.uint16))
+    for number, (image, options, right) in enumerate(
+        (
+            (alpha, {}, expected),
+            (alpha.convert("RGBA"), {}, expected),
+            (indexed, {"transparency": 1}, np.where(opacity == 0, 255, 100)),
+            (key, {"transparency": 100}, np.full((8, 8), 255)),
+            (key.convert("RGB"), {"transparency": (100, 100, 100)}, np.full((8, 8), 255)),
+            (wide, {"transparency": 7}, np.where(opacity == 0, 255, 100)),
+        )
+    ):
+        (tmp_path / str(number) / "a").mkdir(parents=True)
+        image.save(tmp_path / str(number) / "a" / "0.png", **options)
+        found = one(tmp_path / str(number)).astype(int)
+        assert np.abs(found - right[..., None]).max() <= 1, number
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "0.png", "0.tif", "0.webp"])
+def test_images_are_turned_upright(tmp_path, name):
+    exif = Image.Exif()
+    exif[274] = 6
+    lying = np.zeros((8, 8, 3), np.uint8)
+    lying[:4] = 255
+    save(tmp_path / "a" / name, lying, exif=exif)
+    found = one(tmp_path).mean(axis=(0, 2))
+    assert found[:4].max() < 10
+    assert found[4:].min() > 245
+
+
+def test_all_unreadable_images_are_told_at_once(folder):
     path = save(folder / "b" / "f.jpg", noise(64, 64), quality=95)
     path.write_bytes(path.read_bytes()[:1500])
+    (folder / "b" / "deep" / "9.PNG").write_bytes(b"")
     (folder / "b" / "deep" / "er" / "0.png").write_bytes(b"not an image")
     images = ImageFolder(folder, 8)
-    with pytest.raises(ToolkitError, match=r"b/f\.jpg: image 3 cannot be read \(.*truncated.*\); restore or remove the file$"):
-        images.read(0, 6)
-    with pytest.raises(ToolkitError, match=r"deep/er/0\.png: image 5 cannot be read \(cannot identify"):
-        images.read(4, 6)
+    told = (
+        r"3 of 6 images cannot be read: b/f\.jpg \(.*truncated.*\), b/deep/9\.PNG \(an empty file\), b/deep/er/0\.png "
+        r"\(not an image.*\); restore or remove them, or leave them out with --skip-damaged$"
+    )
+    with pytest.raises(ToolkitError, match=told):
+        images.read(0, 4)
     assert len(images.read(0, 3)) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError])
+def test_whatever_a_decoder_raises_names_the_file(folder, monkeypatch, error):
+    def damaged(_):
+        raise error("odd")
+
+    monkeypatch.setattr("nas.data.pictures.upright_rgb", damaged)
+    monkeypatch.setattr("nas.data.decode.upright_rgb", damaged)
+    with pytest.raises(ToolkitError, match=r"5 of 5 images cannot be read: a/x\.png \('?odd'?\), "):
+        ImageFolder(folder, 8).read(0, 1)
+
+
+def test_a_damaged_avif_is_named(tmp_path):
+    if not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    path = save(tmp_path / "a" / "0.png", noise(64, 64), format="AVIF")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ToolkitError, match=r"1 of 1 images cannot be read: a/0\.png \("):
+        one(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_is_one_sentence_that_names_the_file(tmp_path):
+    rng, wholes = np.random.default_rng(0), []
+    picture = Image.fromarray(np.kron(noise(6, 6), np.ones((8, 8, 1), np.uint8)))
+    for form, options in (
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("TIFF", {"compression": "packbits"}),
+        ("WEBP", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("GIF", {}),
+    ):
+        file = io.BytesIO()
+        picture.save(file, form, **options)
+        wholes.append(file.getvalue())
+    (tmp_path / "a").mkdir()
+    told = []
+    for number in range(140):
+        damaged = bytearray(wholes[number % len(wholes)])
+        for _ in range(rng.integers(1, 12)):
+            damaged[rng.integers(min(len(damaged), 200))] = rng.integers(256)
+        (tmp_path / "a" / "0.png").write_bytes(damaged[: len(damaged) if number % 2 else rng.integers(len(damaged))])
+        try:
+            assert one(tmp_path).shape == (8, 8, 3)
+        except ToolkitError as error:
+            told.append(str(error))
+    assert len(told) > 70
+    # One line each, without the addresses of objects.
+    form = re.compile(r".*: 1 of 1 images cannot be read: a/0\.png \((?!.* at 0x).+\); restore .*")
+    assert [text for text in told if not form.fullmatch(text)] == []
+
+
+def test_damaged_images_are_left_out(folder):
+    (folder / "b" / "e.png").write_bytes(b"damaged")
+    images = ImageFolder(folder, 8, skip_damaged=True)
+    # The later ones move up, also into this batch.
+    assert images.read(1, 4)[:, 0, 0, 0].tolist() == [30, 20, 10]
+    assert images.left_out == ("b/e.png",)
+    assert images.files == ("a/x.png", "b/10.png", "b/deep/9.PNG", "b/deep/er/0.png")
+    assert images.labels.tolist() == [0, 1, 1, 1]
+    assert len(images) == 4
+    (folder / "b" / "deep" / "9.PNG").unlink()
+    with pytest.raises(ToolkitError, match=r"--skip-damaged leaves out damaged images alone, not those that cannot be reached"):
+        images.read(0, 4)
+    (folder / "a" / "x.png").write_bytes(b"damaged")
+    with pytest.raises(ToolkitError, match=r"no image of the class a can be read; restore its images, or remove the class"):
+        images.read(0, 1)
 
 
 def test_an_image_that_is_gone_is_named(folder):
     images = ImageFolder(folder, 8)
     (folder / "b" / "10.png").unlink()
-    for use in (lambda: images.read(0, 5), lambda: images.digest):
-        with pytest.raises(ToolkitError, match=r"b/10\.png: image 1 cannot be read"):
-            use()
+    with pytest.raises(ToolkitError, match=r"b/10\.png \(No such file or directory\); restore"):
+        images.read(0, 5)
+    with pytest.raises(ToolkitError, match=r"b/10\.png: the image cannot be read \(No such file"):
+        images.made_of(5)
+
+
+def test_each_file_is_listed_once_whatever_the_links(folder, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away")
+    for name in ("more/1.png", "2.png"):
+        save(away / name, plain(200))
+    links = {
+        "b/up": folder,  # all of it again
+        "b/around": folder.parent,
+        "b/loop": folder / "b",
+        "b/other": folder / "a",
+        "b/x.png": folder / "a" / "x.png",
+        "b/loose.png": folder / "loose.png",  # of no class itself: taken
+        "b/zz": away / "more",  # taken, with what is below
+        "b/zzz": away,  # the rest of it
+        "b/zzzz.png": away / "2.png",  # which that has already
+    }
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    (away / "more" / "back").symlink_to(folder)
+    images = ImageFolder(folder, 8)
+    assert sorted(images.files) == sorted((*ORDER, "b/loose.png", "b/zz/1.png", "b/zzz/2.png"))
+    assert images.passed_over["links to what is listed elsewhere"] > 5
+
+
+def test_a_class_may_be_a_link_but_not_to_another_class(folder, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away")
+    save(away / "0.png", plain(200))
+    (folder / ".hidden").mkdir()
+    save(folder / ".hidden" / "1.png", plain(210))
+    (folder / "c").symlink_to(away)
+    (folder / "d").symlink_to(folder / ".hidden")
+    assert ImageFolder(folder, 8).files == (*ORDER, "c/0.png", "d/1.png")
+    (folder / "e").symlink_to(folder / "a")
+    with pytest.raises(ToolkitError, match=r"/e: what it links to is listed in another place too; remove this link"):
+        ImageFolder(folder, 8)
+
+
+def test_files_that_are_passed_over_are_counted(folder):
+    for name in ("a/1.gif", "b/2.GIF", "b/deep/README"):
+        (folder / name).write_bytes(b"")
+    assert ImageFolder(folder, 8).passed_over == {".gif": 2, ".png of no class": 1, ".txt": 1, "without an ending": 1}
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path):
+    for name in ("train/ant/0.png", "val/ant/0.png"):
+        save(tmp_path / name, plain(0))
+    with pytest.raises(ToolkitError, match=r"holds train, val, which are parts of a data set .* such as .*/train$"):
+        ImageFolder(tmp_path, 8)
+    assert ImageFolder(tmp_path / "train", 8).class_names == ("ant",)
+    (tmp_path / "val").rename(tmp_path / ".val")
+    with pytest.raises(ToolkitError, match="holds train, which"):
+        ImageFolder(tmp_path, 8)
+    # The only class of a data set may have such a name.
+    (tmp_path / "train" / "ant" / "0.png").rename(tmp_path / "train" / "0.png")
+    assert ImageFolder(tmp_path, 8).class_names == ("train",)
 
 
 def test_folders_that_cannot_be_used(folder, tmp_path_factory):

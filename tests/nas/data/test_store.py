@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from nas.data.feed import Feed
 from nas.data.header import Header
-from nas.data.store import Split, Store, open_store
+from nas.data.store import Split, Store, checksum, open_store
 from nas.data.writer import StoreWriter
 from space import ToolkitError
 
@@ -110,6 +111,52 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     assert again.done == 4
     again.write(rows(header())[4:], np.array([0, 1]))
     assert again.finish(("a", "b")).header.checksum == written(tmp_path / "other", header()).header.checksum
+
+
+@pytest.mark.parametrize("name", ["progress.json.node-7.partial", "progress.partial", "header.json.node-7.partial"])
+def test_what_a_full_disk_left_of_a_file_does_not_block_the_folder(tmp_path, name):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / name).write_bytes(b"{")
+    written(tmp_path / "store", header())
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["header.json", "labels.npy", "latents.npy"]
+
+
+def test_the_number_of_samples_may_change_while_a_store_is_written(tmp_path):
+    first = StoreWriter(tmp_path / "store", header(samples=6))
+    first.write(rows(header())[:5], np.arange(5) % 2)
+    del first
+    second = StoreWriter(tmp_path / "store", header(samples=1000))
+    second.plan = header(samples=5, left_out=("c.png",))
+    store = second.finish(("a", "b"))
+    assert len(store) == 5
+    assert np.array_equal(store.rows, rows(header())[:5])
+    assert open_store(tmp_path / "store").header.left_out == ("c.png",)
+
+
+def test_a_damaged_progress_file_is_one_sentence(tmp_path):
+    StoreWriter(tmp_path / "store", header())
+    for content in ("", "[]", "{}", '{"plan": 3, "done": 0}', '{"plan": {"source": "here"}, "done": "many"}'):
+        (tmp_path / "store" / "progress.json").write_text(content)
+        with pytest.raises(ToolkitError, match=r"progress\.json is damaged; remove"):
+            StoreWriter(tmp_path / "store", header())
+
+
+def test_names_that_are_no_utf8_are_escaped(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    store = written(tmp_path / "store", header(class_names=("a", odd), source=f"/{odd}", left_out=(f"{odd}/1.png",)))
+    assert store.header.class_names == ("a", r"caf\xe9")
+    assert store.header == open_store(tmp_path / "store").header
+    assert store.header.source == r"/caf\xe9"
+    assert store.header.left_out == (r"caf\xe9/1.png",)
+
+
+def test_earlier_checksums_hold():
+    plan = header()
+    facts = {key: value for key, value in plan.model_dump(mode="json").items() if key not in ("checksum", "left_out")}
+    values, labels = rows(plan), np.arange(6)
+    expected = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + values.tobytes() + labels.tobytes()).hexdigest()
+    assert checksum(plan, values, labels) == expected
+    assert checksum(header(left_out=("a",)), values, labels) != expected
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
