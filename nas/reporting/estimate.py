@@ -8,7 +8,7 @@ from nas.study.choices import Mode
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study
 from space.choices.table import covering
-from space.domains.census import RARE, Census
+from space.domains.census import Census
 
 UNITS = {
     "gflops": "(inference, folded form, one image)",
@@ -75,8 +75,6 @@ def _trials(study: Study) -> str:
 
 def _feasible(census: Census) -> str:
     text = f"{percent(census.share)} of the space ({census.feasible:,} of {census.draws:,} random points)"
-    if census.share < RARE:
-        text += f"; below {RARE:.0%}, so proposals come from the feasible part itself"
     if census.feasible < 10:
         text += "; so few say little of the range of costs"
     return text

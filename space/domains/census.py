@@ -20,9 +20,6 @@ from space.spec import ModelSpec
 BINS = 4
 """Ranges with more values than this are reported in this many equal parts."""
 
-RARE = 0.01
-"""Below this feasible share of a space, searchers move every proposal to a feasible point near it."""
-
 SURELY_SEEN = 50
 """Draws per point of a small space after which a given point is missed with a chance of exp(-50)."""
 

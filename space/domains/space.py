@@ -39,7 +39,7 @@ FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value to choose: its flat name, its domain, and the values of other paths that make it active, in `plain_value`'s form."""
+    """One value to choose: its flat name, its domain, and the values of other paths, in the form of `plain_value`, that it needs."""
 
     name: str
     domain: Domain
