@@ -39,7 +39,7 @@ FIXED_BY_DATA = {"in_channels", "input_size", "num_classes"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value to choose: its flat name, its domain, and the values of other paths, in the form of `plain_value`, that it needs."""
+    """One value to choose: its flat name, its domain, and the values (as of `plain_value`) of other paths that make it active."""
 
     name: str
     domain: Domain
