@@ -122,6 +122,7 @@ def validate_command(studies: tuple[Path, ...]) -> None:
     """Check studies without training."""
     from nas.data.sources import is_absent
     from nas.execution.preflight import check_data
+    from nas.reporting.estimate import never_feasible
     from nas.study.load import load_study
 
     for path in studies:
@@ -132,6 +133,8 @@ def validate_command(studies: tuple[Path, ...]) -> None:
         what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
         absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
         click.echo(f"{path}: fine; {what}{absent}")
+        for text in never_feasible(study.census) if study.search else ():
+            click.echo(f"  {text}")
 
 
 @main.command("status")

@@ -18,7 +18,7 @@ from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
 from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
-from nas.search.controller import Listener, Search
+from nas.search.controller import Listener, Search, source_of
 from nas.study.study import Study
 from space.errors import DataError, RunError, StudyError
 
@@ -68,6 +68,8 @@ def run_study(
     """
     study.check_runs()
     check_data(study)
+    # Before anything is written or started: what cannot be made must leave no directory that refuses the mended study.
+    source = source_of(study)
     where = locate(out) if isinstance(out, str) else RunLocation(out)
     folder, mirror = where.folder, Mirror(where) if where.uri else None
     executor = _executor(study, where, in_process, address)
@@ -82,7 +84,7 @@ def run_study(
             stack.enter_context(executor)
             for line in smoke_lines(executor.smoke(study)):
                 say(line)
-        search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners)
+        search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners, source)
         if not search.complete:
             if not new:
                 stack.enter_context(executor)

@@ -98,8 +98,8 @@ class RecordedSpace(SearchSpace):
         self._left = np.ones(len(params), dtype=bool)
 
     def points(self, rng: np.random.Generator, count: int) -> Points:
-        """All points that are left, whatever the count."""
-        return self._all.take(np.flatnonzero(self._left))
+        """All points that are left, in a random order, whatever the count."""
+        return self._all.take(rng.permutation(np.flatnonzero(self._left)))
 
     def violation(self, table: CostTable) -> Array:
         """Zeros, because every recorded architecture is feasible."""

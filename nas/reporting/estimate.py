@@ -8,7 +8,7 @@ from nas.study.choices import Mode
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study
 from space.choices.table import covering
-from space.domains.census import RARE, Census
+from space.domains.census import Census
 
 UNITS = {
     "gflops": "(inference, folded form, one image)",
@@ -38,6 +38,7 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
     given = f", after {len(search.enqueue)} given first (enqueue)" if search.enqueue else ""
     facts.append(("sampler", f"{search.sampler.kind}, seed {search.sampler.seed}{given}"))
     facts.append(("feasible", _feasible(census)))
+    facts += [("", text) for text in never_feasible(census)]
     facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
     milestones = ", ".join(f"{macs / 1e12:.4g}" for macs in study.budget.milestones)
     facts.append(("rungs", f"{milestones} training TFLOPs a trial; {_judged(study.budget)}"))
@@ -75,11 +76,17 @@ def _trials(study: Study) -> str:
 
 def _feasible(census: Census) -> str:
     text = f"{percent(census.share)} of the space ({census.feasible:,} of {census.draws:,} random points)"
-    if census.share < RARE:
-        text += f"; below {RARE:.0%}, so proposals come from the feasible part itself"
     if census.feasible < 10:
         text += "; so few say little of the range of costs"
     return text
+
+
+def never_feasible(census: Census) -> list[str]:
+    """A sentence per parameter with values that no feasible architecture of the census has."""
+    return [
+        f"{name} {', '.join(map(str, values))}: no feasible architecture found in {census.draws:,} draws"
+        for name, values in census.never_feasible.items()
+    ]
 
 
 _HOW = covering(

@@ -35,6 +35,11 @@ Listener = Callable[[Event, Run], None]
 """Called with every new event, and with the run after that event."""
 
 
+def source_of(study: Study) -> TrialSource:
+    """Where a study's trials come from. It writes nothing, so a searcher that cannot be made leaves nothing behind."""
+    return Proposals(study) if study.search else PairedSeeds(study)
+
+
 class Search:
     """Every decision about a run.
 
@@ -45,11 +50,13 @@ class Search:
         RunError: When the directory holds another study.
     """
 
-    def __init__(self, study: Study, ledger: Ledger, listeners: tuple[Listener, ...] = ()) -> None:
+    def __init__(
+        self, study: Study, ledger: Ledger, listeners: tuple[Listener, ...] = (), source: TrialSource | None = None
+    ) -> None:
         self.study, self.ledger, self.listeners = study, ledger, listeners
         self.gave_up: str | None = None
         """Why no more trials are handed out although some are left; None while the search has not given up."""
-        self.source: TrialSource = Proposals(study) if study.search else PairedSeeds(study)
+        self.source = source or source_of(study)
         self._cache = RunCache(ledger.folder, study)
         self._state = SearchState()
         self._failures, self._reported, self._finish_failed = 0, False, set[int]()

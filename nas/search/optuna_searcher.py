@@ -19,15 +19,14 @@ from optuna.trial import Trial as Asked
 
 from nas.runs.records import Rejected, State
 from nas.search.distributions import distribution, encoded
-from nas.search.searcher import Rejects, Suggestion
+from nas.search.searcher import Rejects, Searcher, Suggestion
 from nas.study.settings import SamplerSettings, SearchSettings
-from space.domains.census import RARE
 from space.domains.near import feasible_near
 from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
 
-TRIES = 50
-"""After this many rejected proposals in a row, a point is drawn uniformly from the feasible part of the space."""
+STARTUP = 10
+"""Architectures from which tpe and gp begin to learn; for nsga2 it is the population."""
 
 DRAWS = 1000
 """The space counts as spent when this many uniform draws all repeat a trial."""
@@ -43,9 +42,9 @@ _STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED,
 
 OPTUNA_SAMPLERS: dict[str, Callable[[SamplerSettings, int], BaseSampler]] = {
     "random": lambda settings, seed: RandomSampler(seed=seed),
-    "tpe": lambda settings, seed: TPESampler(seed=seed),
+    "tpe": lambda settings, seed: TPESampler(n_startup_trials=STARTUP, seed=seed),
     "nsga2": lambda settings, seed: NSGAIISampler(population_size=settings.population, seed=seed),
-    "gp": lambda settings, seed: GPSampler(seed=seed, warn_independent_sampling=False),
+    "gp": lambda settings, seed: GPSampler(n_startup_trials=STARTUP, seed=seed, warn_independent_sampling=False),
 }
 """By `search.sampler.kind`: Optuna's sampler of the settings and a seed."""
 
@@ -58,27 +57,27 @@ class _Observation:
     state: TrialState = TrialState.RUNNING
     values: Sequence[float] | None = None
     intermediate: Sequence[float] = ()
-    violations: Mapping[str, float] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """The sampler's notes about it, such as its generation."""
     handle: Asked | None = None
     """Its trial in the current Optuna study while it runs there, through which its end is reported."""
 
 
-class OptunaSearcher:
+class OptunaSearcher(Searcher):
     """Suggests points of a space and learns from how their trials end.
 
     Every proposal gets a new sampler, seeded by (seed, number of observations before it), which sees all observations. So a
     proposal depends on the seed and on the observations alone: after a restart, the same history gives the same proposals.
 
-    A proposal outside the constraints is rejected, and the sampler learns by how much it breaks them. Where less than 1 % of the
-    space is feasible (`share`), and for `gp`, which is slow to propose, the proposal is moved to the nearest of a sample of
-    feasible points.
+    The first architectures are drawn uniformly from the feasible part of the space, until the sampler has trained ones to learn
+    from; a random one is drawn so always. A later proposal that is outside the constraints, or repeats an architecture, is moved to
+    the nearest of a sample of feasible points. Samplers learn from what was trained alone.
+
+    `share` is the feasible share of the space.
     """
 
     def __init__(self, space: SearchSpace, settings: SearchSettings, share: float = 1.0) -> None:
         self.space, self.settings = space, settings
-        self._moves = share < RARE or settings.sampler.kind == "gp"
         self._near_draws = int(np.clip(NEAR / max(share, 1e-9), NEAR, MOST_DRAWS))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._distributions = {parameter.name: distribution(parameter.domain) for parameter in space.parameters}
@@ -91,38 +90,38 @@ class OptunaSearcher:
         if self.settings.sampler.kind == "nsga2":
             # NSGA-II would use its cached parents of a generation, whose order differs from that after a restart.
             self._current = None
-        rejected: list[Rejected] = []
-        repeated: list[_Observation] = []
-        accepted: Params | None = None
-        while accepted is None and len(rejected) < (1 if self._moves else TRIES):
+        rejected: tuple[Rejected, ...] = ()
+        near: Params | None = None
+        if not self._starts:
             observation = self._ask()
-            violations = rejects(observation.params)
-            if violations is None:
-                self._list.append(observation)
-                accepted, self._of[number] = observation.params, observation
-                continue
-            rejected.append(Rejected(params=observation.params, violations=violations))
             self._list.append(observation)
-            if violations:
-                self._reject(observation, violations)
-            else:
-                # It stays running until the next proposal is accepted, because samplers avoid points that are running.
-                repeated.append(observation)
-        for observation in repeated:
-            self._reject(observation, {})
-        if accepted is None:
-            near = rejected[-1].params if self._moves else None
-            accepted = self._draw(number, rejects, near)
-            if accepted is None:
-                return None
-            self._of[number] = self._enqueue(accepted)
-        return Suggestion(accepted, tuple(rejected), dict(self._of[number].attrs))
+            near, violations = observation.params, rejects(observation.params)
+            if violations is None:
+                self._of[number] = observation
+                return Suggestion(near, (), dict(observation.attrs))
+            self._forget(observation)
+            rejected = (Rejected(params=near, violations=violations),)
+        params = self._draw(number, rejects, near)
+        if params is None:
+            return None
+        self._of[number] = self._enqueue(params)
+        return Suggestion(params, rejected, dict(self._of[number].attrs))
+
+    @property
+    def _starts(self) -> bool:
+        """Whether the sampler has too little to learn from, so that points are drawn uniformly from the feasible part."""
+        settings = self.settings.sampler
+        if settings.kind == "random":
+            return True
+        # Optuna's tpe learns from pruned trials too.
+        states = (TrialState.COMPLETE, TrialState.PRUNED) if settings.kind == "tpe" else (TrialState.COMPLETE,)
+        learned = sum(observation.state in states for observation in self._list)
+        return learned < (settings.population if settings.kind == "nsga2" else STARTUP)
 
     def replay(self, number: int, params: Params, rejected: Sequence[Rejected], attrs: Mapping[str, Any]) -> None:
         """See `Searcher.replay`."""
         for point in rejected:
-            state = TrialState.PRUNED if point.violations else TrialState.FAIL
-            self._list.append(_Observation(point.params, state, violations=point.violations))
+            self._list.append(_Observation(point.params, TrialState.FAIL))
         self._of[number] = _Observation(params, attrs=attrs)
         self._list.append(self._of[number])
         self._current = None
@@ -188,7 +187,6 @@ class OptunaSearcher:
             distributions={name: self._distributions[name] for name in observation.params},
             intermediate_values=dict(enumerate(observation.intermediate)),
             system_attrs=dict(observation.attrs),
-            constraints=dict(observation.violations) or None,
         )
 
     def _ask(self, params: Params | None = None) -> _Observation:
@@ -218,14 +216,12 @@ class OptunaSearcher:
         seed = int(np.random.SeedSequence([settings.seed, question]).generate_state(1)[0])
         return OPTUNA_SAMPLERS[settings.kind](settings, seed)
 
-    def _reject(self, observation: _Observation, violations: Mapping[str, float]) -> None:
-        # Samplers treat a pruned trial with a broken constraint as infeasible. A repetition fails, which samplers ignore.
-        observation.state, observation.violations = TrialState.PRUNED if violations else TrialState.FAIL, violations
+    def _forget(self, observation: _Observation) -> None:
+        """Let a rejected point fail, which samplers ignore: they learn from what was trained alone."""
+        observation.state = TrialState.FAIL
         if observation.handle is None:
             self._current = None
             return
-        for name, amount in violations.items():
-            observation.handle.set_constraint(name, amount)
         self.study().tell(observation.handle, state=observation.state)
         observation.handle = None
 

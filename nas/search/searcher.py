@@ -26,17 +26,20 @@ class Suggestion:
 class Searcher(Protocol):
     """Suggests architectures, each under a number, and learns how they end.
 
-    Its suggestions follow from its seed and the calls so far alone. A new searcher is a class with these methods and a line in
-    `nas.search.proposals.SEARCHERS`.
+    Its suggestions follow from its seed and the calls so far alone. A new searcher is a subclass with all these methods, for one
+    that was forgotten would learn nothing without a word, and a line in `nas.search.proposals.SEARCHERS`. One that has no use for
+    a report says so by a method that does nothing.
     """
 
     @abstractmethod
     def suggest(self, number: int, rejects: Rejects) -> Suggestion | None:
         """A point for the architecture of this number, which is running from now on; None when the space is spent."""
 
+    @abstractmethod
     def replay(self, number: int, params: Params, rejected: Sequence[Rejected], attrs: Mapping[str, Any]) -> None:
         """Add a suggestion that was made before a restart, or an architecture that the searcher did not suggest."""
 
+    @abstractmethod
     def tell(self, number: int, state: State, values: Sequence[float], intermediate: Sequence[float]) -> None:
         """Report that an architecture ended.
 
@@ -47,12 +50,15 @@ class Searcher(Protocol):
             intermediate: The first objective at every rung that was reached.
         """
 
+    @abstractmethod
     def tell_waiting(self, number: int, intermediate: Sequence[float]) -> None:
         """Report that an architecture waits at a rung; `intermediate` is as in `tell`."""
 
+    @abstractmethod
     def resume(self, number: int) -> None:
         """Report that an architecture which waited, or was complete for a smaller budget, trains on."""
 
+    @abstractmethod
     def forget_attrs(self) -> None:
         """Drop the notes on earlier suggestions, because a larger budget begins."""
 

@@ -28,10 +28,19 @@ def _macs(value: Any) -> Any:
     return round(float(match[1]) * _PREFIXES[match[2]])
 
 
-Macs = Annotated[int, BeforeValidator(_macs), Field(gt=0)]
+Macs = Annotated[int, BeforeValidator(_macs), Field(gt=0, lt=10**24)]
 """Training compute in multiply-accumulates, written as `1.5 TFLOPs`."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed of NumPy's and Optuna's generators."""
+
+HashedSeed = Annotated[int, Field(gt=-(2**32), lt=2**32)]
+"""A seed that `nas.rng` hashes, so that it may be negative."""
+
+Guidance = Annotated[float, Field(ge=-1000, le=1000)]
+"""A scale of classifier-free guidance, far from where float32 ends."""
 
 
 def _listed(value: Any) -> Any:
@@ -75,8 +84,8 @@ class SamplerSettings(Frozen):
     """The Optuna sampler and its seed; `population` is the number of complete trials per generation of nsga2."""
 
     kind: SearcherKind = "tpe"
-    seed: int = 0
-    population: Annotated[int, Field(ge=2)] = 20
+    seed: Seed = 0
+    population: Annotated[int, Field(ge=2, le=1_000_000)] = 20
 
 
 class SearchSettings(Frozen):
@@ -97,8 +106,8 @@ class SearchSettings(Frozen):
     constraints: dict[str, Range] = Field(default_factory=dict)
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(metric="val_loss"),)
     sampler: SamplerSettings = SamplerSettings()
-    trials: Annotated[int, Field(ge=1)]
-    replicates: Annotated[int, Field(ge=1)] = 1
+    trials: Count
+    replicates: Count = 1
     enqueue: tuple[dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
@@ -121,7 +130,7 @@ class PredictionSettings(Frozen):
     """
 
     kind: Literal["epsilon", "v", "flow"] = "epsilon"
-    min_snr: Annotated[float, Field(gt=0)] | None = None
+    min_snr: Annotated[float, Field(gt=0, le=1e6)] | None = None
     times: Literal["uniform", "logit-normal"] = "uniform"
 
     @model_validator(mode="before")
@@ -152,16 +161,16 @@ class TrainingSettings(Frozen):
     """
 
     prediction: PredictionSettings = PredictionSettings()
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Count = 256
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
+    clip_norm: Annotated[float, Field(gt=0, le=1e30)] | None = None
     ema: Annotated[tuple[Share, ...], BeforeValidator(_listed), Field(min_length=1, max_length=8)] = (0.9999,)
     ema_warmup: bool = True
     label_dropout: Share = 0.1
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
-    seed: int = 0
+    seed: HashedSeed = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -190,7 +199,7 @@ class BudgetSettings(Frozen):
     max: Macs | None = None
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
-    reduction_factor: Annotated[int, Field(ge=2)] = 2
+    reduction_factor: Annotated[int, Field(ge=2, le=1_000_000)] = 2
     even: bool = False
     mode: Mode = "stop"
     grace_rungs: Annotated[int, Field(ge=0)] = 0
@@ -287,7 +296,7 @@ class FinishSettings(Frozen):
     Over the last share `decay` of the training that the finish adds, the learning rate falls linearly to 0.
     """
 
-    best: Annotated[int, Field(ge=1)] = 1
+    best: Count = 1
     budget: Macs
     decay: Share = 0.0
 
@@ -295,7 +304,7 @@ class FinishSettings(Frozen):
 class ValLossSettings(Frozen):
     """The fixed grid of the validation loss: `images` images, each at one stratified timestep with a noise and its negative."""
 
-    images: Annotated[int, Field(ge=8)] = 512
+    images: Annotated[int, Field(ge=8, le=1_000_000)] = 512
 
 
 class SampleSettings(Frozen):
@@ -304,12 +313,12 @@ class SampleSettings(Frozen):
     `per_class` images of each class are drawn. Where that makes more than `images`, evenly chosen classes are shown, at least one.
     """
 
-    per_class: Annotated[int, Field(ge=1)] = 8
-    images: Annotated[int, Field(ge=1)] = 64
+    per_class: Count = 8
+    images: Count = 64
     sampler: Sampler | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    guidance: float = 2.0
-    seed: int = 0
+    guidance: Guidance = 2.0
+    seed: HashedSeed = 0
 
     def classes(self, count: int) -> list[int]:
         """The labels in the grid, one row each, out of `count` classes."""
@@ -325,10 +334,10 @@ class FidSettings(Frozen):
     """
 
     samples: Count = 2000
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     sampler: Sampler | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    guidance: float = 1.0
+    guidance: Guidance = 1.0
     extractor: ExtractorName = "clothes"
     at: Literal["last", "every"] = "last"
 
@@ -352,10 +361,17 @@ class ResourceSettings(Frozen):
             counts as hung.
     """
 
-    cpu: Annotated[int, Field(ge=1)] = 1
-    gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    concurrent: Annotated[int, Field(ge=1)] | None = None
-    step_limit_s: Annotated[float, Field(gt=0)] = 600.0
+    cpu: Annotated[int, Field(ge=1, le=4096)] = 1
+    gpu: Literal["auto"] | Annotated[float, Field(ge=0, le=4096)] = "auto"
+    concurrent: Count | None = None
+    step_limit_s: Annotated[float, Field(gt=0, le=366 * 86400)] = 600.0
+
+    @model_validator(mode="after")
+    def _has_whole_gpus(self) -> ResourceSettings:
+        # Ray refuses a trial that needs more than one GPU and no whole number of them, and rounds shares to 1/10,000.
+        if self.gpu != "auto" and (self.gpu % 1 if self.gpu > 1 else 0 < self.gpu < 1e-4):
+            raise StudyError(f"gpu {self.gpu:g} is neither a share from 0.0001 to 1 nor a whole number of GPUs; take one of these")
+        return self
 
 
 class TrackingSettings(Frozen):

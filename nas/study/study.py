@@ -22,6 +22,7 @@ from nas.study.settings import (
     ModelSettings,
     Objective,
     ResourceSettings,
+    SamplerSettings,
     SearchSettings,
     TrackingSettings,
     TrainingSettings,
@@ -255,8 +256,15 @@ class Study(Frozen):
         return cls.model_validate(both["study"], context={"header": Header.model_validate(both["header"])})
 
     def check_runs(self) -> None:
-        """Run the checks that need many architectures; raises StudyError when none is feasible, or a rung is under one step."""
+        """Run the checks that a recorded study need not pass again, and those that need many architectures.
+
+        Raises:
+            StudyError: When a setting would be ignored, no architecture is feasible, or a rung is under one step.
+        """
         if self.search:
+            sampler = self.search.sampler
+            if sampler.kind != "nsga2" and sampler.population != SamplerSettings().population:
+                raise StudyError(f"search.sampler.population is of nsga2; {sampler.kind} has none, so remove it")
             census = self.census
             if not census.feasible:
                 raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")

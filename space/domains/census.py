@@ -17,11 +17,11 @@ from space.domains.space import LARGEST_CHUNK, TRIES, SearchSpace
 from space.errors import SpecError
 from space.spec import ModelSpec
 
-BINS = 4
-"""Ranges with more values than this are reported in this many equal parts."""
+BINS, MOST_VALUES = 4, 64
+"""Ranges with more than MOST_VALUES values are reported in BINS equal parts."""
 
-RARE = 0.01
-"""Below this feasible share of a space, searchers move every proposal to a feasible point near it."""
+LIKELY = 10
+"""A value counts as never feasible where this many feasible points with it would be expected by chance, and there is none."""
 
 SURELY_SEEN = 50
 """Draws per point of a small space after which a given point is missed with a chance of exp(-50)."""
@@ -29,9 +29,13 @@ SURELY_SEEN = 50
 
 @dataclass(frozen=True)
 class Marginal:
-    """One value (or range) of a parameter: its share among the drawn points that have the parameter, and among the feasible."""
+    """One value (or range) of a parameter: its share among the drawn points that have the parameter, and among the feasible.
+
+    `points` is the number of drawn points with the value.
+    """
 
     value: Any
+    points: int
     drawn: float
     feasible: float
 
@@ -60,6 +64,15 @@ class Census:
     def share(self) -> float:
         """The estimated feasible share of the space."""
         return self.feasible / self.draws
+
+    @property
+    def never_feasible(self) -> dict[str, list[Any]]:
+        """By parameter: the values with which no drawn point is feasible, as far as there were draws enough to say so."""
+        never = {
+            name: [part.value for part in parts if not part.feasible and part.points * self.share >= LIKELY]
+            for name, parts in self.marginals.items()
+        }
+        return {name: values for name, values in never.items() if values}
 
 
 def census(space: SearchSpace, rng: np.random.Generator, draws: int, batch_size: int = 1) -> Census:
@@ -148,7 +161,8 @@ class _Tally:
     def _marginals(self, name: str) -> list[Marginal]:
         shares = self._counts[name] / np.maximum(self._active[name], 1)[:, None]
         labels = [label for label, _, _ in self._parts[name]]
-        return [Marginal(label, *share) for label, share in zip(labels, shares.T.tolist(), strict=True)]
+        points = self._counts[name][0].tolist()
+        return [Marginal(label, count, *share) for label, count, share in zip(labels, points, shares.T.tolist(), strict=True)]
 
 
 def _parts(domain: Domain) -> list[tuple[Any, Any, Any]]:
@@ -157,7 +171,7 @@ def _parts(domain: Domain) -> list[tuple[Any, Any, Any]]:
         return [(value, index, index) for index, value in enumerate(domain.choice)]
     if domain.int_ is not None:
         values = range(domain.int_[0], domain.int_[1] + 1, domain.step)
-        if len(values) <= BINS:
+        if len(values) <= MOST_VALUES:
             return [(value, value, value) for value in values]
         bounds: tuple[float, float] = (values[0], values[-1])
     else:

@@ -29,7 +29,7 @@ class Domain(Frozen):
     int_: tuple[int, int] | None = Field(default=None, alias="int")
     float_: tuple[float, float] | None = Field(default=None, alias="float")
     each: Domain | None = None
-    step: int = Field(default=1, ge=1)
+    step: int = Field(default=1, ge=1, le=10**9)
     log: bool = False
     when: dict[str, Value] = Field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from pydantic import ValidationError
@@ -156,7 +157,7 @@ class SearchSpace:
                 return None
             else:
                 value = at_stage(spec.value_at(path), int(stage))
-            own = parameter.domain.own(value, lambda known, path=path: plain_value(path, known, len(spec.depths)))
+            own = parameter.domain.own(value, partial(plain_value, path, stages=len(spec.depths)))
             # Any value will do where the path has no effect; where it has one, the digests differ.
             params[parameter.name] = parameter.domain.first if own is None else own
         found = self.spec_or_none(params)

@@ -144,6 +144,14 @@ def test_validate(tiny_file):
     assert nas("validate", tiny_file, "missing.yaml").exit_code == 2
 
 
+def test_values_that_are_never_feasible_are_told_before_a_run(tiny_file):
+    space = ["--set", "search.space={channels: [8, 320, 640], heads: [1, 2], attention.similarity: [dot, cosine]}"]
+    told = "channels 320, 640: no feasible architecture found in 100,000 draws"
+    assert told in nas("run", tiny_file, "--dry-run", *space).output
+    tiny_file.write_text(tiny_file.read_text().replace("    heads:", "    channels: [8, 320, 640]\n    heads:", 1))
+    assert told in nas("validate", tiny_file).output
+
+
 def test_cost_of_presets_and_files(tmp_path):
     assert "gflops 6.0435" in nas("cost", "u-dit-s").output
     spec = tmp_path / "spec.yaml"

@@ -19,6 +19,7 @@ from nas.execution.threads import threads
 from nas.runs.ledger import LEDGER, read_events
 from nas.runs.records import State
 from nas.runs.run import read_run
+from nas.search.proposals import SEARCHERS
 from nas.study.load import load_study
 from nas.training import export
 from nas.training.trainer import Trainer
@@ -333,3 +334,13 @@ def test_on_ray_trials_end_and_an_interrupted_run_goes_on(tiny_file, tmp_path):
     first = {report.rung: report.val_loss for report in alone.trials[0].search_reports}
     for report in run.trials[0].search_reports:
         assert report.val_loss == pytest.approx(first.get(report.rung, report.val_loss), rel=1e-5)
+
+
+def test_a_searcher_that_cannot_be_made_leaves_no_directory(tiny, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ToolkitError("no such sampler")
+
+    monkeypatch.setitem(SEARCHERS, "tpe", broken)
+    with pytest.raises(ToolkitError, match="no such sampler"):
+        run_study(tiny, tmp_path / "run", in_process=True)
+    assert not (tmp_path / "run").exists()

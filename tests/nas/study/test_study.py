@@ -5,6 +5,7 @@ from nas.search.resume import differences
 from nas.study.load import load_study
 from nas.study.study import Study
 from space import ToolkitError
+from space.errors import StudyError
 from tests.conftest import TINY
 
 
@@ -121,3 +122,28 @@ def test_what_may_differ_when_a_run_goes_on(tiny_file, tiny):
 def test_a_grid_has_at_most_its_images_of_evenly_chosen_classes(tiny_file, changes, classes, labels):
     settings = load_study(tiny_file, ["evaluation.samples={}", *(f"evaluation.samples.{c}" for c in changes)]).evaluation.samples
     assert settings.classes(classes) == labels
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("search.sampler.seed=-1", "search.sampler.seed=4294967296", "search.trials=10000000", "search.replicates=10000000"),
+        *("training.seed=4294967296", "training.batch_size=10000000", "training.learning_rate=1e39", "training.weight_decay=1e39"),
+        *("training.warmup_steps=10000000000", "training.clip_norm=1e39", "evaluation.samples.guidance=1e39"),
+        *("evaluation.fid={seeds: [-1]}", "evaluation.fid={guidance: -1e39}", "resources.cpu=1000000", "resources.gpu=1.5"),
+        *("resources.gpu=0.00001", "resources.step_limit_s=1e300", "budget.reduction_factor=10000000", "finish.best=10000000"),
+        *("evaluation.val_loss.images=10000000", "evaluation.samples.per_class=10000000", "budget.max=" + "9" * 30),
+        *("search.space.heads={int: [1, 2], step: 10000000000000000000}", "search.sampler={kind: nsga2, population: 10000000}"),
+    ],
+)
+def test_numbers_that_no_library_takes_are_refused(tiny_file, change):
+    key = change.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(StudyError, match=f"{key}|seeds|guidance|step|population"):
+        load_study(tiny_file, [change])
+
+
+def test_a_population_is_of_nsga2(tiny_file):
+    load_study(tiny_file, ["search.sampler={kind: nsga2, population: 4}"]).check_runs()
+    study = load_study(tiny_file, ["search.sampler={kind: tpe, population: 4}"])
+    with pytest.raises(StudyError, match=r"search\.sampler\.population is of nsga2; tpe has none, so remove it"):
+        study.check_runs()

@@ -100,6 +100,22 @@ def test_samples_are_uniform_among_the_feasible():
     assert chisquare([drawn.count(params) for params in sorted(feasible)]).pvalue > 0.01
 
 
+def test_values_that_are_never_feasible_are_told_where_draws_suffice():
+    varied = {"channels": [16, 24, 32, 48], "heads": [2, 5], "feed_forward.kind": ["mlp", "conv"], "depths": {"each": [1, 9]}}
+    narrow = {"max": cost(preset("u-dit-toy").replace({"channels": 24})).gflops}
+    found = census(space(varied, gflops=narrow), np.random.default_rng(0), 20_000)
+    table = cost_table(space(varied), 20_000)
+    feasible = table.points.take(np.flatnonzero(table.buildable & (table.gflops <= narrow["max"])))
+    seen = {name: {column.value(row) for row in range(feasible.count)} for name, column in feasible.columns.items()}
+    assert seen["channels"] == {16, 24}
+    assert found.never_feasible["channels"] == [32, 48]
+    for name, column in feasible.columns.items():
+        assert set(found.never_feasible.get(name, ())) == set(column.choices) - seen[name]
+    few = census(space(varied, gflops=narrow), np.random.default_rng(0), 100)
+    assert few.feasible < 20
+    assert not few.never_feasible, "too few to say so"
+
+
 def test_marginals_tell_what_the_constraints_leave():
     searched = space({"channels": {"int": [8, 64], "step": 8}, "feed_forward.kind": ["mlp", "conv"]}, gflops={"max": 0.1})
     found = census(searched, np.random.default_rng(0), 5000)
