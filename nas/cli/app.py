@@ -85,8 +85,7 @@ def run_command(
 
     from rich.console import Console
 
-    from analysis.runs.data import load
-    from nas.cli.conclude import conclude_ablation, conclude_search
+    from nas.cli.conclude import beside, conclude_ablation, conclude_search
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
     from nas.runs.layout import EVALUATION, SAMPLES
@@ -105,10 +104,15 @@ def run_command(
         finished = run_study(
             loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say, ending=ending
         )
-    figures = (conclude_ablation if loaded.ablation else conclude_search)(console, load(finished), folder)
+    figures: list[Path] = []
+    with beside(console, "results"):
+        from analysis.runs.data import load
+
+        figures = (conclude_ablation if loaded.ablation else conclude_search)(console, load(finished), folder)
     if where.uri:
         for figure in figures:
-            remote_at(where.uri).upload(figure, figure.name)
+            with beside(console, figure.name):
+                remote_at(where.uri).upload(figure, figure.name)
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
@@ -149,11 +153,14 @@ def status_command(run: str) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
     from nas.reporting.console import status_lines
     from nas.runs.ledger import read_events
+    from nas.runs.remote import is_uri
+    from nas.runs.run_lock import driver_of
     from nas.search.state import read_state
 
     folder = _here(run)
     events = list(read_events(folder))
-    click.echo("\n".join(status_lines(read_state(folder, events).run, events)))
+    driver = driver_of(folder, run if is_uri(run) else None)
+    click.echo("\n".join(status_lines(read_state(folder, events).run, events, driver)))
 
 
 @main.command("table")

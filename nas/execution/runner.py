@@ -19,7 +19,8 @@ from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
 from nas.search.controller import Listener, Search
 from nas.study.study import Study
-from space.errors import DataError, RunError, StudyError
+from space.errors import RunError, StudyError
+from space.files import first_line
 
 
 class Executor(Protocol):
@@ -86,7 +87,10 @@ def run_study(
             stack.enter_context(executor)
             for line in smoke_lines(executor.smoke(study)):
                 say(line)
-        search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners)
+        ledger = stack.enter_context(closing(Ledger(folder)))
+        if ledger.note:
+            say(ledger.note)
+        search = Search(study, ledger, listeners)
         if not search.complete:
             if not new:
                 stack.enter_context(executor)
@@ -142,7 +146,8 @@ def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
             if study.evaluation.fid is not None:
                 write_evaluation(model, facts_of(out), study, out / EVALUATION)
             write_samples(model, facts_of(out), study.evaluation.samples, out / SAMPLES)
-        except DataError as error:
-            # The VAE is not on this machine. The model is exported all the same, and the same command draws samples later.
-            reason = str(error)
+        except Exception as error:
+            # Such as a VAE that is not on this machine, or too little memory. The model is exported all the same, and the same
+            # command draws samples later.
+            reason = first_line(error)
         search.record(exported(study, trial, reason))
