@@ -138,8 +138,9 @@ def _codec(name: str, scale: float | None = None) -> Any:
     """The codec of a name; a VAE's folder becomes an absolute path, since the store may be used from another directory."""
     from nas.data.codec import VAE_PREFIX
     from nas.data.codecs import codec_named
+    from space.files import expanded
 
-    if name.startswith(VAE_PREFIX) and (local := Path(name.removeprefix(VAE_PREFIX)).expanduser()).is_dir():
+    if name.startswith(VAE_PREFIX) and (local := expanded(name.removeprefix(VAE_PREFIX))).is_dir():
         name = f"{VAE_PREFIX}{local.absolute()}"
     return codec_named(name, scale)
 

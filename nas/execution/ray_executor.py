@@ -28,6 +28,7 @@ from nas.execution.ray_adapters import (
     ShortMemory,
     data_bytes,
 )
+from nas.execution.ray_place import check_address, check_folder
 from nas.execution.smoke import Smoke, read_smoke, smoke_step
 from nas.runs.layout import RAY, STUDY, TRIALS
 from nas.runs.ledger import run_identity
@@ -89,7 +90,10 @@ class RayExecutor:
         self.ending, self.callbacks, self.trainable, self.gpu_bytes = ending or Ending(), callbacks, trainable, gpu_bytes
 
     def __enter__(self) -> RayExecutor:
-        _check_address(self.address)
+        if self.address:
+            check_address(self.address)
+        else:
+            check_folder()
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         # "local" starts a new cluster even when another runs on this machine.
@@ -99,7 +103,7 @@ class RayExecutor:
         except SystemExit:
             # What Ray does on SIGTERM while it starts.
             raise Ended("ended by SIGTERM", TERMINATED) from None
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error)
             # As with Ray itself, only the address `auto` finds the token of a cluster that requires one.
             hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
@@ -218,12 +222,6 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}; free some space and run the same command again") from None
-
-
-def _check_address(address: str | None) -> None:
-    for scheme, what in {"ray://": "a Ray Client address", "http": "the address of Ray's dashboard and its jobs"}.items():
-        if address and address.startswith(scheme):
-            raise ToolkitError(f"{address}: {what} cannot be used; run on a node of the cluster with --address auto")
 
 
 def _check_share(wanted: Share, nodes: list[Node]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from nas.execution.ending import GOES_ON, Ending, UnfinishedError
-from nas.execution.preflight import check_data
+from nas.execution.preflight import check_data, check_place
 from nas.execution.smoke import Smoke, smoke_lines
 from nas.runs.layout import EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
 from nas.runs.ledger import Ledger
@@ -72,6 +72,7 @@ def run_study(
     """
     study.check_runs()
     check_data(study)
+    check_place(study)
     where = locate(out) if isinstance(out, str) else RunLocation(out)
     folder, mirror = where.folder, Mirror(where) if where.uri else None
     ending = ending or Ending()
