@@ -71,7 +71,7 @@ def _origin(address: str) -> tuple[str, str]:
 
 def check_folder() -> None:
     """Check that Ray can start in its temporary folder on this machine; raises ToolkitError when it cannot."""
-    folder = Path(get_default_ray_temp_dir())
+    folder = Path(get_default_ray_temp_dir())  # type: ignore[no-untyped-call]
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "by default")
     excess = len(os.fsencode(folder / SOCKET)) - LONGEST_SOCKET
     mend = "set RAY_TMPDIR to a short folder of your own, such as /tmp/NAME"
