@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from space.errors import ToolkitError
+
 DAMAGED_ARRAY = (
     OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, SyntaxError,
     zipfile.BadZipFile, zlib.error, tokenize.TokenError,
@@ -86,5 +88,19 @@ def what_is(path: Path) -> str:
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `udit-nas/NAME` below XDG_CACHE_HOME, or below ~/.cache when that is not set; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "udit-nas" / name
+    """The folder `udit-nas/NAME` below XDG_CACHE_HOME, or below ~/.cache when that is not set; it may not exist yet.
+
+    Raises:
+        ToolkitError: When neither is known, as for an unknown user in a container.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")).resolve() / "udit-nas" / name
+
+
+def expanded(path: str) -> Path:
+    """A path with `~` replaced by the user's home; raises ToolkitError when that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ToolkitError(
+            f"{path}: this user has no home directory; set HOME, or for caches XDG_CACHE_HOME, to a folder that can be written"
+        ) from None

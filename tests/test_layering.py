@@ -38,7 +38,10 @@ ARROWS = {
 """By package, or by module where it differs: what of ours it may import, besides itself and `space`."""
 
 LIBRARIES = {
-    "ray": ("nas.execution.cluster", "nas.execution.ray_adapters", "nas.execution.ray_executor", "nas.execution.tracking"),
+    "ray": (
+        *("nas.execution.cluster", "nas.execution.ray_adapters", "nas.execution.ray_executor", "nas.execution.ray_place"),
+        "nas.execution.tracking",
+    ),
     "optuna": (
         *("nas.search.distributions", "nas.search.optuna_export", "nas.search.optuna_searcher"),
         "analysis.search.importance",

@@ -21,7 +21,8 @@ from space.errors import ToolkitError
 def main(debug: bool) -> None:
     """Architecture search and ablation of U-shaped diffusion transformers.
 
-    Exit codes: 0 done; 1 finished, with failed trials; 2 a mistake of yours, told in one sentence.
+    Exit codes: 0 done; 1 finished, with failed trials; 2 a mistake of yours, told in one sentence; 75 ended before it was done, as
+    it was asked to; 130 and 143 ended by Ctrl-C and by SIGTERM. After the last three the same command goes on.
     """
 
 
@@ -50,12 +51,21 @@ def _here(run: str) -> Path:
 @_changes
 @click.option("--dry-run", is_flag=True, help="Print what the study would cost and stop.")
 @click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
+@click.option("--walltime", metavar="DURATION", help="End in time, at rungs, before this time such as 3h50m is over.")
 def run_command(
-    study: Path, out: str | None, address: str | None, changes: tuple[str, ...], dry_run: bool, in_process: bool
+    study: Path,
+    out: str | None,
+    address: str | None,
+    changes: tuple[str, ...],
+    dry_run: bool,
+    in_process: bool,
+    walltime: str | None,
 ) -> None:
     """Run a study; the same command again goes on or tops up."""
+    from nas.execution.ending import Ending, seconds_of
     from nas.study.load import load_study
 
+    ending = Ending(seconds_of(walltime) if walltime else None)
     loaded = load_study(study, list(changes))
     if dry_run:
         from nas.reporting.ablation_estimate import ablation_estimate
@@ -75,8 +85,7 @@ def run_command(
 
     from rich.console import Console
 
-    from analysis.runs.data import load
-    from nas.cli.conclude import conclude_ablation, conclude_search
+    from nas.cli.conclude import beside, conclude_ablation, conclude_search
     from nas.execution.runner import run_study
     from nas.reporting.console import progress_view
     from nas.runs.layout import EVALUATION, SAMPLES
@@ -92,11 +101,18 @@ def run_command(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with progress_view(console, folder) as view:
-        finished = run_study(loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say)
-    figures = (conclude_ablation if loaded.ablation else conclude_search)(console, load(finished), folder)
+        finished = run_study(
+            loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say, ending=ending
+        )
+    figures: list[Path] = []
+    with beside(console, "results"):
+        from analysis.runs.data import load
+
+        figures = (conclude_ablation if loaded.ablation else conclude_search)(console, load(finished), folder)
     if where.uri:
         for figure in figures:
-            remote_at(where.uri).upload(figure, figure.name)
+            with beside(console, figure.name):
+                remote_at(where.uri).upload(figure, figure.name)
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
     for trial in finished.best(loaded.finish.best if loaded.finish else 1):
         assert trial.export is not None, "a run ends with its winners exported"
@@ -143,11 +159,14 @@ def status_command(run: str) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
     from nas.reporting.console import status_lines
     from nas.runs.ledger import read_events
+    from nas.runs.remote import is_uri
+    from nas.runs.run_lock import driver_of
     from nas.search.state import read_state
 
     folder = _here(run)
     events = list(read_events(folder))
-    click.echo("\n".join(status_lines(read_state(folder, events).run, events)))
+    driver = driver_of(folder, run if is_uri(run) else None)
+    click.echo("\n".join(status_lines(read_state(folder, events).run, events, driver)))
 
 
 @main.command("table")

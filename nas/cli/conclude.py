@@ -2,53 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from space.files import first_line
+
+
+@contextmanager
+def beside(console: Any, what: str) -> Iterator[None]:
+    """A context whose failure is told beside the other results: the run is done, and `what` can be had later."""
+    try:
+        yield
+    except Exception as error:
+        # Anything that a figure, a table or the disk may raise.
+        why = f"{type(error).__name__}: {first_line(error)}"
+        console.print(f"{what:16s} not made: {why}", markup=False, highlight=False, soft_wrap=True)
+
 
 def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
-    """Print the ranking, the front and the written files; draw the figures and return their files."""
-    import matplotlib as mpl
+    """Print the ranking, the front and the written files; draw the figures and return their files.
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    What fails is told, and the rest is done.
+    """
+    with beside(console, "ranking"):
+        from analysis.runs.tables import ranking_table
 
-    from analysis.runs.plots import front_info, plot_curves, plot_front
-    from analysis.runs.tables import ranking_table
+        _print_frame(
+            console,
+            ranking_table(data).drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
+            "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
+        )
+    with beside(console, "front"):
+        from analysis.runs.plots import front_info
 
-    ranked = ranking_table(data)
-    _print_frame(
-        console,
-        ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
-        "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
-    )
-    front = front_info(data).points
-    _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+        front = front_info(data).points
+        _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
     console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
-    written = []
-    for name, plot in {"front": plot_front, "curves": plot_curves}.items():
+    written: list[Path] = []
+    for name in ("front", "curves"):
         path = folder / f"{name}.png"
-        figure = plot(data).get_figure(root=True)
-        assert figure is not None
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-        console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
-        written.append(path)
+        with beside(console, path.name):
+            from analysis.runs.plots import plot_curves, plot_front
+
+            _save({"front": plot_front, "curves": plot_curves}[name](data), path)
+            console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
+            written.append(path)
     return written
 
 
-def conclude_ablation(console: Any, data: Any, folder: Path) -> list[Path]:
-    """Print an ablation's comparisons and the written files; draw a forest plot per comparison and return their files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
+def _save(axes: Any, path: Path, title: str = "") -> None:
+    """Write the figure of some axes."""
     from matplotlib import pyplot as plt
 
-    from analysis.ablation.plots import plot_compare
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    try:
+        if title:
+            figure.suptitle(title, fontsize=10)
+        figure.savefig(path, dpi=150)
+    finally:
+        plt.close(figure)
+
+
+def conclude_ablation(console: Any, data: Any, folder: Path) -> list[Path]:
+    """Print an ablation's comparisons and the written files; draw a forest plot per comparison and return their files.
+
+    What fails is told, and the rest is done.
+    """
+    written: list[Path] = []
+    with beside(console, "comparisons"):
+        _print_comparisons(console, data, folder, written)
+    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
+    console.print(f"whole tables     nas table {folder} --format md|latex|csv", highlight=False, soft_wrap=True)
+    return written
+
+
+def _print_comparisons(console: Any, data: Any, folder: Path, written: list[Path]) -> None:
     from analysis.ablation.tables import ablation_tables
     from analysis.ablation.text import narrow, parts
 
-    written: list[Path] = []
     notes: dict[str, None] = {}
     for number, table in enumerate(ablation_tables(data) if data.ablation.has_results else [], start=1):
         for part, text in enumerate(narrow(parts(table.frame)[:1])):
@@ -59,19 +95,13 @@ def conclude_ablation(console: Any, data: Any, folder: Path) -> list[Path]:
         notes |= dict.fromkeys(table.notes)
         if table.compared is not None and table.compared["difference"].notna().any():
             path = folder / f"comparison-{number}.png"
-            figure = plot_compare(table.compared, metric=data.ablation.metric).get_figure(root=True)
-            assert figure is not None
-            figure.suptitle(table.title, fontsize=10)
-            figure.savefig(path, dpi=150)
-            plt.close(figure)
-            written.append(path)
+            with beside(console, path.name):
+                from analysis.ablation.plots import plot_compare
+
+                _save(plot_compare(table.compared, metric=data.ablation.metric), path, table.title)
+                written.append(path)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
-    for path in written:
-        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
-    console.print(f"whole tables     nas table {folder} --format md|latex|csv", highlight=False, soft_wrap=True)
-    return written
 
 
 def _print_frame(console: Any, frame: Any, title: str) -> None:

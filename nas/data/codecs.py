@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nas.data.codec import VAE_PREFIX, Codec, PixelUnshuffle
 from nas.data.header import CodecRecord
 from space.document import nearest
 from space.errors import DataError
+from space.files import expanded
 
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (PixelUnshuffle(1), PixelUnshuffle(2), PixelUnshuffle(4))}
 
@@ -58,5 +57,7 @@ def record_of(codec: Codec) -> CodecRecord:
 
 def placed(name: str) -> str:
     """A codec's name as every process finds it: a VAE's folder becomes an absolute path."""
-    folder = Path(name.removeprefix(VAE_PREFIX)).expanduser()
-    return f"{VAE_PREFIX}{folder.absolute()}" if name.startswith(VAE_PREFIX) and folder.is_dir() else name
+    if not name.startswith(VAE_PREFIX):
+        return name
+    folder = expanded(name.removeprefix(VAE_PREFIX))
+    return f"{VAE_PREFIX}{folder.absolute()}" if folder.is_dir() else name

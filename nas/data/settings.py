@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from nas.data.header import Header
 from space.errors import DataError
+from space.files import expanded
 from space.frozen import Frozen
 from space.stage import Count
 
@@ -21,7 +21,7 @@ DEFAULT_VAE = "vae:stabilityai/sd-vae-ft-ema"
 
 def _resolved(source: str) -> str:
     """A source as every process finds it: an embedded name as it is, a folder by its absolute path."""
-    return source if source in EMBEDDED_NAMES else str(Path(source).expanduser().absolute())
+    return source if source in EMBEDDED_NAMES else str(expanded(source).absolute())
 
 
 class ExpectedData(Frozen):

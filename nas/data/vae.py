@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from nas.data.codec import VAE_PREFIX, Array, Shape
 from space.errors import DataError
-from space.files import first_line
+from space.files import expanded, first_line
 
 DEFAULT_SOURCE = "stabilityai/sd-vae-ft-ema"
 DEFAULT_SCALE = 0.18215
@@ -101,7 +100,7 @@ class Vae:
     @property
     def is_local(self) -> bool:
         """Whether the source is a folder on this machine."""
-        return Path(self.source).expanduser().is_dir()
+        return expanded(self.source).is_dir()
 
     @cached_property
     def scaling(self) -> tuple[float, float]:
@@ -305,7 +304,7 @@ class Vae:
             raise DataError(
                 f"codec {self.name} needs diffusers ({first_line(error).rstrip('.')}); pip install 'udit-nas[vae]'"
             ) from error
-        folder = Path(self.source).expanduser()
+        folder = expanded(self.source)
         if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(self.source)):
             raise DataError(f"codec {self.name}: no folder {folder}; {MEND}")
         # The loaders and the hub's client raise many classes of errors for damaged files and failed connections.

@@ -22,7 +22,7 @@ from nas.evaluation.adm import count_images, read_reference_npz, stream_images
 from nas.evaluation.extractor import Extractor
 from nas.evaluation.images import Pixels, to_pixels
 from nas.evaluation.statistics import FeatureStatistics, Moments
-from space.errors import DataError
+from space.errors import DataError, ToolkitError
 from space.files import cache_folder, replace_file
 
 MANIFOLD_IMAGES = 10_000
@@ -175,7 +175,10 @@ def _digest(extractor: Extractor, *parts: str) -> str:
 
 def _kept(digest: str, source: str, cache: Path | None, compute: Callable[[], ImageFeatures]) -> Reference:
     """The reference from the cache, or computed and put there; without a usable cache it is computed every time."""
-    path = (cache or cache_folder("reference")) / f"{digest}.safetensors"
+    try:
+        path = (cache or cache_folder("reference")) / f"{digest}.safetensors"
+    except ToolkitError:
+        return Reference(compute(), source, digest, kept=False)
     try:
         tensors = load_file(path)
         return Reference(_unpacked(tensors), source, digest, kept=True)

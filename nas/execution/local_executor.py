@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nas.execution.ending import Ending
 from nas.execution.smoke import Smoke, smoke
 from nas.execution.watchdog import raises_when_still
 from nas.runs.ledger import run_identity
@@ -18,8 +19,8 @@ from space.errors import RunError
 class LocalExecutor:
     """Carries out plans one at a time, so the same study always gives the same proposals and losses."""
 
-    def __init__(self, folder: Path, uri: str | None = None) -> None:
-        self.folder, self.uri = folder, uri
+    def __init__(self, folder: Path, uri: str | None = None, ending: Ending | None = None) -> None:
+        self.folder, self.uri, self.ending = folder, uri, ending or Ending()
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -33,7 +34,7 @@ class LocalExecutor:
 
     def search(self, search: Search) -> None:
         """Train the search's plans until it has no more."""
-        while (plan := search.next_plan()) is not None:
+        while not self.ending.reason and (plan := search.next_plan()) is not None:
             self._carry_out(plan, search)
 
     def finish(self, search: Search, plans: list[TrialPlan]) -> None:
@@ -42,6 +43,8 @@ class LocalExecutor:
             self._carry_out(plan, search)
 
     def _carry_out(self, plan: TrialPlan, search: Search) -> None:
+        if not self.ending.begins(plan, search):
+            return
         folder = self.folder / plan.name
         try:
             if self.uri is not None:
@@ -52,7 +55,8 @@ class LocalExecutor:
                     report = trial.advance()
                 if self.uri is not None:
                     upload_checkpoint(self.uri, plan.name, folder)
-                if not search.report(report):
+                self.ending.measure(report)
+                if not (search.report(report) and self.ending.goes_on(report, plan)):
                     break
         except RunError:
             raise  # The run directory is unusable, for every other trial too.

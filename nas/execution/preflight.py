@@ -27,3 +27,17 @@ def check_data(study: Study) -> None:
         from nas.evaluation.extractors import extractor_named
 
         check_count(study.evaluation.fid.samples, extractor_named(study.evaluation.fid.extractor).dimensions)
+
+
+def check_place(study: Study) -> None:
+    """Before training, check that this machine has what samples are judged with, if the study judges them.
+
+    Raises:
+        DataError: If the feature extractor or the VAE is missing or damaged.
+    """
+    if study.evaluation.fid is not None:
+        import torch
+
+        from nas.training.scores import check_judge
+
+        check_judge(study.data, study.evaluation.fid.extractor, torch.device("cpu"))

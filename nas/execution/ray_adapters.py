@@ -18,6 +18,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from nas.execution.ending import Ending
 from nas.execution.packing import awaited_bytes, training_bytes
 from nas.execution.watchdog import START_LIMIT_S, end_worker, ends_worker, take_reason, wait_for_memory
 from nas.runs.layout import TRIALS
@@ -55,28 +56,27 @@ class RungScheduler(FIFOScheduler):
         broken: The error that made the run directory unusable, if any. Every trial is then stopped, as its work would be lost.
     """
 
-    def __init__(self, search: Search, plans: list[TrialPlan] | None = None) -> None:
+    def __init__(self, search: Search, plans: list[TrialPlan] | None = None, ending: Ending | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.search = search
+        self.search, self.ending = search, ending or Ending()
         self.plans = None if plans is None else deque(plans)
         self.broken: RunError | None = None
 
     def next_plan(self) -> TrialPlan | None:
         """The next plan of the finish or of the search; None when there is none at the moment."""
-        if self.broken:
+        if self.broken or self.ending.reason:
             return None
-        if self.plans is not None:
-            return self.plans.popleft() if self.plans else None
         try:
-            return self.search.next_plan()
+            plan = self.search.next_plan() if self.plans is None else self.plans.popleft() if self.plans else None
         except RunError as error:
             self.broken = error
             return None
+        return plan if plan is not None and self.ending.begins(plan, self.search) else None
 
     @property
     def may_come(self) -> bool:
         """Whether there can be another plan later, while trials are running."""
-        return not self.broken and self.plans is None and self.search.may_come
+        return not (self.broken or self.ending.reason) and self.plans is None and self.search.may_come
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """None, so Ray starts pending trials in order; its own search for one would go through all trials of the run."""
@@ -84,18 +84,20 @@ class RungScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP, as the search decides."""
         try:
-            continues = self.broken is None and self._take(result)
+            continues = self.broken is None and self._take(result, _plan(trial))
         except RunError as error:
             self.broken, continues = error, False
         return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
-    def _take(self, result: dict[str, Any]) -> bool:
+    def _take(self, result: dict[str, Any], plan: TrialPlan) -> bool:
         if BROKEN in result:
             raise RunError(result[BROKEN])
         if FAILURE in result:
             self.search.fail(Failure.model_validate_json(result[FAILURE]))
             return False
-        return self.search.report(Report.model_validate_json(result[REPORT]))
+        report = Report.model_validate_json(result[REPORT])
+        self.ending.measure(report)
+        return self.search.report(report) and self.ending.goes_on(report, plan)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Handle a worker or node that died, for example killed for its memory: the trial is handed out again, unless it hung."""
@@ -160,6 +162,20 @@ def _last_words(trial: Any) -> str:
     lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
     return last.partition(" Some common causes")[0]
+
+
+class Listens(tune.Callback):
+    """Takes the signals back from Ray Tune, whose handler of SIGUSR1 ends every trial at once."""
+
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Take the signals, after Ray Tune has begun."""
+        self._ending.listen()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class ShortMemory(tune.Callback):

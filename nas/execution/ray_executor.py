@@ -13,12 +13,14 @@ import ray
 from ray import tune
 
 from nas.execution.cluster import Node, check_nodes, living_nodes, smallest_gpu
+from nas.execution.ending import TERMINATED, Ended, Ending
 from nas.execution.packing import share_of_gpu, training_bytes
 from nas.execution.ray_adapters import (
     CPU,
     GPU,
     RUN,
     URI,
+    Listens,
     PlanSearcher,
     PlanTrainable,
     RungScheduler,
@@ -26,6 +28,7 @@ from nas.execution.ray_adapters import (
     ShortMemory,
     data_bytes,
 )
+from nas.execution.ray_place import check_address, check_folder
 from nas.execution.smoke import Smoke, read_smoke, smoke_step
 from nas.runs.layout import RAY, STUDY, TRIALS
 from nas.runs.ledger import run_identity
@@ -64,6 +67,7 @@ class RayExecutor:
         resources: The resources of a trial.
         address: A running cluster; None starts one on this machine that listens on loopback only.
         uri: The URI that `folder` mirrors; None when it mirrors none.
+        ending: Says when the run ends before it is done.
         callbacks: Ray Tune callbacks, which get the metrics of every report (`ray_adapters.step_result`).
         trainable: The class of the workers.
         gpu_bytes: Memory of a GPU; None reads that of the cluster's smallest GPU.
@@ -76,27 +80,36 @@ class RayExecutor:
         address: str | None = None,
         *,
         uri: str | None = None,
+        ending: Ending | None = None,
         callbacks: Sequence[tune.Callback] = (),
         trainable: type[tune.Trainable] = PlanTrainable,
         gpu_bytes: int | None = None,
     ) -> None:
         # An absolute path: workers have other working directories.
         self.folder, self.resources, self.address, self.uri = folder.resolve(), resources, address, uri
-        self.callbacks, self.trainable, self.gpu_bytes = callbacks, trainable, gpu_bytes
+        self.ending, self.callbacks, self.trainable, self.gpu_bytes = ending or Ending(), callbacks, trainable, gpu_bytes
 
     def __enter__(self) -> RayExecutor:
-        _check_address(self.address)
+        if self.address:
+            check_address(self.address)
+        else:
+            check_folder()
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         # "local" starts a new cluster even when another runs on this machine.
         local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(address=self.address or "local", **({} if self.address else local), **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except SystemExit:
+            # What Ray does on SIGTERM while it starts.
+            raise Ended("ended by SIGTERM", TERMINATED) from None
+        except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error)
             # As with Ray itself, only the address `auto` finds the token of a cluster that requires one.
             hint = "; a cluster with tokens needs RAY_AUTH_MODE=token" if self.address else ""
             raise ToolkitError(f"no Ray cluster at {self.address or 'this machine'}: {reason}{hint}") from None
+        # Ray's own handler of SIGTERM kills its processes under this one.
+        self.ending.listen()
         try:
             self._check(living_nodes())
         except BaseException:
@@ -170,7 +183,7 @@ class RayExecutor:
         return share
 
     def _fit(self, search: Search, plans: list[TrialPlan] | None) -> None:
-        scheduler, study = RungScheduler(search, plans), self._state / STUDY
+        scheduler, study = RungScheduler(search, plans, self.ending), self._state / STUDY
         _write(study, search.study.packed())
         elsewhere: dict[str, str] = {}
         if self.uri is not None:
@@ -191,7 +204,7 @@ class RayExecutor:
                 storage_path=str(self._state),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=0),
-                callbacks=[*self.callbacks, ShortMemory()],
+                callbacks=[*self.callbacks, Listens(self.ending), ShortMemory()],
                 verbose=0,
             ),
         )
@@ -206,12 +219,6 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}; free some space and run the same command again") from None
-
-
-def _check_address(address: str | None) -> None:
-    for scheme, what in {"ray://": "a Ray Client address", "http": "the address of Ray's dashboard and its jobs"}.items():
-        if address and address.startswith(scheme):
-            raise ToolkitError(f"{address}: {what} cannot be used; run on a node of the cluster with --address auto")
 
 
 def _check_share(wanted: Share, nodes: list[Node]) -> None:

@@ -9,7 +9,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol, Self
 
-from nas.execution.preflight import check_data
+from nas.execution.ending import GOES_ON, Ending, UnfinishedError
+from nas.execution.preflight import check_data, check_place
 from nas.execution.smoke import Smoke, smoke_lines
 from nas.execution.threads import threads
 from nas.runs.layout import EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
@@ -20,7 +21,8 @@ from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
 from nas.search.controller import Listener, Search, source_of
 from nas.study.study import Study
-from space.errors import DataError, RunError, StudyError
+from space.errors import RunError, StudyError
+from space.files import first_line
 
 
 class Executor(Protocol):
@@ -48,6 +50,7 @@ def run_study(
     address: str | None = None,
     listeners: tuple[Listener, ...] = (),
     say: Callable[[str], None] = lambda line: None,
+    ending: Ending | None = None,
 ) -> Run:
     """Search, train the best trials on, export them and draw their samples.
 
@@ -58,23 +61,29 @@ def run_study(
         address: A running Ray cluster; None starts one on this machine.
         listeners: Called with every event and the run.
         say: Called with each line of the smoke step, with which a new run begins, and of the sampling, with which it ends.
+        ending: Says when the run ends before it is done; by default only when a signal asks for it.
 
     Returns:
         The run at its end.
 
     Raises:
         ToolkitError: If the study, its data, the directory or the cluster cannot be used; this is checked before training.
-        RunError: If the run cannot continue: the directory became unusable, the first trials all failed, or Ray was interrupted.
+        RunError: If the run cannot continue: the directory became unusable, or the first trials all failed. `UnfinishedError`, a
+            RunError, if it ended at its rungs as it was asked to.
+        Ended: A KeyboardInterrupt, after SIGTERM and where the wall time is over.
     """
     study.check_runs()
     check_data(study)
+    check_place(study)
     # Before anything is written or started: what cannot be made must leave no directory that refuses the mended study.
     source = source_of(study)
     where = locate(out) if isinstance(out, str) else RunLocation(out)
     folder, mirror = where.folder, Mirror(where) if where.uri else None
-    executor = _executor(study, where, in_process, address)
+    ending = ending or Ending()
+    executor = _executor(study, where, in_process, address, ending)
     with ExitStack() as stack:
         stack.enter_context(threads(study.resources.cpu))
+        stack.enter_context(ending)
         if mirror is not None:
             stack.enter_context(mirror)
             listeners = (*listeners, mirror)
@@ -84,7 +93,10 @@ def run_study(
             stack.enter_context(executor)
             for line in smoke_lines(executor.smoke(study)):
                 say(line)
-        search = Search(study, stack.enter_context(closing(Ledger(folder))), listeners, source)
+        ledger = stack.enter_context(closing(Ledger(folder)))
+        if ledger.note:
+            say(ledger.note)
+        search = Search(study, ledger, listeners, source)
         if not search.complete:
             if not new:
                 stack.enter_context(executor)
@@ -92,31 +104,32 @@ def run_study(
             if search.gave_up is not None:
                 raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again")
             if search.may_come:
-                # Ray Tune returns early on SIGUSR1.
-                raise RunError(f"{folder}: interrupted; the same command goes on from the last rungs")
+                # Ray Tune returns early on SIGUSR1, if that comes before the run listens to it.
+                raise UnfinishedError(f"{where}: {ending.reason or 'interrupted'}; {GOES_ON}")
             # Repeat for trials whose worker died.
             while plans := search.finish_plans():
+                if ending.reason:
+                    raise UnfinishedError(f"{where}: {ending.reason}; {GOES_ON}")
                 executor.finish(search, plans)
         _export_best(search, folder, mirror, say)
         return search.run
 
 
-def _executor(study: Study, where: RunLocation, in_process: bool, address: str | None) -> Executor:
+def _executor(study: Study, where: RunLocation, in_process: bool, address: str | None, ending: Ending) -> Executor:
     if in_process:
         if study.tracking:
             raise StudyError("tracking goes through Ray; remove --in-process, or tracking")
         from nas.execution.local_executor import LocalExecutor
 
-        return LocalExecutor(where.folder / TRIALS, where.uri)
+        return LocalExecutor(where.folder / TRIALS, where.uri, ending)
     if address is None:
         # Ray reads this at import: the cluster that we start listens on loopback only, as on systems other than Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from nas.execution.ray_executor import RayExecutor
     from nas.execution.tracking import callbacks
 
-    return RayExecutor(
-        where.folder, study.resources, address, uri=where.uri, callbacks=callbacks(study.tracking, study, where.folder)
-    )
+    trackers = callbacks(study.tracking, study, where.folder)
+    return RayExecutor(where.folder, study.resources, address, uri=where.uri, ending=ending, callbacks=trackers)
 
 
 def _export_best(search: Search, folder: Path, mirror: Mirror | None, say: Callable[[str], None]) -> None:
@@ -151,9 +164,10 @@ def _export_best(search: Search, folder: Path, mirror: Mirror | None, say: Calla
                     say,
                 )
                 write_samples(model, facts_of(out), grid, out / SAMPLES, classes, bar=bar)
-        except DataError as error:
-            # The VAE is not on this machine. The model is exported all the same, and the same command draws samples later.
-            reason = str(error)
+        except Exception as error:
+            # Such as a VAE that is not on this machine, or too little memory. The model is exported all the same, and the same
+            # command draws samples later.
+            reason = first_line(error)
         search.record(exported(study, trial, reason))
 
 

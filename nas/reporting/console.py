@@ -28,6 +28,7 @@ from nas.runs.events import (
 from nas.runs.ledger import read_events
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
+from nas.runs.run_lock import Driver
 
 LATEST = 12
 """Most trials in the live table: those with the latest events."""
@@ -70,9 +71,21 @@ def _flops(macs: float) -> str:
     return f"{macs / scale:.3g} {name}"
 
 
-def status_lines(run: Run, events: Iterable[Event]) -> list[str]:
-    """The progress of a run, and its failures; `run` must have all of `events` and the search's decisions applied."""
-    lines = [run.study.name, *state_lines(Progress.of(run, events))]
+def status_lines(run: Run, events: Iterable[Event], driver: Driver | None = None) -> list[str]:
+    """The progress of a run, who works on it, and its failures.
+
+    Args:
+        run: The run; it must have all of `events` and the search's decisions applied.
+        events: The events of its ledger.
+        driver: The process that has the run open or had it last, if that is known.
+    """
+    progress = Progress.of(run, events)
+    lines = [run.study.name, *state_lines(progress)]
+    if driver is not None and driver.alive:
+        lines.append(f"in progress: {driver.name or 'another process'}")
+    elif driver is not None and progress.remaining_macs:
+        last = f" any more (the last was {driver.name})" if driver.name else ""
+        lines.append(f"no process works on it{last}; the same command goes on from the last rungs")
     lines += [f"trial {trial.number} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
     unfinished = [trial for trial in run.trials.values() if trial.finish_failure]
     return lines + [f"the finish of trial {trial.number} failed: {trial.finish_failure}" for trial in unfinished]

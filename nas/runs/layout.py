@@ -6,7 +6,7 @@ from pathlib import Path
 
 LEDGER = "ledger.jsonl"
 LOCK = "lock"
-"""Locked by the process that has the run open; holds that process's host and number."""
+"""Locked by the process that has the run open; holds that process's host and number until it is closed."""
 
 TRIALS = "trials"
 CHECKPOINT = "checkpoint.safetensors"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,7 +14,8 @@ from typing import TypeVar
 
 from nas.data.header import Header
 from nas.runs.events import Event, LedgerEvent, RunBegan, parse_event
-from nas.runs.layout import LEDGER, LOCK
+from nas.runs.layout import LEDGER
+from nas.runs.run_lock import RunLock
 from space.errors import RunError
 
 E = TypeVar("E", bound=LedgerEvent)
@@ -89,26 +88,17 @@ class Ledger:
         """Why nothing can be appended any more."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = RunLock(folder)
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}; choose another place with --out") from None
-        self._take_lock()
+        self.note = self._lock.note
+        """What the user must know of the lock, if anything."""
         try:
             self._drop_torn_line()
             self._file = os.open(folder / LEDGER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            os.close(self._lock)
+            self._lock.release()
             raise RunError(f"{folder / LEDGER} cannot be written: {error.strerror}; choose another place with --out") from None
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(self._lock, 200).decode(errors="replace") or "another process"
-            os.close(self._lock)
-            raise RunError(f"{self.folder} is in use by {owner}; wait for it, or stop it") from None
-        os.truncate(self._lock, 0)
-        os.write(self._lock, f"{socket.gethostname()}, process {os.getpid()}".encode())
 
     def _drop_torn_line(self) -> None:
         path = self.folder / LEDGER
@@ -125,6 +115,7 @@ class Ledger:
         self._check_still_there()
         if self._failed:
             raise RunError(self._failed)
+        self._lock.confirm()
         size = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) < len(line):
@@ -153,4 +144,4 @@ class Ledger:
     def close(self) -> None:
         """Close the ledger, so that other processes can open the run."""
         os.close(self._file)
-        os.close(self._lock)
+        self._lock.release()

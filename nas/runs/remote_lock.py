@@ -61,6 +61,11 @@ class RemoteLock:
         _held.add(self._token)
         threading.Thread(target=self._refresh, name="lock", daemon=True).start()
 
+    def holder(self) -> Owner | None:
+        """The process that has the lock, as far as this machine's clock can tell; None when there is none. Nothing is written."""
+        owner = self._owner()
+        return None if owner is None or _has_ended(owner) or time.time() - owner["time"] > STALE_S else owner
+
     def confirm(self) -> None:
         """Raise RunError when another process has the lock by now, as can be after this process was suspended for minutes."""
         with self._one_at_a_time:

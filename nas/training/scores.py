@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from nas.data.codecs import codec_of
@@ -52,7 +53,19 @@ def scores(model: Network, study: Study, train: Feed, prediction: Prediction, ba
 
 
 @lru_cache(maxsize=1)
+def check_judge(data: DataSettings, name: str, device: torch.device) -> Extractor:
+    """The extractor, kept for the next trial in the same process, after a check that samples can be decoded here.
+
+    Raises:
+        DataError: If the extractor or the VAE is missing or damaged on this machine.
+    """
+    store = open_data(data).train.store
+    store.codec.decode(np.zeros((1, *store.header.shape), dtype=np.float32))
+    return extractor_named(name, device=device)
+
+
+@lru_cache(maxsize=1)
 def _judge(data: DataSettings, name: str, device: torch.device) -> tuple[Extractor, Reference]:
     """The extractor and the reference of the training images, kept for the next trial in the same process."""
-    extractor = extractor_named(name, device=device)
+    extractor = check_judge(data, name, device)
     return extractor, reference_of_split(open_data(data).train, "train", extractor, device)

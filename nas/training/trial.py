@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 import traceback
 from functools import lru_cache
@@ -21,9 +22,10 @@ from nas.study.settings import first_step
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.peak_memory import peak_bytes, reset_peak
-from nas.training.scores import due, scores
+from nas.training.scores import check_judge, due, scores
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
+from space.errors import DataError, RunError
 from space.files import first_line
 from space.model.network import Network
 
@@ -46,20 +48,30 @@ class Trial:
         folder: The trial's folder for checkpoints; None keeps none.
 
     Raises:
-        ToolkitError: If the data are missing or do not fit.
+        RunError: If the data, or what judges samples, are missing on this machine: every other trial would fail here too.
     """
 
     def __init__(self, plan: TrialPlan, study: Study, folder: Path | None = None) -> None:
         self.plan, self.study, self.folder = plan, study, folder
         self.device = _device(study)
         reset_peak(self.device)
-        self.train, validation = feeds(study.data, self.device)
+        self.train, validation = self._place()
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
         self.training = Trainer(plan.spec, plan.seed, study.training, self.train, self._decay())
         self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.prediction)
         self.next, self._drawn = plan.reported, 0
         self._kept: dict[int, Report] = {}
         self._resume()
+
+    def _place(self) -> tuple[Feed, Feed]:
+        """The data, after a check of what scores need; what is missing on this machine is no failure of the trial."""
+        fid = self.study.evaluation.fid
+        try:
+            if self.study.ablation and fid is not None:
+                check_judge(self.study.data, fid.extractor, self.device)
+            return feeds(self.study.data, self.device)
+        except (DataError, OSError) as error:
+            raise RunError(f"no trial can be trained on {socket.gethostname()}: {error}") from error
 
     def _decay(self) -> Decay | None:
         """The decay of the learning rate: over the last share of the budget, or of what the finish adds to it."""

@@ -1,8 +1,10 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
+from space.errors import ToolkitError
 from space.files import cache_folder, first_line, replace_file
 
 
@@ -75,3 +77,15 @@ def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder("runs") == tmp_path / "home" / ".cache" / "udit-nas" / "runs"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, tmp_path):
+    def unknown(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ToolkitError, match="this user has no home directory; set HOME, or for caches XDG_CACHE_HOME, to a folder"):
+        cache_folder("runs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("runs") == tmp_path / "udit-nas" / "runs"

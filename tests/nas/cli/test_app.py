@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -209,3 +210,76 @@ print("heavy:", [name for name in ("torch", "ray", "optuna", "pandas") if name i
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "heavy: []"
+
+
+def test_what_fails_in_concluding_a_run_is_told_and_the_run_is_done(finished, monkeypatch):
+    folder, _ = finished
+
+    def broken(*_):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("analysis.runs.plots.plot_front", broken)
+    monkeypatch.setattr("analysis.runs.tables.ranking_table", broken)
+    result = nas("run", folder / "tiny.yaml", "--out", folder / "run", "--in-process")
+    assert result.exit_code == 0, result.output
+    assert "ranking          not made: ValueError: no such font" in result.output
+    assert "front.png        not made: ValueError: no such font" in result.output
+    assert "curves           " in result.output
+    assert "exported winner  " in result.output
+
+
+def test_samples_that_cannot_be_drawn_leave_the_run_done_and_are_drawn_by_the_same_command(tiny_file, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    command = ("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "search.trials=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.training.export.write_samples", full)
+        result = nas(*command)
+    assert result.exit_code == 0, result.output
+    assert "samples          none: [Errno 28] No space left on device" in result.output
+    assert not list((tmp_path / "run").rglob("samples.png"))
+    assert nas(*command).exit_code == 0
+    assert len(list((tmp_path / "run").rglob("samples.png"))) == 1
+
+
+@pytest.mark.parametrize("backend", ["module://a_notebook.backend", "a_backend_of_the_future"])
+def test_a_backend_of_a_notebook_that_is_not_here_is_not_asked(backend):
+    code = """
+from click.testing import CliRunner
+from nas.cli.app import main
+@main.command("draw")
+def draw():
+    from analysis.figures import new_axes
+    new_axes()
+main(["draw"])
+"""
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_terminal_gets_what_it_can_print(encoding):
+    code = """
+import click
+from nas.cli.app import main
+from space.errors import ToolkitError
+@main.command("speak")
+def speak():
+    from rich.console import Console
+    Console().print("0.5 ± 0.1 ≠ 1 × 2 …")
+    click.echo("training.batch_size: 4 → 3, 漢, \\udcff")
+    raise ToolkitError("a ≠ b")
+main(["speak"])
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+    # Click writes UTF-8 where Python takes the terminal's encoding for ASCII, which it seldom is.
+    first, second = done.stdout.splitlines()
+    expected = {"ascii": "0.5 +- 0.1 != 1 x 2 ...", "latin-1": "0.5 ± 0.1 != 1 × 2 ...", "utf-8": "0.5 ± 0.1 ≠ 1 × 2 …"}
+    assert first.decode(encoding) == expected[encoding]
+    if encoding == "latin-1":
+        assert second.decode(encoding) == "training.batch_size: 4 -> 3, \\u6f22, \\udcff"
+        assert done.stderr == b"nas: a != b\n"
