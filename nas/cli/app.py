@@ -11,8 +11,8 @@ from nas.cli import data as data_commands
 from nas.cli import evaluate as evaluate_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
-from nas.cli.command import SOME_FAILED, Group
-from space.errors import ToolkitError
+from nas.cli.command import MISTAKE, SOME_FAILED, Group
+from space.errors import Mistakes, ToolkitError
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,19 +119,31 @@ def run_command(
 @main.command("validate")
 @click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(studies: tuple[Path, ...]) -> None:
-    """Check studies without training."""
+    """Check studies without training; all mistakes are told, each with its line."""
+    refused = False
+    for path in studies:
+        try:
+            click.echo(f"{path}: fine; {_checked(path)}")
+        except ToolkitError as error:
+            refused = True
+            for _, what in error.each if isinstance(error, Mistakes) else [((), str(error))]:
+                click.echo(f"nas: {what}", err=True)
+    if refused:
+        sys.exit(MISTAKE)
+
+
+def _checked(path: Path) -> str:
+    """What a good study has; raises ToolkitError for another."""
     from nas.data.sources import is_absent
     from nas.execution.preflight import check_data
     from nas.study.load import load_study
 
-    for path in studies:
-        study = load_study(path)
-        study.check_runs()
-        if not study.data.expected or not is_absent(study.data):
-            check_data(study)
-        what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
-        absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
-        click.echo(f"{path}: fine; {what}{absent}")
+    study = load_study(path)
+    study.check_runs()
+    if not study.data.expected or not is_absent(study.data):
+        check_data(study)
+    what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
+    return what + (f"; its data, {study.data.source}, are not here" if is_absent(study.data) else "")
 
 
 @main.command("status")

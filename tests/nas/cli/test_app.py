@@ -144,6 +144,15 @@ def test_validate(tiny_file):
     assert nas("validate", tiny_file, "missing.yaml").exit_code == 2
 
 
+def test_validate_tells_all_mistakes_of_all_files(tiny_file, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(tiny_file.read_text().replace("batch_size: 4", "batch_sise: 4").replace("- mlp", "- mpl"))
+    told = nas("validate", bad, "missing.yaml", tiny_file)
+    assert told.exit_code == 2
+    for words in ("unknown key 'training.batch_sise'", "'mpl' is not one of", "missing.yaml: no such file", f"{tiny_file}: fine"):
+        assert words in told.output
+
+
 def test_cost_of_presets_and_files(tmp_path):
     assert "gflops 6.0435" in nas("cost", "u-dit-s").output
     spec = tmp_path / "spec.yaml"
