@@ -26,6 +26,14 @@ def macs(value: Any) -> Any:
     return round(float(match[1]) * _PREFIXES[match[2]])
 
 
+def macs_per_second(rate: str) -> float:
+    """A speed such as `40 TFLOP/s` in multiply-accumulates a second; raises StudyError for other text."""
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*([MGTPE])FLOPs?\s*/\s*s\s*", rate)
+    if not match or not float(match[1]):
+        raise StudyError(f"'{rate}' is not a speed above 0 such as '40 TFLOP/s' (multiply-accumulates)")
+    return float(match[1]) * _PREFIXES[match[2]]
+
+
 def cost_range(metric: str, given: Any) -> Any:
     """The range of a cost in the metric's own unit (GFLOPs, million parameters).
 
