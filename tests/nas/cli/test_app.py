@@ -9,7 +9,7 @@ from nas.cli.app import main
 from nas.reporting.progress import Progress
 from nas.reporting.text import compute
 from nas.runs.ledger import read_events
-from nas.runs.run import read_run
+from nas.search.state import read_state
 from nas.training.trainer import DivergedError
 from nas.training.trial import Trial
 from tests.nas.scripted import searched
@@ -154,7 +154,7 @@ def test_a_dry_run_of_a_run_that_exists_bills_what_is_left_and_refuses_what_the_
     searched(tiny, folder)
     ledger = (folder / "ledger.jsonl").read_bytes()
     # The search is done; the finish is left.
-    left = Progress.of(read_run(folder), read_events(folder)).remaining_macs
+    left = Progress.of(read_state(folder).run, read_events(folder)).remaining_macs
     assert 0 < left <= 100_000_000
     assert f"left         about {compute(left)} of training" in nas("run", tiny_file, "--out", folder, "--dry-run").output
     more = nas("run", tiny_file, "--out", folder, "--dry-run", "--set", "finish.budget=500 MFLOPs").output
