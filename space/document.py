@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from space.errors import StudyError, ToolkitError
+from space.errors import Mistakes, StudyError
 
 Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -127,49 +127,97 @@ def parse(model: type[Model], data: Mapping[str, Any], document: Document | None
         context: What the model's validators are given, such as the header of a study's data.
 
     Raises:
-        StudyError: With one sentence about the first mistake.
+        Mistakes: With one sentence about the first mistake, and all that were found.
     """
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
-        raise StudyError(sentence_of(error, model, data, document)) from None
+        raise Mistakes(mistakes_of(error, model, data, document)) from None
 
 
 def sentence_of(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], document: Document | None = None) -> str:
     """One sentence for the first thing wrong: `file:line: key: what`, as far as these are known."""
-    problems = error.errors(include_url=False)
-    # An unknown key is usually the cause of the other problems, such as a missing key: report it first.
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    at = _location_in_data(problem["loc"], data)
-    if not at:
-        return _about_whole(str(problem.get("ctx", {}).get("error", problem["msg"])), document)
+    return mistakes_of(error, model, data, document)[0][1]
+
+
+def mistakes_of(
+    error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], document: Document | None = None
+) -> list[tuple[Location, str]]:
+    """The location and a sentence of every mistake; unknown keys come first, for they often are the cause of the others."""
+    grouped: dict[Location, list[Any]] = {}
+    for problem in error.errors(include_url=False):
+        grouped.setdefault(_location_in_data(problem["loc"], data), []).append(problem)
+    found: list[tuple[Location, str]] = []
+    unknown = {at for at, problems in grouped.items() if problems[0]["type"] == "extra_forbidden"}
+    for at, problems in grouped.items():
+        # Of a value or a list of values, the one that was meant tells what is wrong; the other only that it is none.
+        if any(len(other) > len(at) and other[: len(at)] == at for other in grouped) and problems[0]["type"] not in _WHOLE:
+            continue
+        for where, what in _sentences(at, _meant(problems), model):
+            found.append((where, f"{document.where(where)}: {what}" if document else what))
+    return sorted(found, key=lambda mistake: mistake[0] not in unknown)
+
+
+_WHOLE = ("value_error", "extra_forbidden", "missing")
+"""Kinds of problems that no problem below their location explains."""
+
+
+def _meant(problems: Sequence[Any]) -> Any:
+    """Of the problems that the members of a union have with one value, the one of the member that was meant."""
+    return min(problems, key=lambda problem: problem["type"] in ("tuple_type", "list_type", "dict_type", "model_type"))
+
+
+def _sentences(at: Location, problem: Any, model: type[BaseModel]) -> list[tuple[Location, str]]:
+    """The mistakes behind one problem of pydantic's, as pairs of a location and a sentence."""
+    kind, cause = problem["type"], problem.get("ctx", {}).get("error")
     key = ".".join(str(part) for part in at)
-    where = f"{document.where(at)}: " if document else ""
-    kind, context = problem["type"], problem.get("ctx", {})
-    cause = context.get("error")
-    if isinstance(cause, ToolkitError) or kind == "value_error":
-        return f"{where}{key}: {cause}"
+    prefix = f"{key}: " if key else ""
+    if isinstance(cause, Mistakes):
+        return [((*at, *below), f"{prefix}{what}") for below, what in cause.each]
+    if not at:
+        # About several keys: it begins with one of them.
+        message = str(cause or problem["msg"])
+        leading = re.match(r"[\w.]+", message)
+        return [(tuple(leading[0].split(".")) if leading else (), message)]
     if kind == "extra_forbidden":
-        return f"{where}unknown key '{key}'{nearest(str(at[-1]), _names(model, at[:-1]))}"
+        owner = _model_at(model, at[:-1])
+        today = getattr(owner, "renamed", {}).get(at[-1])
+        if today:
+            return [(at, f"{key} is now called {'.'.join(str(part) for part in (*at[:-1], today))}; rename it")]
+        return [(at, f"unknown key '{key}'{nearest(str(at[-1]), _names(owner))}")]
     if kind == "missing":
-        return f"{where}'{key}' is missing"
-    given = problem["input"]
+        return [(at, f"'{key}' is missing")]
+    return [(at, f"{prefix}{_what(problem)}")]
+
+
+def reason(error: ValidationError, given: Any) -> str:
+    """What is wrong with a single value: the part of a sentence after its key."""
+    problems = error.errors(include_url=False)
+    deepest = max(len(problem["loc"]) for problem in problems)
+    listed = isinstance(given, (list, tuple))
+    return _what(_meant([problem for problem in problems if not listed or len(problem["loc"]) == deepest]))
+
+
+def _what(problem: Any) -> str:
+    kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if "error" in context:
+        return str(context["error"])
     if kind == "literal_error":
         expected = context["expected"]
         names = [part.strip(" '") for part in expected.replace(" or ", ", ").split(",")]
         if len(names) == 1:
-            return f"{where}{key}: {given!r} is not {expected}"
-        return f"{where}{key}: {given!r} is not one of {expected}{nearest(str(given), names, list_known=False)}"
+            return f"{given!r} is not {expected}"
+        return f"{given!r} is not one of {expected}{_nearest_number(given, names) or nearest(str(given), names, list_known=False)}"
+    if kind in ("tuple_type", "list_type"):
+        return f"{given!r} is no list; write [{given}]" if isinstance(given, (str, int, float)) else f"{given!r} is no list"
     message = problem["msg"]
-    return f"{where}{key}: {message[0].lower()}{message[1:]}, not {given!r}"
+    return f"{message[0].lower()}{message[1:]}, not {given!r}"
 
 
-def _about_whole(message: str, document: Document | None) -> str:
-    """A message about several keys, with the line of the key that it begins with."""
-    if document is None:
-        return message
-    leading = re.match(r"[\w.]+", message)
-    return f"{document.where(tuple(leading[0].split('.')) if leading else ())}: {message}"
+def _nearest_number(given: Any, names: Sequence[str]) -> str:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not all(name.isdecimal() for name in names):
+        return ""
+    return f"; the nearest is {min(names, key=lambda name: abs(int(name) - given))}"
 
 
 def _location_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
@@ -186,8 +234,8 @@ def _location_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
     return kept
 
 
-def _names(model: type[BaseModel], at: Location) -> list[str]:
-    """The valid keys at a location of the model."""
+def _model_at(model: type[BaseModel], at: Location) -> Any:
+    """The model that holds the keys at a location; None where that is no model."""
     current: Any = model
     for part in at:
         if hasattr(current, "model_fields"):
@@ -195,11 +243,15 @@ def _names(model: type[BaseModel], at: Location) -> list[str]:
             current = field.annotation if field else None
         else:
             # A key of a mapping or an item of a list: the type of its value is the last argument of the type.
-            current = (get_args(current) or (None,))[-1]
+            current = next((inner for inner in reversed(get_args(current)) if inner is not Ellipsis), None)
         if get_origin(current) in (Union, UnionType):
             current = next((member for member in get_args(current) if hasattr(member, "model_fields")), None)
-    fields = getattr(current, "model_fields", {})
-    return [field.alias or name for name, field in fields.items()]
+    return current
+
+
+def _names(model: Any) -> list[str]:
+    """The keys of a model; none where it is no model."""
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
 def nearest(given: str, known: Sequence[str], list_known: bool = True) -> str:

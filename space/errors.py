@@ -1,5 +1,10 @@
 """The errors of the toolkit, under one base class; each message is one sentence for the user."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 
 class ToolkitError(Exception):
     """A mistake that the user can mend.
@@ -15,6 +20,17 @@ class SpecError(ToolkitError, ValueError):
 
 class StudyError(ToolkitError, ValueError):
     """A study file that cannot be run."""
+
+
+class Mistakes(StudyError):
+    """Mistakes that are told together: pairs of the keys that lead to one and its sentence; the message is the first sentence."""
+
+    def __init__(self, each: Sequence[tuple[tuple[str | int, ...], str]]) -> None:
+        super().__init__(each[0][1])
+        self.each = tuple(each)
+
+    def __reduce__(self) -> tuple[type[Mistakes], tuple[Any]]:
+        return type(self), (self.each,)
 
 
 class DataError(ToolkitError):

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property, reduce
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -88,6 +88,9 @@ class ModelSpec(Frozen):
     Raises:
         pydantic.ValidationError: When the architecture cannot be built; the message names the nearest valid value.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"ends": "stem"}
+    """Today's names of renamed fields, by the old name."""
 
     channels: Width
     depths: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -305,8 +308,7 @@ def current_words(data: Any) -> Any:
     return [current_words(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
-_RENAMED = {"ends": "stem"}
-"""Today's names of renamed fields, by the old name."""
+_RENAMED = ModelSpec.renamed
 
 NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
 

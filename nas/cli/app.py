@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,8 +12,8 @@ from nas.cli import data as data_commands
 from nas.cli import evaluate as evaluate_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
-from nas.cli.command import SOME_FAILED, Group
-from space.errors import ToolkitError
+from nas.cli.command import MISTAKE, SOME_FAILED, Group
+from space.errors import Mistakes, ToolkitError
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,6 +51,7 @@ def _here(run: str) -> Path:
 @click.option("--address", envvar="RAY_ADDRESS", help="A running Ray cluster; one is started on this machine by default.")
 @_changes
 @click.option("--dry-run", is_flag=True, help="Print what the study would cost and stop.")
+@click.option("--rate", help="With --dry-run: the training speed of one trial, such as '40 TFLOP/s', from which hours follow.")
 @click.option("--in-process", is_flag=True, help="Train one trial after the other in this process, without Ray.")
 @click.option("--walltime", metavar="DURATION", help="End in time, at rungs, before this time such as 3h50m is over.")
 def run_command(
@@ -58,6 +60,7 @@ def run_command(
     address: str | None,
     changes: tuple[str, ...],
     dry_run: bool,
+    rate: str | None,
     in_process: bool,
     walltime: str | None,
 ) -> None:
@@ -68,19 +71,10 @@ def run_command(
     ending = Ending(seconds_of(walltime) if walltime else None)
     loaded = load_study(study, list(changes))
     if dry_run:
-        from nas.reporting.ablation_estimate import ablation_estimate
-        from nas.reporting.estimate import estimate
-        from nas.runs.layout import LEDGER
-        from nas.runs.remote import is_uri, locate
-        from nas.runs.run import read_run
-        from nas.runs.throughput import throughput_of_run
-
-        folder = locate(out or f"runs/{loaded.name}").folder
-        begun = (folder / LEDGER).exists()
-        throughput = throughput_of_run(read_run(folder), loaded.resources.concurrent or 1) if begun else None
-        root = Path(out).parent if out and not is_uri(out) else Path("runs")
-        click.echo(ablation_estimate(loaded, root, throughput) if loaded.ablation else estimate(loaded, throughput))
+        _bill(loaded, out, rate)
         return
+    if rate:
+        raise ToolkitError("--rate is for --dry-run: a run measures its own; leave it out, or add --dry-run")
     import warnings
 
     from rich.console import Console
@@ -132,25 +126,75 @@ def run_command(
         sys.exit(SOME_FAILED)
 
 
+def _bill(study: Any, out: str | None, rate: str | None) -> None:
+    """Print what a study would cost, and what is left of a run that exists; refuses what the run would refuse."""
+    from nas.data.sources import is_absent
+    from nas.execution.preflight import check_data
+    from nas.reporting.ablation_estimate import ablation_estimate
+    from nas.reporting.estimate import estimate, hours
+    from nas.reporting.progress import Progress
+    from nas.reporting.text import compute, line
+    from nas.runs.events import StudyChanged
+    from nas.runs.layout import LEDGER
+    from nas.runs.ledger import read_events
+    from nas.runs.remote import is_uri, locate
+    from nas.runs.throughput import Throughput, throughput_of_run
+    from nas.search.resume import check_resumable
+    from nas.search.state import read_state
+    from space.amounts import macs_per_second
+
+    study.check_runs()
+    if not study.data.expected or not is_absent(study.data):
+        check_data(study)
+    folder, concurrent = locate(out or f"runs/{study.name}").folder, study.resources.concurrent or 1
+    throughput = Throughput(macs_per_second(rate), concurrent, "as given by --rate") if rate else None
+    left = None
+    if (folder / LEDGER).exists():
+        events = list(read_events(folder))
+        if check_resumable(study, folder, events):
+            events.append(StudyChanged(study=study))
+        run = read_state(folder, events).run
+        left = Progress.of(run, events).remaining_macs
+        throughput = throughput or throughput_of_run(run, concurrent)
+    root = Path(out).parent if out and not is_uri(out) else Path("runs")
+    click.echo(ablation_estimate(study, root, throughput) if study.ablation else estimate(study, throughput))
+    if left is not None:
+        time = f"; {hours(left, study.most_trials, throughput)}" if left and throughput else ""
+        to_come = f"about {compute(left)} of training{time}" if left else "no training"
+        click.echo(line("left", f"{to_come}; the rest of what stands above is done in {folder}"))
+
+
 @main.command("validate")
 @click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
 def validate_command(studies: tuple[Path, ...]) -> None:
-    """Check studies without training."""
+    """Check studies without training; all mistakes are told, each with its line."""
+    refused = False
+    for path in studies:
+        try:
+            click.echo(f"{path}: fine; {_checked(path)}")
+        except ToolkitError as error:
+            refused = True
+            for _, what in error.each if isinstance(error, Mistakes) else [((), str(error))]:
+                click.echo(f"nas: {what}", err=True)
+    if refused:
+        sys.exit(MISTAKE)
+
+
+def _checked(path: Path) -> str:
+    """What a good study has; raises ToolkitError for another."""
     from nas.data.sources import is_absent
     from nas.execution.preflight import check_data
     from nas.reporting.estimate import never_feasible
     from nas.study.load import load_study
 
-    for path in studies:
-        study = load_study(path)
-        study.check_runs()
-        if not study.data.expected or not is_absent(study.data):
-            check_data(study)
-        what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
-        absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
-        click.echo(f"{path}: fine; {what}{absent}")
-        for text in never_feasible(study.census) if study.search else ():
-            click.echo(f"  {text}")
+    study = load_study(path)
+    study.check_runs()
+    if not study.data.expected or not is_absent(study.data):
+        check_data(study)
+    what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
+    absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
+    never = "".join(f"\n  {text}" for text in never_feasible(study.census)) if study.search else ""
+    return f"{what}{absent}{never}"
 
 
 @main.command("status")

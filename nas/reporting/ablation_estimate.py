@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas.reporting.estimate import UNITS, hours
+from nas.reporting.estimate import UNITS, drawing_macs, hours, sampling_line
 from nas.reporting.power import pooled_sd
-from nas.reporting.text import line
+from nas.reporting.text import compute, line
 from nas.runs.throughput import Throughput
 from nas.stats.paired import attainable_p, minimum_detectable_effect, pairs_needed
 from nas.study.rows import Row, comparisons
@@ -58,16 +58,29 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
         yield name, f"{min(costs):.4g} to {max(costs):.4g} {unit}"
     yield from _mismatches(study.rows)
     yield from _equals(study.rows)
-    marks = ", ".join(f"{mark:,}" if budget.max is None else f"{mark / 1e12:.4g}" for mark in budget.milestones)
-    unit = "steps" if budget.max is None else "training TFLOPs"
+    marks = ", ".join(f"{mark:,}" if budget.max is None else compute(mark) for mark in budget.milestones)
+    unit = "steps" if budget.max is None else "of training"
     yield "budget", f"{marks} {unit} a trial" + ("" if budget.max else ": the same samples for every row, not the same compute")
-    least, most = (planned_macs(study, n) / 1e15 for n in (seeds.min, seeds.max))
-    yield "training", f"{least:.4g} to {most:.4g} PFLOPs" if seeds.sequential else f"{least:.4g} PFLOPs"
+    least, most = (compute(planned_macs(study, n)) for n in (seeds.min, seeds.max))
+    yield "training", f"{least} to {most}" if seeds.sequential else least
     if study.evaluation.fid:
         yield "evaluation", _evaluation(study.evaluation.fid)
-    yield "hours", hours(planned_macs(study, seeds.max), count * seeds.max, throughput)
+    scoring, grid = _sampling_macs(study)
+    yield "sampling", sampling_line(study, scoring + grid, "every trial scored" if scoring else "the winner")
+    drawn = grid / throughput.macs_per_s if throughput else 0.0
+    yield "hours", hours(planned_macs(study, seeds.max) + scoring, count * seeds.max, throughput, drawn)
     yield from _claims(study, root)
     yield "units", f"FLOPs are multiply-accumulates; a training step is of {study.training.batch_size} samples"
+
+
+def _sampling_macs(study: Study) -> tuple[int, int]:
+    """Multiply-accumulates of scoring all trials with all seeds, and of the grid of the dearest row."""
+    assert study.ablation is not None
+    specs = {row.spec.digest: row.spec for row in study.rows}.values()
+    fid = study.evaluation.fid
+    times = study.ablation.seeds.max * (study.budget.rungs if fid and fid.at == "every" else 1)
+    scoring = times * sum(drawing_macs(study, fid, spec) for spec in specs)
+    return scoring, max(drawing_macs(study, study.evaluation.samples, spec) for spec in specs)
 
 
 def _blocks(study: Study) -> Iterator[tuple[str, str]]:
@@ -97,7 +110,7 @@ def _equals(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
 
 def _evaluation(fid: FidSettings) -> str:
     often = "every rung" if fid.at == "every" else "the last rung"
-    return f"{len(fid.seeds)} × {fid.samples:,} samples of {fid.steps} steps at {often} of every trial; not in training and hours"
+    return f"{len(fid.seeds)} × {fid.samples:,} samples of {fid.steps} steps at {often} of every trial"
 
 
 def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:

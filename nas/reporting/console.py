@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.reporting.progress import Progress
-from nas.reporting.text import duration
+from nas.reporting.text import compute, duration
 from nas.runs.events import (
     Event,
     Exported,
@@ -46,10 +46,10 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
     if progress.complete:
         lines.append(_best(progress))
     left = progress.remaining_macs
-    to_come = f"about {_flops(left)} to come" if left else "nothing to come"
+    to_come = f"about {compute(left, 3)} to come" if left else "nothing to come"
     seconds = progress.seconds_left(now) if now is not None else None
     ends = f", ends in about {duration(seconds)}" if seconds else ""
-    return [*lines, f"training compute: {_flops(progress.spent_macs)} spent, {to_come}{ends}", *_rung_lines(progress)]
+    return [*lines, f"training compute: {compute(progress.spent_macs, 3)} spent, {to_come}{ends}", *_rung_lines(progress)]
 
 
 def _rung_lines(progress: Progress) -> list[str]:
@@ -63,12 +63,6 @@ def _rung_lines(progress: Progress) -> list[str]:
             middle = (losses[(len(losses) - 1) // 2] + losses[len(losses) // 2]) / 2
             rows.append(f"{rung + 1:4d}  {trained}  {len(losses):8d}  {went_on:>7s}  {losses[0]:13.4f}  {middle:15.4f}")
     return rows if len(rows) > 1 else []
-
-
-def _flops(macs: float) -> str:
-    """Multiply-accumulates as text with the fitting prefix."""
-    scale, name = next(((scale, name) for scale, name in ((1e15, "PFLOPs"), (1e12, "TFLOPs")) if macs >= scale), (1e9, "GFLOPs"))
-    return f"{macs / scale:.3g} {name}"
 
 
 def status_lines(run: Run, events: Iterable[Event], driver: Driver | None = None) -> list[str]:

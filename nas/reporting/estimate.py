@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from nas.reporting.text import duration, line, percent
+from nas.reporting.text import compute, duration, line, percent
 from nas.runs.throughput import Throughput
-from nas.study.choices import Mode
-from nas.study.settings import BudgetSettings
+from nas.study.choices import DEFAULT_SAMPLERS, Mode
+from nas.study.settings import BudgetSettings, FidSettings, SampleSettings
 from nas.study.study import Study
 from space.choices.table import covering
+from space.costs.cost import cost
 from space.domains.census import Census
+from space.spec import ModelSpec
 
 UNITS = {
     "gflops": "(inference, folded form, one image)",
@@ -40,13 +42,19 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
     facts.append(("feasible", _feasible(census)))
     facts += [("", text) for text in never_feasible(census)]
     facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
-    milestones = ", ".join(f"{macs / 1e12:.4g}" for macs in study.budget.milestones)
-    facts.append(("rungs", f"{milestones} training TFLOPs a trial; {_judged(study.budget)}"))
+    milestones = ", ".join(compute(macs) for macs in study.budget.milestones)
+    facts.append(("rungs", f"{milestones} of training a trial; {_judged(study.budget)}"))
     facts.append(("training", _compute(study)))
     if study.finish:
         best, more = study.finish.best, study.finish.budget - study.budget.full
-        facts.append(("finish", f"{best} best, each {more / 1e12:.4g} TFLOPs more (contained above)"))
-    facts.append(("hours", _hours(study, throughput)))
+        facts.append(("finish", f"{best} best, each {compute(more)} more (contained above)"))
+    winners = study.finish.best if study.finish else 1
+    dearest = census.dearest or study.base
+    sampling = winners * sum(
+        drawing_macs(study, settings, dearest) for settings in (study.evaluation.samples, study.evaluation.fid)
+    )
+    facts.append(("sampling", sampling_line(study, sampling, f"{winners} exported" + (", scored" if study.evaluation.fid else ""))))
+    facts.append(("hours", _hours(study, throughput, sampling)))
     facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {training.batch_size} samples"))
     return "\n".join(line(label, text) for label, text in facts)
 
@@ -112,21 +120,46 @@ def _judged(budget: BudgetSettings) -> str:
 
 def _compute(study: Study) -> str:
     budget, finish = study.budget, finish_macs(study)
-    most = (budget.full * study.most_trials + finish) / 1e15
+    most = compute(budget.full * study.most_trials + finish)
     if budget.rungs == 1 or budget.mode == "none":
-        return f"at most {most:.4g} PFLOPs, as every trial trains to the last rung"
-    likely = (expected_search_macs(study) + finish) / 1e15
+        return f"at most {most}, as every trial trains to the last rung"
+    likely = compute(expected_search_macs(study) + finish)
     rungs = "every rung" if budget.grace_rungs == 0 and budget.brackets == 1 else "every judged rung"
-    return f"at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.reduction_factor} goes on from {rungs}"
+    return f"at most {most}; about {likely} when 1 in {budget.reduction_factor} goes on from {rungs}"
 
 
-def _hours(study: Study, throughput: Throughput | None) -> str:
+def drawing_macs(study: Study, settings: SampleSettings | FidSettings | None, spec: ModelSpec) -> int:
+    """The multiply-accumulates of drawing a grid, or all samples of an evaluation, from a model; 0 where there are no settings."""
+    if settings is None:
+        return 0
+    if isinstance(settings, FidSettings):
+        images = settings.samples * len(settings.seeds)
+    else:
+        images = settings.per_class * len(settings.classes(spec.num_classes))
+    sampler = settings.sampler or DEFAULT_SAMPLERS[study.training.prediction.kind]
+    # heun evaluates the model twice a step, and guidance evaluates it with and without the label.
+    forwards = settings.steps * (2 if sampler == "heun" else 1) * (2 if settings.guidance != 1 and spec.null_class else 1)
+    return round(images * forwards * cost(spec).gflops * 1e9)
+
+
+def sampling_line(study: Study, macs: float, of: str) -> str:
+    """A sentence on the compute of sampling."""
+    grid = study.evaluation.samples
+    if grid is None and study.evaluation.fid is None:
+        return "none: evaluation.samples is null"
+    classes = study.base.num_classes
+    shown = "no grid" if grid is None else f"a grid of {grid.per_class * len(grid.classes(classes))} images"
+    return f"at most {compute(macs)} ({of}; {shown}), not contained above"
+
+
+def _hours(study: Study, throughput: Throughput | None, sampling: float) -> str:
+    drawn = sampling / throughput.macs_per_s if throughput else 0.0
     if throughput is None or not study.finish:
-        return hours(expected_search_macs(study), study.most_trials, throughput)
+        return hours(expected_search_macs(study), study.most_trials, throughput, drawn)
     # At most `concurrency` trials of the finish train at once, each at the throughput of a search trial.
     rounds = -(-study.finish.best // throughput.concurrency)
     finish = rounds * (study.finish.budget - study.budget.full) / throughput.macs_per_s
-    return hours(expected_search_macs(study), study.most_trials, throughput, finish)
+    return hours(expected_search_macs(study), study.most_trials, throughput, finish + drawn)
 
 
 def hours(macs: float, trials: int, throughput: Throughput | None, more_s: float = 0.0) -> str:
@@ -139,9 +172,9 @@ def hours(macs: float, trials: int, throughput: Throughput | None, more_s: float
         more_s: Seconds to add.
     """
     if throughput is None:
-        return "unknown until a step is timed here: it takes a trial's multiply-accumulates a second, and how many run at once"
+        return "unknown until a step is timed here, or a trial's speed is given, such as --rate '40 TFLOP/s'"
     seconds = macs / (throughput.macs_per_s * min(throughput.concurrency, trials)) + more_s
     return (
-        f"about {duration(seconds)} of training at {throughput.macs_per_s / 1e9:.3g} GFLOPs a second and trial, "
-        f"{throughput.concurrency} at once ({throughput.source}); validation, checkpoints and samples come on top"
+        f"about {duration(seconds)} of training and sampling at {compute(throughput.macs_per_s, 3)} a second and trial, "
+        f"{throughput.concurrency} at once ({throughput.source}); validation and checkpoints come on top"
     )

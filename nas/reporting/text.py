@@ -1,4 +1,4 @@
-"""Formats durations, shares and labelled facts as text."""
+"""Formats durations, amounts of compute, shares and labelled facts as text."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def compute(macs: float, digits: int = 4) -> str:
+    """Multiply-accumulates in the unit that fits their size: `28.5 MFLOPs`, `1.5 TFLOPs`."""
+    units = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
+    scale, prefix = next(((scale, prefix) for scale, prefix in units if macs >= scale), (1e6, "M"))
+    return f"{macs / scale:.{digits}g} {prefix}FLOPs"
 
 
 def percent(share: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nas.data.header import Header
@@ -41,30 +43,39 @@ def resumed(study: Study, ledger: Ledger) -> list[Event]:
     events = list(read_events(ledger.folder))
     if not events:
         return [ledger.append(RunBegan(schema_version=SCHEMA, study=study, data=study.header))]
+    if check_resumable(study, ledger.folder, events):
+        events.append(ledger.append(StudyChanged(study=study)))
+    return events
+
+
+def check_resumable(study: Study, folder: Path, events: Sequence[Event]) -> bool:
+    """Check that the run with these events can be resumed with a study; whether the study differs from the run's.
+
+    Raises:
+        RunError: When the directory holds another study, was trained on other data, or has finished trials of a smaller budget.
+    """
     run = Run(event for event in events if isinstance(event, RunBegan | StudyChanged))
     if not run.begun or run.data is None:
-        raise RunError(f"{ledger.folder}: the ledger does not begin with a study; move the directory away to start anew")
+        raise RunError(f"{folder}: the ledger does not begin with a study; move the directory away to start anew")
     old = run.study
     changed = differences(old, _at_the_same_place(study, old, run.data))
     if changed:
         raise RunError(
-            f"{ledger.folder} holds another study ({'; '.join(changed)}); undo the change, or run into another directory with --out"
+            f"{folder} holds another study ({'; '.join(changed)}); undo the change, or run into another directory with --out"
         )
     if run.data.checksum != study.header.checksum:
         raise RunError(
-            f"{ledger.folder} was trained on other data than {study.data.source} holds now; "
+            f"{folder} was trained on other data than {study.data.source} holds now; "
             "put the old ones back, or run into another directory with --out"
         )
     if budget_grows(old, study):
         finished = [trial.number for trial in Run(events).trials.values() if len(trial.reports) > trial.rungs]
         if finished:
             raise RunError(
-                f"{ledger.folder}: budget cannot be raised after trial {finished[0]} was trained on beyond it; raise "
+                f"{folder}: budget cannot be raised after trial {finished[0]} was trained on beyond it; raise "
                 "finish.budget, or run into another directory with --out"
             )
-    if old.model_dump(mode="json") != study.model_dump(mode="json"):
-        events.append(ledger.append(StudyChanged(study=study)))
-    return events
+    return old.model_dump(mode="json") != study.model_dump(mode="json")
 
 
 def _at_the_same_place(study: Study, old: Study, data: Header) -> Study:

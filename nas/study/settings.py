@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nas.study.choices import ExtractorName, Mode, Sampler, SearcherKind
+from space.amounts import cost_range, macs
 from space.domains.domain import Domain, Range
-from space.errors import StudyError
+from space.errors import Mistakes, StudyError
 from space.frozen import Frozen
 from space.resize import Scale
 from space.stage import Count
 
-_PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
-
-
-def _macs(value: Any) -> Any:
-    """Parse an amount such as `1.5 TFLOPs` into multiply-accumulates; leave anything but text as it is."""
-    if not isinstance(value, str):
-        return value
-    # More than six digits before the point are taken for a typing error.
-    match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]+)?)\s*([MGTPE])FLOPs?\s*", value)
-    if not match:
-        raise StudyError(f"'{value}' is not an amount of compute such as '1.5 TFLOPs'")
-    return round(float(match[1]) * _PREFIXES[match[2]])
-
-
-Macs = Annotated[int, BeforeValidator(_macs), Field(gt=0, lt=10**24)]
+Macs = Annotated[int, BeforeValidator(macs), Field(gt=0, lt=10**24)]
 """Training compute in multiply-accumulates, written as `1.5 TFLOPs`."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -43,9 +30,24 @@ Guidance = Annotated[float, Field(ge=-1000, le=1000)]
 """A scale of classifier-free guidance, far from where float32 ends."""
 
 
-def _listed(value: Any) -> Any:
-    """Wrap a single value in a list."""
-    return value if isinstance(value, (list, tuple)) else [value]
+def listed(value: Any) -> Any:
+    """Wrap a single value in a list; None is an empty one."""
+    return value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _ranges(given: Any) -> Any:
+    """Constraints with every amount in the unit of its cost."""
+    if not isinstance(given, Mapping):
+        return given
+    ranges, mistakes = {}, []
+    for metric, value in given.items():
+        try:
+            ranges[metric] = cost_range(metric, value)
+        except StudyError as error:
+            mistakes.append(((metric,), f"{metric}: {error}"))
+    if mistakes:
+        raise Mistakes(mistakes)
+    return ranges
 
 
 def first_step(macs: int, step_macs: int) -> int:
@@ -55,14 +57,6 @@ def first_step(macs: int, step_macs: int) -> int:
 
 RENAMED = {"training": {"objective": "prediction"}, "budget": {"reduction": "reduction_factor", "grace": "grace_rungs"}}
 """Per section: the keys of earlier versions, which ledgers of schema 2 still have, and their names today."""
-
-
-def _refuse_renamed(section: str, given: Any) -> Any:
-    """Raise StudyError for a key of an earlier version, and name the new key."""
-    for old, new in RENAMED[section].items():
-        if isinstance(given, dict) and old in given:
-            raise StudyError(f"{section}.{old} is now called {section}.{new}; rename it")
-    return given
 
 
 class ModelSettings(Frozen):
@@ -103,7 +97,7 @@ class SearchSettings(Frozen):
     """
 
     space: Annotated[dict[str, Domain], Field(min_length=1)]
-    constraints: dict[str, Range] = Field(default_factory=dict)
+    constraints: Annotated[dict[str, Range], BeforeValidator(_ranges)] = Field(default_factory=dict)
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(metric="val_loss"),)
     sampler: SamplerSettings = SamplerSettings()
     trials: Count
@@ -160,22 +154,19 @@ class TrainingSettings(Frozen):
         seed: The seed of initial weights and of all random streams.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = RENAMED["training"]
+
     prediction: PredictionSettings = PredictionSettings()
     batch_size: Count = 256
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     clip_norm: Annotated[float, Field(gt=0, le=1e30)] | None = None
-    ema: Annotated[tuple[Share, ...], BeforeValidator(_listed), Field(min_length=1, max_length=8)] = (0.9999,)
+    ema: Annotated[tuple[Share, ...], BeforeValidator(listed), Field(min_length=1, max_length=8)] = (0.9999,)
     ema_warmup: bool = True
     label_dropout: Share = 0.1
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
     seed: HashedSeed = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_todays_keys(cls, given: Any) -> Any:
-        return _refuse_renamed("training", given)
 
 
 class BudgetSettings(Frozen):
@@ -196,6 +187,8 @@ class BudgetSettings(Frozen):
             so that up to any earlier rung the rate is the same for all.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = RENAMED["budget"]
+
     max: Macs | None = None
     steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
@@ -205,11 +198,6 @@ class BudgetSettings(Frozen):
     grace_rungs: Annotated[int, Field(ge=0)] = 0
     brackets: Annotated[int, Field(ge=1)] = 1
     decay: Share = 0.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_todays_keys(cls, given: Any) -> Any:
-        return _refuse_renamed("budget", given)
 
     @model_validator(mode="after")
     def _is_one_amount(self) -> BudgetSettings:

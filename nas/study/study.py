@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from nas.data.header import Header
 from nas.data.settings import DataSettings
@@ -26,12 +27,13 @@ from nas.study.settings import (
     SearchSettings,
     TrackingSettings,
     TrainingSettings,
+    listed,
 )
 from space.costs.cost import cost
 from space.domains.census import Census
 from space.domains.census import census as take_census
 from space.domains.space import FIXED_BY_DATA, SearchSpace
-from space.errors import StudyError, ToolkitError
+from space.errors import Mistakes, StudyError, ToolkitError
 from space.frozen import Frozen
 from space.paths import plain_value
 from space.presets import preset
@@ -62,7 +64,7 @@ class Study(Frozen):
     finish: FinishSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()
-    tracking: tuple[TrackingSettings, ...] = ()
+    tracking: Annotated[tuple[TrackingSettings, ...], BeforeValidator(listed)] = ()
 
     _header: Header | None = PrivateAttr(None)
 
@@ -192,51 +194,75 @@ class Study(Frozen):
             self._header = given if isinstance(given, Header) else given(self.data)
 
         _within("data", take_header)
-        _within("model", lambda: self.base)
-        if self.search:
-            self._check_search(self.search)
-        elif self.ablation:
-            self._check_ablation(self.ablation)
+        try:
+            _within("model", lambda: self.base)
+        except Mistakes as error:
+            raise Mistakes([(self._place_in_model(what, at), what) for at, what in error.each]) from None
+        mistakes: list[tuple[tuple[str | int, ...], str]] = []
+        for check in (self._check_search, self._check_ablation, self._check_rest):
+            for problem in check():
+                mistakes += problem.each if isinstance(problem, Mistakes) else [(_begins_with(str(problem)), str(problem))]
+        if mistakes:
+            raise Mistakes(mistakes)
+        return self
+
+    def _place_in_model(self, what: str, at: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        """The value of `model.set` that a mistake in building the base spec speaks of; the given place where it names none."""
+        named = next((path for path in self.model.set if path in what), None)
+        return ("model", "set", named) if named else at
+
+    def _check_rest(self) -> Iterator[StudyError]:
         kind = self.training.prediction.kind
         for key in ("samples", "fid"):
             sampler = getattr(getattr(self.evaluation, key), "sampler", None)
             if sampler is not None and sampler not in SAMPLERS[kind]:
-                raise StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
+                yield StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
         if len(set(self.training.ema)) < len(self.training.ema):
-            raise StudyError("training.ema names a decay twice; remove one")
+            yield StudyError("training.ema names a decay twice; remove one")
         if self.finish and self.budget.decay:
-            raise StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
-        return self
+            yield StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
 
-    def _check_search(self, search: SearchSettings) -> None:
-        _within("search", lambda: self.search_space)
-        _within("search", lambda: self.enqueued)
+    def _check_search(self) -> Iterator[StudyError]:
+        search = self.search
+        if search is None:
+            return
+        try:
+            _within("search", lambda: self.search_space)
+            _within("search", lambda: self.enqueued)
+        except StudyError as error:
+            yield error
         metrics = [objective.metric for objective in search.objectives]
         if len(set(metrics)) < len(metrics):
-            raise StudyError(f"search.objectives names {metrics[0]} twice")
+            yield StudyError(f"search.objectives names {metrics[0]} twice")
         if metrics[0] != "val_loss":
-            raise StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
+            yield StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
         if search.objectives[0].direction != "minimize":
-            raise StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
+            yield StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
         if self.budget.max is None:
-            raise StudyError(
+            yield StudyError(
                 "budget.steps is for ablations: a search compares at equal compute; write budget.max, such as '1.5 TFLOPs'"
             )
-        if self.finish and self.finish.budget <= self.budget.max:
-            raise StudyError("finish.budget must be above budget.max: the winner trains on")
+        elif self.finish and self.finish.budget <= self.budget.max:
+            yield StudyError("finish.budget must be above budget.max: the winner trains on")
         if self.training.prediction.kind != "epsilon" and "learned_variance" in search.space:
-            raise StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
+            yield StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
         if self.evaluation.fid and self.evaluation.fid.at == "every":
-            raise StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
+            yield StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
 
-    def _check_ablation(self, ablation: AblationSettings) -> None:
+    def _check_ablation(self) -> Iterator[StudyError]:
+        ablation = self.ablation
+        if ablation is None:
+            return
         if self.budget.mode != "none":
-            raise StudyError(f"budget.mode {self.budget.mode} prunes, but an ablation trains every row to the end; remove it")
+            yield StudyError(f"budget.mode {self.budget.mode} prunes, but an ablation trains every row to the end; remove it")
         if self.finish:
-            raise StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
+            yield StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
         if ablation.metric != "val_loss" and self.evaluation.fid is None:
-            raise StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
-        _within("ablation", lambda: self.rows)
+            yield StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
+        try:
+            _within("ablation", lambda: self.rows)
+        except StudyError as error:
+            yield error
 
     @property
     def architectures(self) -> tuple[ModelSpec, ...]:
@@ -280,8 +306,16 @@ class Study(Frozen):
 
 
 def _within(key: str, check: Any) -> None:
-    """Run a check; prefix the message of its error with the key."""
+    """Run a check; prefix the messages of its error, and their places, with the key."""
     try:
         check()
+    except Mistakes as error:
+        raise Mistakes([((key, *at), f"{key}: {what}") for at, what in error.each]) from None
     except ToolkitError as error:
-        raise StudyError(f"{key}: {error}") from None
+        raise Mistakes([((key, *_begins_with(str(error))), f"{key}: {error}")]) from None
+
+
+def _begins_with(message: str) -> tuple[str | int, ...]:
+    """The keys that a message begins with, such as those of `enqueue.0 has …`."""
+    leading = re.match(r"[\w.]+", message)
+    return tuple(int(part) if part.isdecimal() else part for part in leading[0].split(".")) if leading else ()

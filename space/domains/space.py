@@ -13,9 +13,9 @@ from space.array import Array
 from space.costs.cost import COST_METRICS, cost
 from space.costs.points import Column, Points
 from space.costs.table import CostTable
-from space.document import nearest
+from space.document import nearest, reason
 from space.domains.domain import Domain, Range, Value
-from space.errors import SpecError, StudyError
+from space.errors import Mistakes, SpecError, StudyError
 from space.paths import PER_STAGE_PATHS, plain_value, value_type
 from space.spec import ModelSpec, spec_paths, today
 from space.stage import at_stage
@@ -63,29 +63,40 @@ class SearchSpace:
     def __init__(self, base: ModelSpec, domains: Mapping[str, Domain], constraints: Mapping[str, Range] | None = None) -> None:
         self.base = base
         self.constraints = dict(constraints or {})
-        for metric in self.constraints:
-            if metric not in COST_METRICS:
-                raise StudyError(f"constraint '{metric}' is not a cost{nearest(metric, COST_METRICS)}")
+        mistakes: list[tuple[tuple[str | int, ...], str]] = [
+            (("constraints", metric), f"constraint '{metric}' is not a cost{nearest(metric, COST_METRICS)}")
+            for metric in self.constraints
+            if metric not in COST_METRICS
+        ]
         self._base_values = {path: base.value_at(path) for path in spec_paths()}
+        for path, domain in domains.items():
+            try:
+                self._check(path, domain, domains)
+            except StudyError as error:
+                mistakes.append((("space", path), str(error)))
+        if mistakes:
+            raise Mistakes(mistakes)
         self.parameters = tuple(self._ordered(domains))
+
+    def _check(self, path: str, domain: Domain, domains: Mapping[str, Domain]) -> None:
+        """Raise StudyError for a path, a value or a condition that no spec has."""
+        if path not in self._base_values:
+            raise StudyError(f"the space varies '{path}', which no spec has{today(path) or nearest(path, spec_paths())}")
+        if path in FIXED_BY_DATA:
+            raise StudyError(f"the space varies '{path}', which the data decide; remove it")
+        if domain.each is not None and path not in PER_STAGE_PATHS:
+            raise StudyError(
+                f"'{path}' has one value for all stages, so 'each' does not apply; these have one per stage: "
+                f"{', '.join(PER_STAGE_PATHS)}"
+            )
+        self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
+        for parent, wanted in domain.when.items():
+            self._check_condition(path, parent, domains)
+            for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+                _check_value(parent, value, one_stage=False)
 
     def _ordered(self, domains: Mapping[str, Domain]) -> Iterator[Parameter]:
         """The parameters, each after those that its conditions name."""
-        for path, domain in domains.items():
-            if path not in self._base_values:
-                raise StudyError(f"the space varies '{path}', which no spec has{today(path) or nearest(path, spec_paths())}")
-            if path in FIXED_BY_DATA:
-                raise StudyError(f"the space varies '{path}', which the data decide; remove it")
-            if domain.each is not None and path not in PER_STAGE_PATHS:
-                raise StudyError(
-                    f"'{path}' has one value for all stages, so 'each' does not apply; these have one per stage: "
-                    f"{', '.join(PER_STAGE_PATHS)}"
-                )
-            self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
-            for parent, wanted in domain.when.items():
-                self._check_condition(path, parent, domains)
-                for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
-                    _check_value(parent, value, one_stage=False)
         placed: set[str] = set()
         while len(placed) < len(domains):
             ready = [
@@ -244,8 +255,7 @@ def _check_value(path: str, value: Value, one_stage: bool) -> None:
         # Depths are always a list: check one stage's value as all values of a short list.
         value_type(path).validate_python((value,) * 3 if one_stage and path == "depths" else _as_tuple(value), strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[-1]
-        raise StudyError(f"the space gives '{path}' the value {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+        raise StudyError(f"the space gives '{path}' the value {value!r}: {reason(error, value)}") from None
 
 
 def _as_tuple(value: Value) -> Value:

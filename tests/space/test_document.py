@@ -34,6 +34,12 @@ def test_a_good_document_is_read():
         (SPEC + "heads: 4\n", "spec.yaml:4: key 'heads' appears twice (first in line 3); remove one"),
         (SPEC.replace("heads: 2\n", ""), "spec.yaml: 'heads' is missing"),
         (SPEC + "input_size: 30\n", "spec.yaml:4: input_size 30 is not divisible by 8"),
+        (SPEC + "ends: double\n", "spec.yaml:4: ends is now called stem; rename it"),
+        (SPEC + "attention: {factor: 3}\n", "spec.yaml:4: attention.factor: 3 is not one of 1, 2 or 4; the nearest is 2"),
+        (
+            SPEC + "attention: {factor: [2, 2, 3, 2, 2]}\n",
+            "spec.yaml:4: attention.factor.2: 3 is not one of 1, 2 or 4; the nearest",
+        ),
         ("channels: [1\n", "spec.yaml: not valid YAML at line 2"),
         ("- 1\n", "spec.yaml: expected a mapping"),
         ("channels: {{ x }}\n", "spec.yaml: "),

@@ -7,8 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from nas.cli.app import main
+from nas.reporting.progress import Progress
+from nas.reporting.text import compute
+from nas.runs.ledger import read_events
+from nas.search.state import read_state
 from nas.training.trainer import DivergedError
 from nas.training.trial import Trial
+from tests.nas.scripted import searched
 
 
 def nas(*arguments):
@@ -136,8 +141,29 @@ def test_a_dry_run_prints_the_estimate_and_writes_nothing(tiny_file, tmp_path):
     result = nas("run", tiny_file, "--out", tmp_path / "run", "--dry-run")
     assert result.exit_code == 0
     assert "feasible     100.0% of the space" in result.output
-    assert "at most 9e-07 PFLOPs" in result.output
+    assert "at most 900 MFLOPs" in result.output
     assert not (tmp_path / "run").exists()
+    rated = nas("run", tiny_file, "--out", tmp_path / "run", "--dry-run", "--rate", "1 MFLOP/s").output
+    assert "hours        about " in rated
+    assert "(as given by --rate)" in rated.replace("\n" + " " * 13, " ")
+    assert "is not a speed above 0 such as" in nas("run", tiny_file, "--dry-run", "--rate", "40 bananas").output
+    assert "--rate is for --dry-run" in nas("run", tiny_file, "--out", tmp_path / "run", "--rate", "1 TFLOP/s").output
+
+
+def test_a_dry_run_of_a_run_that_exists_bills_what_is_left_and_refuses_what_the_run_would(tiny, tiny_file, tmp_path):
+    folder = tmp_path / "run"
+    searched(tiny, folder)
+    ledger = (folder / "ledger.jsonl").read_bytes()
+    # The search is done; the finish is left.
+    left = Progress.of(read_state(folder).run, read_events(folder)).remaining_macs
+    assert 0 < left <= 100_000_000
+    assert f"left         about {compute(left)} of training" in nas("run", tiny_file, "--out", folder, "--dry-run").output
+    more = nas("run", tiny_file, "--out", folder, "--dry-run", "--set", "finish.budget=500 MFLOPs").output
+    assert f"left         about {compute(left + 200_000_000)} of training" in more
+    refused = nas("run", tiny_file, "--out", folder, "--dry-run", "--set", "training.batch_size=8")
+    assert refused.exit_code == 2
+    assert "holds another study (training.batch_size: 4 → 8)" in refused.output
+    assert (folder / "ledger.jsonl").read_bytes() == ledger
 
 
 def test_validate(tiny_file):
@@ -151,6 +177,15 @@ def test_values_that_are_never_feasible_are_told_before_a_run(tiny_file):
     assert told in nas("run", tiny_file, "--dry-run", *space).output
     tiny_file.write_text(tiny_file.read_text().replace("    heads:", "    channels: [8, 320, 640]\n    heads:", 1))
     assert told in nas("validate", tiny_file).output
+
+
+def test_validate_tells_all_mistakes_of_all_files(tiny_file, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(tiny_file.read_text().replace("batch_size: 4", "batch_sise: 4").replace("- mlp", "- mpl"))
+    told = nas("validate", bad, "missing.yaml", tiny_file)
+    assert told.exit_code == 2
+    for words in ("unknown key 'training.batch_sise'", "'mpl' is not one of", "missing.yaml: no such file", f"{tiny_file}: fine"):
+        assert words in told.output
 
 
 def test_cost_of_presets_and_files(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from nas.reporting.ablation_estimate import ablation_estimate, planned_macs
 from nas.reporting.power import pooled_sd
+from nas.reporting.text import compute
 from nas.runs.throughput import Throughput
 from nas.stats.paired import minimum_detectable_effect
 from space.costs.cost import cost
@@ -26,14 +27,15 @@ def test_the_estimate_says_what_is_trained(tmp_path):
     assert found["budget"] == "2 steps a trial: the same samples for every row, not the same compute"
     macs = sum(6 * 2 * cost(row.spec).step_macs(4) for row in study.rows)
     assert planned_macs(study, 6) == macs
-    assert found["training"] == f"{macs / 1e15:.4g} PFLOPs"
-    assert estimate_of(tmp_path, seeds=6, rate=Throughput(macs / 100, 2, "x"))["hours"].startswith("about 50 s of training")
+    assert found["training"] == compute(macs)
+    rated = estimate_of(tmp_path, "evaluation.samples=null", seeds=6, rate=Throughput(macs / 100, 2, "x"))
+    assert rated["hours"].startswith("about 50 s of training")
 
 
 def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
     found = estimate_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
-    assert found["budget"] == "4, 8 training TFLOPs a trial"
-    assert found["training"] == f"{12 * 8 / 1000:.4g} PFLOPs"
+    assert found["budget"] == "4 TFLOPs, 8 TFLOPs of training a trial"
+    assert found["training"] == "96 TFLOPs"
 
 
 @pytest.mark.parametrize(

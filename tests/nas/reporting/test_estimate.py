@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from nas.reporting.estimate import estimate, expected_search_macs
-from nas.reporting.text import duration, percent
+from nas.reporting.estimate import drawing_macs, estimate, expected_search_macs
+from nas.reporting.text import compute, duration, percent
 from nas.runs.run import read_run
 from nas.runs.throughput import Throughput, throughput_of_run
 from nas.study.load import load_study
 from space import ToolkitError
+from space.costs.cost import cost
 from tests.nas.scripted import searched
 
 FOUR_RUNGS = "budget={max: 800 MFLOPs, rungs: 4, reduction_factor: 2}"
@@ -34,10 +35,10 @@ def test_the_estimate_of_a_plain_search(tiny_file):
     assert found["sampler"] == "tpe, seed 0"
     assert found["feasible"].startswith("100.0% of the space (100,000 of 100,000 random points)")
     assert "feasible part" not in text
-    assert found["rungs"] == "0.0001, 0.0002, 0.0004, 0.0008 training TFLOPs a trial; mode stop: judged on arrival"
+    assert found["rungs"] == "100 MFLOPs, 200 MFLOPs, 400 MFLOPs, 800 MFLOPs of training a trial; mode stop: judged on arrival"
     # 8 trials × 800 million and 3 × 200 for the finish; in expectation 8 × (100 + 50 + 50 + 50).
-    assert found["training"] == "at most 7e-06 PFLOPs; about 2.6e-06 when 1 in 2 goes on from every rung"
-    assert found["finish"] == "3 best, each 0.0002 TFLOPs more (contained above)"
+    assert found["training"] == "at most 7 GFLOPs; about 2.6 GFLOPs when 1 in 2 goes on from every rung"
+    assert found["finish"] == "3 best, each 200 MFLOPs more (contained above)"
     assert found["hours"].startswith("unknown until a step is timed here")
     assert found["units"].startswith("FLOPs are multiply-accumulates")
 
@@ -59,9 +60,9 @@ def test_the_expected_compute_of_every_way_to_judge(tiny_file, changes, expected
     assert expected_search_macs(study) == expected * 10**6
     found = lines(estimate(study))
     assert said in found["rungs"]
-    assert found["training"].startswith(f"at most {12 * 800e6 / 1e15:.4g} PFLOPs")
+    assert found["training"].startswith("at most 9.6 GFLOPs")
     if expected < 800 * 12:
-        assert f"about {expected * 1e6 / 1e15:.4g} when 1 in 2 goes on" in found["training"]
+        assert f"about {compute(expected * 1e6)} when 1 in 2 goes on" in found["training"]
 
 
 def test_brackets_share_the_architectures_out(tiny_file):
@@ -100,12 +101,34 @@ def test_duration(seconds, text):
 
 
 def test_hours_are_told_once_a_rate_is_known(tiny_file):
-    study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3"])
+    study = load_study(
+        tiny_file,
+        [FOUR_RUNGS, "search.trials=8", "finish.budget=1 GFLOPs", "finish.best=3", "evaluation.samples=null"],
+    )
     # 2,000 million multiply-accumulates over two at once, then two turns of 200: at a million a second 1,400 s.
     found = lines(estimate(study, Throughput(1e6, 2, "from the smoke step")))
-    assert found["hours"].startswith("about 23 min of training at 0.001 GFLOPs a second and trial, 2 at once (from the smoke step)")
+    assert found["hours"].startswith("about 23 min of training and sampling at 1 MFLOPs a second and trial, 2 at once (")
     # More at once than there are trials bring nothing.
     assert lines(estimate(study, Throughput(1e6, 100, "x")))["hours"].startswith(f"about {duration(250 + 200)} ")
+
+
+@pytest.mark.parametrize(("macs", "text"), [(9e8, "900 MFLOPs"), (1.5e12, "1.5 TFLOPs"), (7e14, "700 TFLOPs"), (2e15, "2 PFLOPs")])
+def test_the_unit_fits_the_amount(macs, text):
+    assert compute(macs) == text
+
+
+def test_the_bill_counts_sampling(tiny_file):
+    study = load_study(tiny_file, ["evaluation.fid={samples: 100, seeds: [0, 1], steps: 10}", "finish.best=2"])
+    # A grid of 10 guided images in 2 steps, and 200 unguided ones in 10.
+    macs = 2 * (40 + 2000) * cost(study.census.dearest).gflops * 1e9
+    found = lines(estimate(study, Throughput(1e6, 1, "x")))
+    assert found["sampling"] == f"at most {compute(macs)} (2 exported, scored; a grid of 10 images), not contained above"
+    trained = expected_search_macs(study) + 2 * (study.finish.budget - study.budget.full)
+    assert found["hours"].startswith(f"about {duration((trained + macs) / 1e6)} of training and sampling")
+    flow = load_study(tiny_file, ["training.prediction=flow"])
+    assert drawing_macs(flow, flow.evaluation.samples, flow.base) == 2 * 40 * round(cost(flow.base).gflops * 1e9)
+    none = load_study(tiny_file, ["evaluation.samples=null"])
+    assert lines(estimate(none))["sampling"] == "none: evaluation.samples is null"
 
 
 def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):

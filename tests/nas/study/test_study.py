@@ -5,7 +5,7 @@ from nas.search.resume import differences
 from nas.study.load import load_study
 from nas.study.study import Study
 from space import ToolkitError
-from space.errors import StudyError
+from space.errors import Mistakes, StudyError
 from tests.conftest import TINY
 
 
@@ -33,7 +33,10 @@ from tests.conftest import TINY
         ("finish.budget=1 MFLOPs", "finish.budget must be above budget.max"),
         ("name=../x", "name: string should match pattern"),
         ("search.objectives=[{metric: val_loss, direction: maximize}]", "val_loss is minimised"),
-        ("search.space.attention.similarity=[dot, cosin]", "gives 'attention.similarity' the value 'cosin': input should be"),
+        (
+            "search.space.attention.similarity=[dot, cosin]",
+            "the value 'cosin': 'cosin' is not one of 'dot' or 'cosine'; did you mean 'cosine'",
+        ),
         ("search.space.channels={float: [8, 16]}", "varies 'channels' over real numbers, which it does not take"),
         (
             "search.space.feed_forward.reparam={when: {feed_forward.kind: convv}, choice: [true]}",
@@ -52,6 +55,18 @@ from tests.conftest import TINY
             "search.space.channels={when: {ends: conv}, choice: [16]}",
             "'channels' depends on 'ends', which no spec has; 'ends' is now called 'stem': rename it",
         ),
+        (
+            "search.space.attention.factor=[2, 3]",
+            "search: the space gives 'attention.factor' the value 3: 3 is not one of 1, 2 or 4; the nearest is 2",
+        ),
+        ("search.space.attention.factor=[[1, 1, 3, 1, 1]]", "value .1, 1, 3, 1, 1.: 3 is not one of 1, 2 or 4; the nearest is 2"),
+        ("model.set.attention.factor=3", "model: attention.factor: 3 is not one of 1, 2 or 4; the nearest is 2"),
+        ("search.objectives={metric: val_loss}", "search.objectives: .* is no list"),
+        (
+            "search.constraints={gflops: 30 MFLOPs}",
+            "gflops: '30 MFLOPs' is no range; write '28.5 MFLOPs ± 5 %', or {min: 28.5 MFLOPs}",
+        ),
+        ("search.constraints={gflops: {max: 30 M}}", "gflops: '30 M' is no amount of gflops; write a number, or '28.5 MFLOPs'"),
         ("search.trials", "write KEY=VALUE"),
         ("search.trials.more=1", "'trials' holds 4, not keys"),
     ],
@@ -78,6 +93,80 @@ def test_mistakes_in_the_file_name_its_line(tmp_path):
         load_study(path)
     with pytest.raises(ToolkitError, match="missing.yaml: no such file"):
         load_study(tmp_path / "missing.yaml")
+
+
+def test_all_mistakes_are_told_together_each_with_its_own_line(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        """name: many
+data: {source: fashion-mnist-10k, codec: pixel-unshuffle-4}
+model: {preset: u-dit-toy, set: {channels: 8}}
+search:
+  space:
+    heads: [1, 2]
+    attention.tokns: [all]
+    attention.factor: [2, 3]
+    channels: {int: [9, 8]}
+  constraints:
+    flops: {max: 1}
+  enqueue:
+    - {}
+    - {heads: 3}
+  trials: many
+training:
+  learning_rte: 1.0e-3
+  ema: [0.9, 0.9]
+budget:
+  max: 200 MFLOPs
+  reduction: 2
+finish:
+  budget: 100 MFLOPs
+""",
+        encoding="utf-8",
+    )
+    with pytest.raises(Mistakes) as caught:
+        load_study(path)
+    lines = sorted(what.removeprefix(f"{path}:") for _, what in caught.value.each)
+    for line, words in {
+        7: "search: the space varies 'attention.tokns'",
+        8: "search: the space gives 'attention.factor' the value 3",
+        9: "search.space.channels: the range [9, 8] is empty",
+        11: "search: constraint 'flops' is not a cost",
+        15: "search.trials: input should be a valid integer",
+        17: "unknown key 'training.learning_rte'; did you mean 'learning_rate'?",
+        18: "training.ema names a decay twice",
+        21: "budget.reduction is now called budget.reduction_factor",
+        23: "finish.budget must be above budget.max",
+    }.items():
+        assert any(told.startswith(f"{line}: {words}") for told in lines), (line, words, lines)
+    assert all("\n" not in what for what in lines)
+
+
+def test_a_refused_value_makes_no_mistakes_elsewhere(tiny_file):
+    for change in ("training.prediction=flw", "budget.mx=1 TFLOPs", "data.codec=3", "search.trials=x"):
+        changes = ["evaluation.samples.sampler=heun", "training.prediction=flow", change]
+        with pytest.raises(Mistakes) as caught:
+            load_study(tiny_file, changes)
+        assert len(caught.value.each) == 1, caught.value.each
+
+
+def test_costs_are_written_with_units_wherever_they_are_given(tiny_file):
+    def limits(text):
+        return load_study(tiny_file, [f"search.constraints={text}"]).search.constraints
+
+    assert limits("{gflops: {min: 4.5 MFLOPs, max: 0.01}}") == limits("{gflops: {min: 0.0045, max: 0.01}}")
+    for text in ("10 MFLOPs ± 5 %", "10 MFLOPs +- 5%", "0.01 GFLOPs ±5 %", "0.01 ± 5 %"):
+        limit = limits(f"{{gflops: {text}}}")["gflops"]
+        assert (limit.min, limit.max) == pytest.approx((0.0095, 0.0105))
+    assert limits("{params_m: {max: 33 M}, train_gflops: {max: 1 GFLOPs}}") == limits(
+        "{params_m: {max: 33}, train_gflops: {max: 1}}"
+    )
+
+
+def test_a_single_tracker_needs_no_list(tiny_file):
+    assert [tracker.kind for tracker in load_study(tiny_file, ["tracking=tensorboard"]).tracking] == ["tensorboard"]
+    assert load_study(tiny_file, ["tracking={kind: mlflow}"]).tracking == load_study(tiny_file, ["tracking=[mlflow]"]).tracking
+    assert load_study(tiny_file, ["tracking=null"]).tracking == ()
 
 
 def test_changes_reach_keys_that_hold_dots(tiny_file):

@@ -62,7 +62,7 @@ def test_a_range_that_nothing_meets_says_how_near_the_nearest_comes():
         ({"channels": {"when": {"headz": 2}, "choice": [16]}}, "depends on 'headz'.*did you mean 'heads'"),
         ({"heads": {"when": {"channels": 16}, "choice": [2]}, "channels": {"when": {"heads": 2}, "choice": [16]}}, "in a circle"),
         ({"channels": {"when": {"depths": 1}, "choice": [16]}, "depths": {"each": [1]}}, "one value per stage"),
-        ({"attention.kernel": {"int": [1, 7]}}, "'attention.kernel' the value 2: input should be 1, 3, 5 or 7"),
+        ({"attention.kernel": {"int": [1, 7]}}, "'attention.kernel' the value 2: 2 is not one of 1, 3, 5 or 7; the nearest is 1"),
         ({"channels": {"float": [16, 32]}}, "'channels' over real numbers, which it does not take"),
         ({"feed_forward.reparam": ["yes", "no"]}, "'feed_forward.reparam' the value 'yes': input should be a valid boolean"),
         ({"channels": ["16"]}, "'channels' the value '16': input should be a valid integer"),
