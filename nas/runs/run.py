@@ -88,12 +88,18 @@ def objective_values(study: Study, trial: TrialResult, report: Report) -> tuple[
     return tuple(objective_value(trial, report, objective.metric, study.training.batch_size) for objective in study.objectives)
 
 
-def final_value(trial: TrialResult, metric: str) -> float:
-    """The value of a metric at a COMPLETE trial's last rung; NaN in another state, or when the metric was not measured."""
-    if trial.state is not State.COMPLETE:
-        return math.nan
-    last = trial.search_reports[-1]
-    return last.val_loss if metric == "val_loss" else last.scores.get(metric, math.nan)
+def final_value(trial: TrialResult, metric: str) -> float | None:
+    """The value of a metric at a COMPLETE trial's last rung; None in another state, or where the metric was not measured."""
+    return trial.search_reports[-1].value(metric) if trial.state is State.COMPLETE else None
+
+
+def lacks_metric(study: Study, report: Report) -> str:
+    """In words, the metric of an ablation that a report should have and has not, and what would mend it; empty otherwise."""
+    if study.ablation is None or not study.scored_at(report.rung) or report.value(study.ablation.metric) is not None:
+        return ""
+    measured = ", ".join(("val_loss", *report.scores))
+    metric = study.ablation.metric
+    return f"has no {metric}, by which the ablation compares: it was scored with {measured}; name one of those as ablation.metric"
 
 
 class Run:

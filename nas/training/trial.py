@@ -21,7 +21,7 @@ from nas.study.settings import first_step
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.peak_memory import peak_bytes, reset_peak
-from nas.training.scores import due, scores
+from nas.training.scores import scores
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
 from space.files import first_line
@@ -115,7 +115,7 @@ class Trial:
 
     def _scores(self, rung: int, folded: Network) -> dict[str, float]:
         """The sample metrics of the averaged weights; empty at a rung without scores."""
-        if not due(self.study, rung):
+        if not self.study.scored_at(rung):
             return {}
 
         def bar(count: int) -> None:

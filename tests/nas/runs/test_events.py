@@ -1,6 +1,7 @@
 """Events and their lines: what is refused, and how; ledgers of schema 2."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def test_every_event_reads_back_as_it_was(folder):
     [
         ("report", {"val_loss": None}, "val_loss: input should be a valid number, not None"),
         ("report", {"val_loss": ...}, "'val_loss' is missing"),
+        ("report", {"val_loss": math.nan}, "val_loss: input should be a finite number, not nan"),
+        ("report", {"scores": {"fid": math.inf}}, "scores.fid: input should be a finite number, not inf"),
         ("report", {"val_loss": "0.5"}, "val_loss: input should be a valid number, not '0.5'"),
         ("report", {"step": 1.5}, "step: input should be a valid integer"),
         ("report", {"losss": 1}, "unknown key 'losss'"),

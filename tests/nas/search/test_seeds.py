@@ -3,10 +3,12 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from nas.execution.runner import run_study
 from nas.replay.curves import recorded
 from nas.reporting.power import pooled_sd
+from nas.runs.layout import CHECKPOINT, TRIALS
 from nas.runs.ledger import Ledger
 from nas.runs.records import State
 from nas.runs.run import read_run
@@ -15,6 +17,7 @@ from nas.search.optuna_export import export_run
 from nas.stats.sequential import bounds, looks
 from nas.study.load import load_study
 from nas.study.metrics import SCORES
+from nas.training.checkpoint import write_checkpoint
 from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
 from tests.nas.scripted import carry_out, facts, searched, status
@@ -166,6 +169,42 @@ def test_the_spread_is_that_of_paired_differences(tmp_path):
     assert spread.pairs == 3 * 39
     assert spread.sd == pytest.approx(0.01 * 2**0.5, rel=0.2), "the seeds' own level, a hundred times larger, cancels"
     assert pooled_sd(tmp_path / "nowhere", study) is None
+
+
+FID = "evaluation.fid={samples: 160, steps: 2, seeds: [0]}"
+
+
+def scored(study, folder, scores, **how):
+    """A scripted ablation whose reports have these scores: functions of a plan, by metric."""
+    return searched(study, folder, scores=lambda plan, rung: {name: of(plan) for name, of in scores.items()}, **how)
+
+
+def test_a_report_without_the_ablations_metric_stops_the_run_and_says_what_was_measured(tmp_path):
+    study = ablation(tmp_path, FID, metric="kid")
+    with pytest.raises(ToolkitError, match=r"trial 0 has no kid, by which .*: it was scored with val_loss, fid; name one of those"):
+        scored(study, tmp_path / "run", {"fid": lambda plan: 3.0})
+    assert not read_run(tmp_path / "run").trials[0].reports, "nothing without the metric is in the ledger"
+
+
+def test_a_metric_that_is_newer_than_the_reports_of_a_run_is_refused(tmp_path):
+    first = scored(ablation(tmp_path, FID, metric="fid"), tmp_path / "run", {"fid": lambda plan: 3.0}, stop_after=5)
+    assert len(first.run.trials) > 4
+    with pytest.raises(ToolkitError, match=r"5 of 6 trials were scored before the metric was measured: the report"):
+        searched(ablation(tmp_path, FID, metric="kid"), tmp_path / "run")
+    scored(ablation(tmp_path, FID, metric="fid"), tmp_path / "run", {"fid": lambda plan: 3.0, "kid": lambda plan: 1.0})
+
+
+def test_what_another_run_scored_without_the_metric_is_not_taken_over(tmp_path):
+    study = ablation(tmp_path, FID, "budget.steps=1", metric="fid")
+    first = scored(study, tmp_path / "runs" / "first", {"fid": lambda plan: 3.0})
+    for trial in first.run.trials.values():
+        held = {"digest": trial.spec.digest, "step": trial.reports[-1].step, "reports": []}
+        write_checkpoint(tmp_path / "runs" / "first" / TRIALS / trial.name / CHECKPOINT, {"x": torch.zeros(1)}, held)
+    both = {"fid": lambda plan: 3.0, "kid": lambda plan: 1.0}
+    again = scored(study, tmp_path / "runs" / "again", {"fid": lambda plan: 4.0})
+    assert all(trial.reused for trial in again.run.trials.values())
+    newer = scored(ablation(tmp_path, FID, "budget.steps=1", metric="kid"), tmp_path / "runs" / "newer", both)
+    assert not any(trial.reused for trial in newer.run.trials.values())
 
 
 @pytest.mark.slow
