@@ -110,7 +110,7 @@ def _compute(study: Study) -> str:
         return f"at most {most:.4g} PFLOPs, as every trial trains to the last rung"
     likely = (expected_search_macs(study) + finish) / 1e15
     rungs = "every rung" if budget.grace_rungs == 0 and budget.brackets == 1 else "every judged rung"
-    return f"at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.reduction_factor} goes on from {rungs}"
+    return f"at most {most:.4g} PFLOPs; about {likely:.4g} when 1 in {budget.kept_one_in} goes on from {rungs}"
 
 
 def _hours(study: Study, throughput: Throughput | None) -> str:

@@ -129,9 +129,9 @@ class Progress:
     def remaining_macs(self) -> float:
         """The expected multiply-accumulates still to be trained, the finish included.
 
-        From a rung where trials are judged, 1 in `reduction_factor` of the trials that wait there or are yet to arrive is expected
-        to train on. In mode promote, it is 1 in `reduction_factor` of all that will have arrived, minus those that already trained
-        on. Training since a trial's last report still counts as to come. In an ablation all planned seeds are to come; of
+        From a rung where trials are judged, 1 in `kept_one_in` of the trials that wait there or are yet to arrive is expected to
+        train on. Where trials wait for promotion, it is 1 in `kept_one_in` of all that will have arrived, minus those that already
+        trained on. Training since a trial's last report still counts as to come. In an ablation all planned seeds are to come; of
         sequential seeds, the first `min`.
         """
         if self.study.ablation:
@@ -151,7 +151,7 @@ class Progress:
                 share = self.budget.share_promoted(rung, bracket)
                 arrived, undecided = at[rung].reported + coming, at[rung].waiting + coming
                 coming = undecided * share
-                if self.budget.mode == "promote" and 0 < share < 1:
+                if self.budget.waits and 0 < share < 1:
                     coming = min(undecided, max(0.0, arrived * share - at[rung].went_on))
         return total + self._finish_macs(open_trials)
 
