@@ -16,6 +16,7 @@ from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
 from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
+from nas.runs.winners import winners
 from nas.search.controller import Listener, Search
 from nas.study.study import Study
 from space.errors import DataError, RunError, StudyError
@@ -47,7 +48,7 @@ def run_study(
     listeners: tuple[Listener, ...] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Run:
-    """Search, train the best trials on, export them and draw their samples.
+    """Search, train the best trials on, export them and draw their samples. Of an ablation, a row that is claimed to be better is.
 
     Args:
         study: The study.
@@ -55,7 +56,7 @@ def run_study(
         in_process: Train one trial after the other in this process, without Ray.
         address: A running Ray cluster; None starts one on this machine.
         listeners: Called with every event and the run.
-        say: Called with each line of the smoke step, with which a new run begins.
+        say: Called with each line of the smoke step, with which a new run begins, and where a winner cannot be exported.
 
     Returns:
         The run at its end.
@@ -92,7 +93,7 @@ def run_study(
             # Repeat for trials whose worker died.
             while plans := search.finish_plans():
                 executor.finish(search, plans)
-        _export_best(search, folder, mirror)
+        _export_winners(search, folder, mirror, say)
         return search.run
 
 
@@ -114,21 +115,26 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
     )
 
 
-def _export_best(search: Search, folder: Path, mirror: Mirror | None) -> None:
+def _export_winners(search: Search, folder: Path, mirror: Mirror | None, say: Callable[[str], None]) -> None:
+    """Export what is due; an export that cannot be made is told, because the run's results are there all the same."""
     from nas.training.export import export, export_due, exported, write_evaluation, write_samples
     from space.weights import facts_of
 
     study = search.study
-    for trial in search.run.best(study.finish.best if study.finish else 1):
+    for trial in winners(search.run):
         out = folder / EXPORTS / trial.name
         if mirror is not None:
             mirror.fetch_folder(f"{EXPORTS}/{trial.name}")
         wanted = [SAMPLES] if study.evaluation.fid is None else [SAMPLES, EVALUATION]
         if not export_due(study, trial) and all((out / name).exists() for name in wanted):
             continue
-        if mirror is not None:
-            mirror.fetch_checkpoint(trial.name)
-        model = export(study, trial, folder, out)
+        try:
+            if mirror is not None:
+                mirror.fetch_checkpoint(trial.name)
+            model = export(study, trial, folder, out)
+        except RunError as error:
+            say(f"trial {trial.number} is not exported: {error}")
+            continue
         reason = None
         try:
             if study.evaluation.fid is not None:

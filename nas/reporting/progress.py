@@ -13,6 +13,7 @@ from statistics import fmean
 from nas.runs.events import Event, FinishFailed, Promoted, Reported, RunBegan, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
+from nas.study.rows import names_of
 from space.costs.cost import cost
 
 EVIDENCE_REPORTS = 3
@@ -76,6 +77,8 @@ class Progress:
         """Restart the counts for the present study: with a grown budget no trial is complete any more."""
         self.study = self.run.study
         self.budget = self.study.budget
+        self.names = names_of(self.study.rows)
+        """The variant's name for every architecture of an ablation, by digest."""
         rungs, brackets = self.budget.rungs, self.budget.brackets
         self.losses: list[list[float]] = [[] for _ in range(rungs)]
         """The losses at every rung, in rising order."""
