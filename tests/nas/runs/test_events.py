@@ -113,10 +113,11 @@ def damaged(lines, rng):
 def test_no_damage_of_a_ledger_ends_in_a_traceback(folder, tmp_path, count):
     rng, runner = random.Random(count), CliRunner()
     lines = (folder / LEDGER).read_text().splitlines()
-    for _ in range(count):
+    for number in range(count):
         (tmp_path / LEDGER).write_text(damaged(lines, rng))
-        for command in ("status", "table"):
-            done = runner.invoke(main, [command, str(tmp_path)])
+        others = [("export", "--select", "0", "--out", str(tmp_path / "exported")), ("replay",)] if number % 10 == 0 else []
+        for command, *arguments in (("status",), ("table",), *others):
+            done = runner.invoke(main, [command, str(tmp_path), *arguments])
             assert done.exit_code in (0, 2), (done.exception, (tmp_path / LEDGER).read_text())
             assert done.exit_code == 0 or len(done.output.strip().splitlines()) == 1, done.output
 
