@@ -17,16 +17,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.columns import numeric_column, require_columns
-from nas.stats.paired import holm, paired_interval, paired_t_p, ratio_interval, sign_flip_p
-from nas.stats.sequential import repeated_interval, sequential_p
+from nas.stats.paired import paired_interval, ratio_interval
+from nas.stats.verdicts import judged, untested
 from nas.study.metrics import lower_is_better
 from space.array import Array
 from space.document import nearest
 from space.errors import ToolkitError
 
-BASELINE = "baseline"
-BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
-NO_PAIR, ONE_SEED, BEFORE_FIRST_LOOK = "no common seed: no test", "one seed: no test", "before the first look: no test"
 NO_GAIN = "no gain to share"
 
 _STEP = {
@@ -84,7 +81,7 @@ def compare(
     samples = _samples(frame, metric)
     _check_known(baseline, samples)
     pairs = [None if name == baseline else _differences(samples, name, baseline) for name in samples]
-    table = pd.DataFrame(_summary(samples, list(samples)) | _tested(pairs, metric, level, looks))
+    table = pd.DataFrame(_summary(samples, list(samples)) | judged(pairs, lower_is_better(metric), level, looks))
     table.attrs["metric"] = metric
     return table
 
@@ -127,8 +124,9 @@ def ladder(
         _check_known(name, samples)
     first = [None, *(_differences(samples, name, order[0]) for name in order[1:])]
     steps = [None, *(_differences(samples, name, before) for before, name in pairwise(order))]
-    step = {_STEP[name]: column for name, column in _tested(steps, metric, level, looks).items()}
-    table = pd.DataFrame(_summary(samples, order) | _tested(first, metric, level, looks) | step)
+    lower = lower_is_better(metric)
+    step = {_STEP[name]: column for name, column in judged(steps, lower, level, looks).items()}
+    table = pd.DataFrame(_summary(samples, order) | judged(first, lower, level, looks) | step)
     table.attrs["metric"] = metric
     return table
 
@@ -173,9 +171,10 @@ def gain_at_equal_cost(
         raise ToolkitError(f"baseline '{baseline}' has no rows of control raw; keep them in the frame")
     others = [name for name in names if name != baseline]
     pairs = [_common(samples, (name, "raw"), (name, control), (baseline, "raw")) for name in others]
-    raw = _tested([raw for raw, _ in pairs], metric, level, None)
-    matched = _tested([matched for _, matched in pairs], metric, level, None)
-    shares = [_share(*differences, level, lower_is_better(metric)) for differences in pairs]
+    lower = lower_is_better(metric)
+    raw = judged([raw for raw, _ in pairs], lower, level)
+    matched = judged([matched for _, matched in pairs], lower, level)
+    shares = [_share(*differences, level, lower) for differences in pairs]
     return pd.DataFrame(
         {
             "variant": others,
@@ -199,7 +198,7 @@ def gain_at_equal_cost(
 def _share(raw: Array, matched: Array, level: float, lower: bool) -> tuple[float, float, float, str]:
     """The share of a raw gain that is left, its interval, and the reason where there is no share."""
     if len(raw) < 2:
-        return math.nan, math.nan, math.nan, _untested(len(raw))
+        return math.nan, math.nan, math.nan, untested(len(raw))
     low, high = paired_interval(raw, level)
     if not (high < 0 if lower else low > 0):
         return math.nan, math.nan, math.nan, NO_GAIN
@@ -260,57 +259,3 @@ def _summary(samples: Samples, names: Sequence[str]) -> dict[str, Any]:
         "sd": [float(column.std(ddof=1)) if len(column) > 1 else math.nan for column in values],
         "n": [len(column) for column in values],
     }
-
-
-def _tested(pairs: Sequence[Array | None], metric: str, level: float, looks: Sequence[int] | None) -> dict[str, Any]:
-    """The columns of `compare` from `pairs` on, for the paired differences of each row; None marks the row compared with."""
-    least = looks[0] if looks else 2
-    tests = [
-        _test(differences, level, tuple(looks) if looks else None)
-        if differences is not None and len(differences) >= least
-        else None
-        for differences in pairs
-    ]
-    means = [float(differences.mean()) if differences is not None and len(differences) else math.nan for differences in pairs]
-    low, high, p_value, p_t = (np.array([test[column] if test else math.nan for test in tests]) for column in range(4))
-    compared = np.array([differences is not None for differences in pairs], dtype=bool)
-    p_holm, p_t_holm = _adjusted(p_value, compared), _adjusted(p_t, compared)
-    lower = lower_is_better(metric)
-    verdicts = []
-    for differences, mean, test, adjusted in zip(pairs, means, tests, p_t_holm, strict=True):
-        if differences is None:
-            verdicts.append(BASELINE)
-        elif test is None:
-            verdicts.append(_untested(len(differences)))
-        else:
-            verdicts.append(NO_EVIDENCE if adjusted >= 1 - level else BETTER if (mean < 0) == lower else WORSE)
-    return {
-        "pairs": [len(differences) if differences is not None else 0 for differences in pairs],
-        "difference": means,
-        "ci_low": low,
-        "ci_high": high,
-        "p_value": p_value,
-        "p_holm": p_holm,
-        "p_t": p_t,
-        "p_t_holm": p_t_holm,
-        "verdict": verdicts,
-    }
-
-
-def _test(differences: Array, level: float, looks: tuple[int, ...] | None) -> tuple[float, float, float, float]:
-    """The interval, the p-value of the sign-flip test and that of the t test; both are the sequential one with looks."""
-    if looks is None:
-        return (*paired_interval(differences, level), sign_flip_p(differences), paired_t_p(differences))
-    p_value = sequential_p(differences, looks)
-    return (*repeated_interval(differences, looks, 1 - level), p_value, p_value)
-
-
-def _untested(pairs: int) -> str:
-    return (NO_PAIR, ONE_SEED)[pairs] if pairs < 2 else BEFORE_FIRST_LOOK
-
-
-def _adjusted(p_values: Array, compared: Array) -> Array:
-    """Holm's adjustment over all comparisons. Those without a p-value yet count as 1, so that later tests undo no claim."""
-    adjusted = np.full(len(p_values), math.nan)
-    adjusted[compared] = holm(np.nan_to_num(p_values[compared], nan=1.0))
-    return np.where(np.isnan(p_values), math.nan, adjusted)

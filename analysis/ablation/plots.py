@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.ablation.attribution import SHAPLEY
-from analysis.ablation.comparison import BASELINE, BETTER, NO_EVIDENCE, ONE_SEED, WORSE
 from analysis.columns import require_table
 from analysis.figures import new_axes, with_minus
+from nas.stats.verdicts import BASELINE, BETTER, NO_EVIDENCE, ONE_SEED, WORSE
 from nas.study.metrics import lower_is_better
 from space.array import Array
 from space.errors import ToolkitError

@@ -195,6 +195,7 @@ def _reading(run: AblationFrames, block: AblationBlock, compared: pd.DataFrame, 
     others = compared[compared["variant"] != block.baseline]
     pairs = int(others["pairs"].max()) if len(others) else 0
     yield from _interim(run)
+    yield from _unmeasured(run, metric)
     if pairs < 2:
         yield f"{metric}: {better} is better. One seed per row: no intervals, no tests and no marks, as seeds differ too."
         return
@@ -229,6 +230,14 @@ def _interim(run: AblationFrames) -> Iterator[str]:
         yield f"Interim: {ended} of {run.planned} planned trials have ended, and p-values hold for the planned number only."
     if failed:
         yield f"{_count(failed, 'trial')} FAILED; their seeds are left out of those rows' pairs."
+
+
+def _unmeasured(run: AblationFrames, metric: str) -> Iterator[str]:
+    """The note on complete trials that were scored without the metric, as by an earlier version."""
+    trials = run.seeds.drop_duplicates("trial")
+    lacking = int((trials[metric].isna() & (trials["state"] == "COMPLETE")).sum())
+    if lacking:
+        yield f"{_count(lacking, 'complete trial')} had no {metric} measured; their seeds are left out of those rows' pairs."
 
 
 def _count(number: int, noun: str) -> str:

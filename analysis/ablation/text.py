@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.ablation.tables import COSTS, AblationTable
-from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
+from analysis.markup import check_format, drop_empty_columns, is_missing, latex_grid, markdown_grid, on_one_line
 from nas.study.metrics import SCORES
 
 _MARKS = {"better": " *", "worse": " *"}
@@ -35,7 +35,7 @@ def render_tables(tables: Sequence[AblationTable], form: str) -> str:
     check_format(form)
     if form == "csv":
         frames = [table.frame.assign(table=table.title) for table in tables]
-        whole = pd.concat(frames, ignore_index=True)
+        whole = on_one_line(pd.concat(frames, ignore_index=True))
         return str(whole[["table", *(name for name in whole.columns if name != "table")]].to_csv(index=False))
     return "\n".join(_markdown(table) if form == "md" else _latex(table) for table in tables)
 
@@ -143,21 +143,23 @@ def _main_printed(names: Sequence[str]) -> str | None:
 
 def _markdown(table: AblationTable) -> str:
     grids = "\n\n".join(markdown_grid(text) for text in parts(table.frame))
-    return "\n".join([f"**{table.title}**", "", grids, "", *(f"{note}  " for note in table.notes), ""])
+    title, *notes = (" ".join(text.split()) for text in (table.title, *table.notes))
+    return "\n".join([f"**{title}**", "", grids, "", *(f"{note}  " for note in notes), ""])
 
 
 def _latex(table: AblationTable) -> str:
     """A table environment with the notes below the table; it needs the packages booktabs and graphicx."""
     lines = [r"\begin{table}  % \usepackage{booktabs,graphicx}", r"\centering", f"\\caption{{{_escaped(table.title)}}}"]
     for text in narrow(parts(table.frame)):
-        body = _symbols(str(text.to_latex(index=False, escape=True))).rstrip()
+        body = _symbols(latex_grid(text)).rstrip()
         lines += [r"\resizebox{\linewidth}{!}{%", f"{body}}}", r"\par\smallskip"]
-    notes = r"\\ ".join(_escaped(note) for note in table.notes)
+    # A note that begins with a bracket would be the argument of the line break before it.
+    notes = r"\\{} ".join(_escaped(note) for note in table.notes)
     return "\n".join([*lines, f"{{\\scriptsize {notes}\\par}}", r"\end{table}", ""])
 
 
 def _escaped(text: str) -> str:
-    escaped = re.sub(r"[%&#_$^~\\{}]", lambda match: _SPECIAL.get(match[0], f"\\{match[0]}"), text)
+    escaped = re.sub(r"[%&#_$^~\\{}]", lambda match: _SPECIAL.get(match[0], f"\\{match[0]}"), " ".join(text.split()))
     return _symbols(escaped)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.markup import check_format, drop_empty_columns, is_missing, markdown_grid
+from analysis.markup import check_format, drop_empty_columns, is_missing, latex_grid, markdown_grid, on_one_line
 from analysis.runs.data import RunData, require_loaded
 from nas.study.metrics import METRICS
 
@@ -60,9 +60,9 @@ def render(table: pd.DataFrame, form: str) -> str:
     """
     check_format(form)
     if form == "csv":
-        return str(table.to_csv(index=False))
+        return str(on_one_line(table).to_csv(index=False))
     text = cells(table)
-    return str(text.to_latex(index=False, escape=True)) if form == "latex" else markdown_grid(text) + "\n"
+    return latex_grid(text) if form == "latex" else markdown_grid(text) + "\n"
 
 
 _METRIC_OF = {

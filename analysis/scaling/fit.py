@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.columns import numeric_column, require_columns
 from analysis.scaling.power_law import ALPHAS, Budgets, Law, Noise, SeedDraws, resampled_laws
-from nas.study.metrics import METRICS, lower_is_better
+from nas.study.metrics import lower_is_better, metric_named
 from space.errors import ToolkitError
 
 LEAST = 4
@@ -189,7 +189,10 @@ def _tidy(frame: pd.DataFrame, metric: str, compute: str, family: str, seed: str
 def _budgets(members: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int) -> Budgets:
     values = members.dropna(subset="value").pivot(index="seed", columns="compute", values="value").reindex(seeds)
     mean = values.mean().to_numpy()
-    relative = sign == 1 and metric != "kid" and bool((mean > 0).all())
+    known = metric_named(metric)
+    assert known is not None, "its better direction is known"
+    # Relative residuals suit what cannot be below 0.
+    relative = sign == 1 and known.low >= 0 and bool((mean > 0).all())
     return Budgets(
         compute=values.columns.to_numpy(dtype=float),
         values=values.to_numpy(dtype=float),
@@ -197,7 +200,7 @@ def _budgets(members: pd.DataFrame, seeds: pd.Index[Any], metric: str, sign: int
         count=values.count().to_numpy(),
         weights=1 / mean if relative else np.ones(len(mean)),
         sign=sign,
-        limit=0.0 if sign == 1 else METRICS[metric].high,
+        limit=0.0 if sign == 1 else known.high,
     )
 
 

@@ -84,6 +84,7 @@ def run_command(
     from nas.reporting.console import progress_view
     from nas.runs.layout import EVALUATION, SAMPLES
     from nas.runs.remote import locate, remote_at
+    from nas.runs.winners import winners
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     where = locate(out or f"runs/{loaded.name}")
@@ -108,8 +109,18 @@ def run_command(
             with beside(console, figure.name):
                 remote_at(where.uri).upload(figure, figure.name)
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
-    for trial in finished.best(loaded.finish.best if loaded.finish else 1):
-        assert trial.export is not None, "a run ends with its winners exported"
+    chosen = winners(finished)
+    if not chosen:
+        none = (
+            "none: no row is better than its baseline by the rule of the tables"
+            if loaded.ablation
+            else "none: no trial is complete"
+        )
+        asked = f"; for the best mean, `nas export {where.uri or folder} --select best`" if finished.best() else ""
+        say(f"exported winner  {none}{asked}")
+    for trial in chosen:
+        if trial.export is None:
+            continue  # Why was said above.
         console.print(f"exported winner  {folder / trial.export.folder}", highlight=False, soft_wrap=True)
         reason = trial.export.without_samples
         if loaded.evaluation.samples is None:

@@ -19,6 +19,7 @@ from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
 from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
+from nas.runs.winners import winners
 from nas.search.controller import Listener, Search, source_of
 from nas.study.study import Study
 from space.errors import RunError, StudyError
@@ -52,7 +53,7 @@ def run_study(
     say: Callable[[str], None] = lambda line: None,
     ending: Ending | None = None,
 ) -> Run:
-    """Search, train the best trials on, export them and draw their samples.
+    """Search, train the best trials on, export them and draw their samples. Of an ablation, a row that is claimed to be better is.
 
     Args:
         study: The study.
@@ -60,7 +61,8 @@ def run_study(
         in_process: Train one trial after the other in this process, without Ray.
         address: A running Ray cluster; None starts one on this machine.
         listeners: Called with every event and the run.
-        say: Called with each line of the smoke step, with which a new run begins, and of the sampling, with which it ends.
+        say: Called with each line of the smoke step, with which a new run begins, of the sampling, with which it ends, and where a
+            winner cannot be exported.
         ending: Says when the run ends before it is done; by default only when a signal asks for it.
 
     Returns:
@@ -111,7 +113,7 @@ def run_study(
                 if ending.reason:
                     raise UnfinishedError(f"{where}: {ending.reason}; {GOES_ON}")
                 executor.finish(search, plans)
-        _export_best(search, folder, mirror, say)
+        _export_winners(search, folder, mirror, say)
         return search.run
 
 
@@ -132,12 +134,13 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
     return RayExecutor(where.folder, study.resources, address, uri=where.uri, ending=ending, callbacks=trackers)
 
 
-def _export_best(search: Search, folder: Path, mirror: Mirror | None, say: Callable[[str], None]) -> None:
+def _export_winners(search: Search, folder: Path, mirror: Mirror | None, say: Callable[[str], None]) -> None:
+    """Export what is due; an export that cannot be made is told, because the run's results are there all the same."""
     from nas.training.export import export, export_due, exported, write_evaluation, write_samples
     from space.weights import facts_of
 
     study = search.study
-    for trial in search.run.best(study.finish.best if study.finish else 1):
+    for trial in winners(search.run):
         out = folder / EXPORTS / trial.name
         if mirror is not None:
             mirror.fetch_folder(f"{EXPORTS}/{trial.name}")
@@ -145,9 +148,13 @@ def _export_best(search: Search, folder: Path, mirror: Mirror | None, say: Calla
         wanted = [name for name, settings in ((SAMPLES, grid), (EVALUATION, fid)) if settings is not None]
         if not export_due(study, trial) and all((out / name).exists() for name in wanted):
             continue
-        if mirror is not None:
-            mirror.fetch_checkpoint(trial.name)
-        model = export(study, trial, folder, out)
+        try:
+            if mirror is not None:
+                mirror.fetch_checkpoint(trial.name)
+            model = export(study, trial, folder, out)
+        except RunError as error:
+            say(f"trial {trial.number} is not exported: {error}")
+            continue
         reason = None
         if grid is None:
             # A grid of an earlier state of the trial does not show these weights.

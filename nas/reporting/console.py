@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -29,6 +29,8 @@ from nas.runs.ledger import read_events
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
 from nas.runs.run_lock import Driver
+from nas.study.metrics import METRICS
+from nas.study.rows import names_of
 
 LATEST = 12
 """Most trials in the live table: those with the latest events."""
@@ -43,8 +45,8 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
     counts |= {state.value.lower(): count for state, count in progress.ended.items()}
     states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     lines = [f"{len(progress.trials)} of {progress.study.most_trials} trials: {states or 'none yet'}"]
-    if progress.complete:
-        lines.append(_best(progress))
+    if best := _best(progress):
+        lines.append(best)
     left = progress.remaining_macs
     to_come = f"about {compute(left, 3)} to come" if left else "nothing to come"
     seconds = progress.seconds_left(now) if now is not None else None
@@ -55,13 +57,17 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
 def _rung_lines(progress: Progress) -> list[str]:
     in_steps = progress.budget.max is None
     amount = "steps" if in_steps else "training TFLOPs"
-    rows = [f"rung  {amount:>15s}  reported  went on  best val_loss  median val_loss"]
+    # In an ablation, the best of all trials would be the best of different seeds.
+    alike = not progress.study.ablation
+    best = "  best val_loss" if alike else ""
+    rows = [f"rung  {amount:>15s}  reported  went on{best}  median val_loss"]
     for rung, (mark, losses) in enumerate(zip(progress.budget.milestones, progress.losses, strict=True)):
         if losses:
             trained = f"{mark:15,d}" if in_steps else f"{mark / 1e12:15.4g}"
             went_on = str(progress.went_on(rung)) if rung < progress.budget.rungs - 1 else ""
             middle = (losses[(len(losses) - 1) // 2] + losses[len(losses) // 2]) / 2
-            rows.append(f"{rung + 1:4d}  {trained}  {len(losses):8d}  {went_on:>7s}  {losses[0]:13.4f}  {middle:15.4f}")
+            best = f"  {losses[0]:13.4f}" if alike else ""
+            rows.append(f"{rung + 1:4d}  {trained}  {len(losses):8d}  {went_on:>7s}{best}  {middle:15.4f}")
     return rows if len(rows) > 1 else []
 
 
@@ -80,7 +86,8 @@ def status_lines(run: Run, events: Iterable[Event], driver: Driver | None = None
     elif driver is not None and progress.remaining_macs:
         last = f" any more (the last was {driver.name})" if driver.name else ""
         lines.append(f"no process works on it{last}; the same command goes on from the last rungs")
-    lines += [f"trial {trial.number} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
+    names = names_of(run.study.rows)
+    lines += [f"{_called(trial, names)} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
     unfinished = [trial for trial in run.trials.values() if trial.finish_failure]
     return lines + [f"the finish of trial {trial.number} failed: {trial.finish_failure}" for trial in unfinished]
 
@@ -176,7 +183,9 @@ class LiveTable:
             state = "waiting" if progress and progress.waits(trial) else trial.state.value
             loss = f"{trial.reports[-1].val_loss:.4f}" if trial.reports else ""
             stage = _stage(len(trial.reports), trial.rungs)
-            table.add_row(trial.name, state, stage, loss, f"{trial.cost.gflops:.4f}", f"{trial.cost.params_m:.2f}")
+            name = progress.names.get(trial.digest) if progress else None
+            shown = Text(f"{name}, seed {trial.seed}" if name else trial.name)
+            table.add_row(shown, state, stage, loss, f"{trial.cost.gflops:.4f}", f"{trial.cost.params_m:.2f}")
         return table
 
 
@@ -188,6 +197,8 @@ def progress_view(console: Console, folder: Path) -> LiveTable | PlainLines:
 def describe(event: Event, run: Run, progress: Progress) -> str:
     """One line about an event; empty for events that are not shown."""
     study = progress.study
+    number = getattr(event, "trial", None)
+    called = _called(run.trials[number], progress.names) if number is not None else ""
     match event:
         case SpaceSpent():
             return "no new architecture is left in the space, so the search ends here"
@@ -199,29 +210,49 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
         case TrialBegan():
             trial = run.trials[event.trial]
             rejected = f", after {len(trial.rejected)} turned down" if trial.rejected else ""
-            seed = f", seed {trial.seed}" if study.replicates > 1 or study.ablation else ""
+            seed = f", seed {trial.seed}" if study.replicates > 1 else ""
             costs = f"{trial.cost.gflops:.4f} GFLOPs, {trial.cost.params_m:.2f} M parameters"
-            return f"trial {event.trial} starts: {costs}{seed}{rejected}"
+            return f"{called} starts: {costs}{seed}{rejected}"
         case Reported():
             trial = run.trials[event.trial]
             known = f", known from run {event.reused}" if event.reused is not None else ""
             stage = _stage(len(trial.reports), trial.rungs)
-            return f"trial {event.trial} at {stage}: val_loss {event.val_loss:.4f}, step {event.step}{known}"
+            value = event.value(run.metric)
+            score = (
+                f", {run.metric} {value:.{METRICS[run.metric].digits}f}" if run.metric != "val_loss" and value is not None else ""
+            )
+            return f"{called} at {stage}: val_loss {event.val_loss:.4f}{score}, step {event.step}{known}"
         case HandedOutAgain():
             alone = ", with a GPU for itself" if event.alone else ""
-            return f"trial {event.trial} is handed out again{alone}: {event.reason}"
+            return f"{called} is handed out again{alone}: {event.reason}"
         case TrialEnded():
             reason = f": {event.reason}" if event.reason else ""
-            best = f"; {_best(progress)}" if progress.complete else ""
-            return f"trial {event.trial} {event.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
+            best = f"; {best}" if (best := _best(progress)) else ""
+            return f"{called} {event.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
         case FinishFailed():
-            return f"trial {event.trial} could not be finished: {event.reason}"
+            return f"{called} could not be finished: {event.reason}"
         case Exported():
-            return f"trial {event.trial} exported to {event.folder}"
+            return f"{called} exported to {event.folder}"
     return ""
 
 
+def _called(trial: TrialResult, names: Mapping[str, str]) -> str:
+    """A trial, and in an ablation its variant and its seed."""
+    name = names.get(trial.digest)
+    return f"trial {trial.number} ({name}, seed {trial.seed})" if name else f"trial {trial.number}"
+
+
 def _best(progress: Progress) -> str:
+    """The best so far; empty before there is one. In an ablation, of the rows' means over the seeds that ended in all of them."""
+    if progress.study.ablation:
+        leading = next((standing for standing in progress.run.standings() if standing.whole), None)
+        if leading is None:
+            return ""
+        metric, over = progress.run.metric, f"{leading.seeds} seeds that" if leading.seeds > 1 else "the seed that"
+        mean = f"{leading.mean:.{METRICS[metric].digits}f}"
+        return f"best mean {metric} {mean} ({progress.names[leading.trial.digest]}; over {over} ended in every row)"
+    if not progress.complete:
+        return ""
     _, loss, number = progress.complete[0]
     mean = ", mean of its replicates" if progress.study.replicates > 1 else ""
     return f"best val_loss {loss:.4f} (trial {number}{mean})"

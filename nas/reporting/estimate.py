@@ -125,7 +125,7 @@ def _compute(study: Study) -> str:
         return f"at most {most}, as every trial trains to the last rung"
     likely = compute(expected_search_macs(study) + finish)
     rungs = "every rung" if budget.grace_rungs == 0 and budget.brackets == 1 else "every judged rung"
-    return f"at most {most}; about {likely} when 1 in {budget.reduction_factor} goes on from {rungs}"
+    return f"at most {most}; about {likely} when 1 in {budget.kept_one_in} goes on from {rungs}"
 
 
 def drawing_macs(study: Study, settings: SampleSettings | FidSettings | None, spec: ModelSpec) -> int:

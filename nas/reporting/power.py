@@ -60,7 +60,7 @@ def _pooled(run: Run, metric: str, name: str) -> PooledSd | None:
     values: dict[str, dict[int, float]] = {}
     for trial in run.trials.values():
         value = final_value(trial, metric)
-        if math.isfinite(value):
+        if value is not None:
             values.setdefault(trial.digest, {})[trial.seed] = value
     if len(values) < 2:
         return None

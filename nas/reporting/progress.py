@@ -13,6 +13,7 @@ from statistics import fmean
 from nas.runs.events import Event, FinishFailed, Promoted, Reported, RunBegan, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
+from nas.study.rows import names_of
 from space.costs.cost import cost
 
 EVIDENCE_REPORTS = 3
@@ -79,6 +80,8 @@ class Progress:
         """Restart the counts for the present study: with a grown budget no trial is complete any more."""
         self.study = self.run.study
         self.budget = self.study.budget
+        self.names = names_of(self.study.rows)
+        """The variant's name for every architecture of an ablation, by digest."""
         rungs, brackets = self.budget.rungs, self.budget.brackets
         self.losses: list[list[float]] = [[] for _ in range(rungs)]
         """The losses at every rung, in rising order."""
@@ -132,9 +135,9 @@ class Progress:
     def remaining_macs(self) -> float:
         """The expected multiply-accumulates still to be trained, the finish included.
 
-        From a rung where trials are judged, 1 in `reduction_factor` of the trials that wait there or are yet to arrive is expected
-        to train on. In mode promote, it is 1 in `reduction_factor` of all that will have arrived, minus those that already trained
-        on. Training since a trial's last report still counts as to come. In an ablation all planned seeds are to come; of
+        From a rung where trials are judged, 1 in `kept_one_in` of the trials that wait there or are yet to arrive is expected to
+        train on. Where trials wait for promotion, it is 1 in `kept_one_in` of all that will have arrived, minus those that already
+        trained on. Training since a trial's last report still counts as to come. In an ablation all planned seeds are to come; of
         sequential seeds, the first `min`.
         """
         if self.study.ablation:
@@ -154,7 +157,7 @@ class Progress:
                 share = self.budget.share_promoted(rung, bracket)
                 arrived, undecided = at[rung].reported + coming, at[rung].waiting + coming
                 coming = undecided * share
-                if self.budget.mode == "promote" and 0 < share < 1:
+                if self.budget.waits and 0 < share < 1:
                     coming = min(undecided, max(0.0, arrived * share - at[rung].went_on))
         return total + self._finish_macs(open_trials)
 

@@ -63,6 +63,10 @@ class Report(Frozen):
     scores: dict[str, float] = Field(default_factory=dict)
     """FID and the other scores, where they were measured at this milestone."""
 
+    def value(self, metric: str) -> float | None:
+        """The value of one of `nas.study.metrics.SCORES`; None where it was not measured."""
+        return self.val_loss if metric == "val_loss" else self.scores.get(metric)
+
 
 class Failure(Frozen):
     """Why a trial could not be trained further."""

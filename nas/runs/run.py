@@ -18,6 +18,7 @@ from nas.runs.layout import trial_name
 from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import Rejected, Report, State
 from nas.stats.pareto import fronts
+from nas.study.metrics import lower_is_better
 from nas.study.study import Study
 from space.costs.cost import Cost, cost
 from space.errors import RunError
@@ -88,12 +89,31 @@ def objective_values(study: Study, trial: TrialResult, report: Report) -> tuple[
     return tuple(objective_value(trial, report, objective.metric, study.training.batch_size) for objective in study.objectives)
 
 
-def final_value(trial: TrialResult, metric: str) -> float:
-    """The value of a metric at a COMPLETE trial's last rung; NaN in another state, or when the metric was not measured."""
-    if trial.state is not State.COMPLETE:
-        return math.nan
-    last = trial.search_reports[-1]
-    return last.val_loss if metric == "val_loss" else last.scores.get(metric, math.nan)
+def final_value(trial: TrialResult, metric: str) -> float | None:
+    """The value of a metric at a COMPLETE trial's last rung; None in another state, or where the metric was not measured."""
+    return trial.search_reports[-1].value(metric) if trial.state is State.COMPLETE else None
+
+
+def lacks_metric(study: Study, report: Report) -> str:
+    """In words, the metric of an ablation that a report should have and has not, and what would mend it; empty otherwise."""
+    if study.ablation is None or not study.scored_at(report.rung) or report.value(study.ablation.metric) is not None:
+        return ""
+    measured = ", ".join(("val_loss", *report.scores))
+    metric = study.ablation.metric
+    return f"has no {metric}, by which the ablation compares: it was scored with {measured}; name one of those as ablation.metric"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An architecture among those of its run."""
+
+    trial: TrialResult
+    """Its first complete trial."""
+    mean: float
+    """The mean of the run's metric over its seeds."""
+    seeds: int
+    whole: bool
+    """Whether it has a value at every seed that counts; the means of those that have are over the same seeds in an ablation."""
 
 
 class Run:
@@ -178,36 +198,47 @@ class Run:
         return [trial for trial in self.trials.values() if trial.state is state]
 
     def front(self) -> list[TrialResult]:
-        """The Pareto front of the complete architectures in loss and inference GFLOPs, lowest loss first."""
-        best = self.best(len(self.trials))
-        if not best:
+        """The Pareto front of the complete architectures in mean metric, as in `best`, and inference GFLOPs; best metric first."""
+        standings = self.standings()
+        if not standings:
             return []
-        values = np.array([(trial.val_loss, trial.cost.gflops) for trial in best], dtype=float)
-        return [best[index] for index in fronts(values)[0]]
+        sign = 1 if lower_is_better(self.metric) else -1
+        values = np.array([(sign * standing.mean, standing.trial.cost.gflops) for standing in standings])
+        return [standings[index].trial for index in fronts(values)[0]]
 
     def best(self, count: int = 1) -> list[TrialResult]:
-        """The complete architectures with the lowest mean loss over their replicates, each represented by its first trial.
+        """The complete architectures by their means, best first, each represented by its first trial (see `standings`)."""
+        return [standing.trial for standing in self.standings()[:count]]
 
-        Architectures with more complete replicates come first, because means over fewer seeds are not comparable. In an ablation,
-        only the seeds that were planned for every row count.
+    @property
+    def metric(self) -> str:
+        """The metric by which architectures are ranked: an ablation's own, otherwise the validation loss."""
+        return self.study.ablation.metric if self.study.ablation else "val_loss"
+
+    def standings(self) -> list[Standing]:
+        """The complete architectures, best mean of `metric` first.
+
+        Architectures with a value at more seeds come first, because means over fewer seeds are not comparable. In an ablation, the
+        seeds are those that were planned for every row and have ended in every row.
         """
-        variants: dict[str, list[TrialResult]] = {}
-        for trial in self.in_state(State.COMPLETE):
-            if self._is_for_all(trial):
-                variants.setdefault(trial.digest, []).append(trial)
-
-        def rank(trials: list[TrialResult]) -> tuple[int, float]:
-            return -len(trials), fmean(trial.val_loss for trial in trials if trial.val_loss is not None)
-
-        return [trials[0] for trials in sorted(variants.values(), key=rank)][:count]
-
-    def _is_for_all(self, trial: TrialResult) -> bool:
-        """Whether a trial counts in `best`: in an ablation, it belongs to a row, and its seed was planned for every row."""
-        study = self.study
-        if study.ablation is None:
-            return True
-        planned = trial.seed < study.training.seed + study.ablation.seeds.min
-        return planned and any(row.spec.digest == trial.digest for row in study.rows)
+        architectures: dict[str, list[TrialResult]] = {}
+        for trial in self.trials.values():
+            architectures.setdefault(trial.digest, []).append(trial)
+        shared: set[int] | None = None
+        if self.study.ablation:
+            architectures = {row.spec.digest: architectures.get(row.spec.digest, []) for row in self.study.rows}
+            planned = self.study.training.seed + self.study.ablation.seeds.min
+            ended = [{t.seed for t in trials if t.state is not State.RUNNING} for trials in architectures.values()]
+            shared = {seed for seed in set.intersection(*ended) if seed < planned}
+        found = []
+        for trials in architectures.values():
+            counted = trials if shared is None else [trial for trial in trials if trial.seed in shared]
+            values = [(trial, final_value(trial, self.metric)) for trial in counted]
+            known = [(trial, value) for trial, value in values if value is not None]
+            if known:
+                found.append(Standing(known[0][0], fmean(value for _, value in known), len(known), len(known) == len(counted)))
+        sign = 1 if lower_is_better(self.metric) else -1
+        return sorted(found, key=lambda standing: (-standing.seeds, sign * standing.mean))
 
 
 def read_run(folder: str | Path) -> Run:

@@ -9,7 +9,7 @@ from nas.runs.events import Event, FinishFailed, HandedOutAgain, Promoted, Repor
 from nas.runs.layout import TRIALS
 from nas.runs.ledger import Ledger, apply_events
 from nas.runs.records import Failure, Report, State, TrialPlan
-from nas.runs.run import Run, TrialResult, objective_values
+from nas.runs.run import Run, TrialResult, lacks_metric, objective_values
 from nas.search.halving import SuccessiveHalving
 from nas.search.proposals import Proposals
 from nas.search.resume import resumed
@@ -18,6 +18,7 @@ from nas.search.seeds import PairedSeeds
 from nas.search.sources import TrialSource
 from nas.search.state import SearchState
 from nas.study.study import Study
+from space.errors import RunError
 
 FINISH_REPORTS = 6
 """Milestones of the finish, evenly spaced up to its budget."""
@@ -112,6 +113,9 @@ class Search:
 
         Returns:
             Whether the trial trains on with the worker it has.
+
+        Raises:
+            RunError: The report has no value of the ablation's metric, which no other trial would have either.
         """
         trial = self.run.trials[report.trial]
         if trial.state in OVER or report.rung != len(trial.reports):
@@ -120,6 +124,8 @@ class Search:
         if not all(map(math.isfinite, objective_values(self.study, trial, report))):
             self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
             return False
+        if lacks := lacks_metric(self.study, report):
+            raise RunError(f"{self.ledger.folder}: the report of trial {report.trial} {lacks}, and run the same command again")
         self._reported = True
         self.record(Reported(**report.model_dump()))
         if trial.state is State.COMPLETE:

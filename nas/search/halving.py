@@ -146,8 +146,8 @@ class SuccessiveHalving:
         return Decision(stopped=tuple(variant.reported))
 
     def best_count(self, order: list[int]) -> int:
-        """The number of variants in the best 1/reduction_factor of an order, at least one."""
-        return max(1, len(order) // self.budget.reduction_factor)
+        """The number of variants in the best 1/kept_one_in of an order, at least one."""
+        return max(1, len(order) // self.budget.kept_one_in)
 
     def order(self, bracket: int, rung: int) -> list[int]:
         """The variants that have reached a rung, best first; equal ones by number."""

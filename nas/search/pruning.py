@@ -17,7 +17,10 @@ from space.choices.table import covering
 
 
 class PruningRule(Protocol):
-    """Decides through `SuccessiveHalving.let_on` and `.stop`. A variant waits when neither is called."""
+    """Decides through `SuccessiveHalving.let_on` and `.stop`. A variant waits when neither is called.
+
+    `nas.study.choices.WAITS` says of which rules that may be so.
+    """
 
     def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
         """Judge a variant that arrives below the last rung; `others` are its bracket's values that were at the rung before."""
@@ -29,7 +32,7 @@ class PruningRule(Protocol):
         """Stop the waiting variants that cannot be promoted any more."""
 
     def extend(self, halving: Standings, complete: Sequence[Variant], best: set[int]) -> Decision:
-        """Judge the variants that were complete before the budget grew; `best` are the numbers of the best 1/reduction_factor."""
+        """Judge the variants that were complete before the budget grew; `best` are the numbers of the best 1/kept_one_in."""
 
 
 class _NothingWaits:
@@ -47,9 +50,9 @@ class _NothingWaits:
 class StopRule(_NothingWaits):
     """Judge on arrival, as ASHA does (Li et al., MLSys 2020).
 
-    With one objective, a variant trains on when it is no worse than the 1/reduction_factor quantile of the variants that were at
+    With one objective, a variant trains on when it is no worse than the 1/kept_one_in quantile of the variants that were at
     the rung before it, as in Ray's ASHAScheduler. With two, all are ordered by Pareto front and crowding distance, and a variant
-    trains on when at most 1/reduction_factor of the others rank before it.
+    trains on when at most 1/kept_one_in of the others rank before it.
     """
 
     def judge(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> Decision:
@@ -57,7 +60,7 @@ class StopRule(_NothingWaits):
         return halving.let_on(variant) if not others or self._among_best(halving, variant, others) else halving.stop(variant)
 
     def _among_best(self, halving: Standings, variant: Variant, others: Sequence[Values]) -> bool:
-        values, factor = variant.means[-1], halving.budget.reduction_factor
+        values, factor = variant.means[-1], halving.budget.kept_one_in
         if len(values) == 1:
             return values[0] <= float(np.percentile([other[0] for other in others], 100 / factor))
         order = by_front(np.array([*others, values]))
@@ -74,7 +77,7 @@ class StopRule(_NothingWaits):
 class PromoteRule:
     """Let variants wait, and promote the best (delayed promotion, Hyper-Tune, Li et al., VLDB 2022).
 
-    A waiting variant is promoted when it is among the best k = ⌊n/reduction_factor⌋ of the n at its rung, and fewer than k were
+    A waiting variant is promoted when it is among the best k = ⌊n/kept_one_in⌋ of the n at its rung, and fewer than k were
     promoted from there. A rung is closed when no more variants can come to it. Then its best max(1, k) are promoted whatever was
     promoted before, and the rest is stopped. So the final best of a rung are promoted in any order of arrival, and at most twice
     as many variants in all.
@@ -118,7 +121,7 @@ class PromoteRule:
         for rung in range(budget.first_judged(bracket), budget.rungs - 1):
             closed = closed and not halving.coming[bracket, : rung + 1].any()
             order = halving.order(bracket, rung)
-            best = order[: halving.best_count(order) if closed else len(order) // budget.reduction_factor]
+            best = order[: halving.best_count(order) if closed else len(order) // budget.kept_one_in]
             variants = map(halving.variants.__getitem__, best)
             candidate = next((variant for variant in variants if variant.waits and variant.allowed == rung + 1), None)
             if not closed and candidate and sum(halving.variants[number].allowed > rung + 1 for number in order) >= len(best):

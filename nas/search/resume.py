@@ -9,7 +9,7 @@ from typing import Any
 from nas.data.header import Header
 from nas.runs.events import SCHEMA, Event, RunBegan, StudyChanged
 from nas.runs.ledger import Ledger, read_events
-from nas.runs.run import Run
+from nas.runs.run import Run, lacks_metric
 from nas.study.study import Study
 from space.errors import RunError
 
@@ -38,7 +38,8 @@ def resumed(study: Study, ledger: Ledger) -> list[Event]:
         All events of the ledger, the new one included.
 
     Raises:
-        RunError: When the directory holds another study, was trained on other data, or has finished trials of a smaller budget.
+        RunError: When the directory holds another study, was trained on other data, has finished trials of a smaller budget, or
+            has trials of the ablation's rows without the metric that it compares by now.
     """
     events = list(read_events(ledger.folder))
     if not events:
@@ -75,6 +76,7 @@ def check_resumable(study: Study, folder: Path, events: Sequence[Event]) -> bool
                 f"{folder}: budget cannot be raised after trial {finished[0]} was trained on beyond it; raise "
                 "finish.budget, or run into another directory with --out"
             )
+    _check_metric(study, Run(events), folder)
     return old.model_dump(mode="json") != study.model_dump(mode="json")
 
 
@@ -84,6 +86,19 @@ def _at_the_same_place(study: Study, old: Study, data: Header) -> Study:
         return study
     same = study.data.model_copy(update={"source": old.data.source, "codec": old.data.codec})
     return study.model_copy(update={"data": same})
+
+
+def _check_metric(study: Study, run: Run, folder: Path) -> None:
+    """Raise RunError where trials of the rows were scored without the metric: it is newer than their reports."""
+    rows = {row.spec.digest for row in study.rows}
+    reports = [report for trial in run.trials.values() if trial.digest in rows for report in trial.search_reports]
+    lacking = [report for report in reports if lacks_metric(study, report)]
+    if lacking:
+        trials = len({report.trial for report in lacking})
+        raise RunError(
+            f"{folder}: {trials} of {len(run.trials)} trials were scored before the metric was measured: the report "
+            f"of trial {lacking[0].trial} {lacks_metric(study, lacking[0])}, or run into another directory with --out"
+        )
 
 
 def differences(old: Study, new: Study) -> list[str]:

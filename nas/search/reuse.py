@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from nas.runs.checkpoints import facts_of_checkpoint, keep
 from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER, TRIALS
 from nas.runs.records import Report
-from nas.runs.run import Run, TrialResult, read_run
+from nas.runs.run import Run, TrialResult, lacks_metric, read_run
 from nas.study.study import Study
 from space.errors import RunError, ToolkitError
 
@@ -97,6 +98,8 @@ class RunCache:
         finish = run.study.finish
         for trial in run.trials.values():
             usable = trial.search_reports if finish and finish.decay else trial.reports
+            # An earlier version may have scored without the metric.
+            usable = list(takewhile(lambda report: not lacks_metric(self._study, report), usable))
             cached = CachedTrial(folder.name, trial, usable, folder / TRIALS / trial.name)
             self._trials.setdefault((trial.digest, trial.seed), []).append(cached)
 

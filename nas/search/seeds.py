@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 from nas.runs.events import Event, SpaceSpent, TrialBegan
@@ -90,15 +89,17 @@ class PairedSeeds:
         if (asked.row.spec.digest, self._count - 1) not in self._begun:
             # A row without the last seed was settled before it.
             return True
-        differences = [difference for difference in pairs if math.isfinite(difference)]
+        differences = [difference for difference in pairs if difference is not None]
         # Trials that fail again and again would not settle it with more seeds either.
         if len(differences) < 3:
             return self._count > 2 * self._seeds.min
         return settled(differences, looks(self._seeds.min, self._seeds.max), alpha, self._seeds.margin)
 
-    def _difference(self, run: Run, asked: Comparison, seed: int) -> float:
-        return self._value(run, asked.row.spec.digest, seed) - self._value(run, asked.reference.spec.digest, seed)
+    def _difference(self, run: Run, asked: Comparison, seed: int) -> float | None:
+        """None where one of the two trials has not begun, or has failed."""
+        value, reference = (self._value(run, compared.spec.digest, seed) for compared in (asked.row, asked.reference))
+        return None if value is None or reference is None else value - reference
 
-    def _value(self, run: Run, digest: str, seed: int) -> float:
+    def _value(self, run: Run, digest: str, seed: int) -> float | None:
         number = self._begun.get((digest, seed))
-        return final_value(run.trials[number], self._metric) if number is not None else math.nan
+        return final_value(run.trials[number], self._metric) if number is not None else None

@@ -54,7 +54,7 @@ class Standings(Protocol):
         """The numbers of the variants that are at a rung, or trained on from it, best first."""
 
     def best_count(self, order: list[int]) -> int:
-        """How many of an order are its best 1/reduction_factor, at least one."""
+        """How many of an order are its best 1/kept_one_in, at least one."""
 
     def let_on(self, variant: Variant) -> Decision:
         """Let a variant train to its next rung."""

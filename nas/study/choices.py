@@ -10,6 +10,9 @@ SearcherKind = Literal["random", "tpe", "nsga2", "gp"]
 Mode = Literal["stop", "promote", "none"]
 """Of `budget.mode`; `nas.search.pruning.RULES` has their rules."""
 
+WAITS: dict[Mode, bool] = {"stop": False, "promote": True, "none": False}
+"""Whether architectures wait at a rung until the rule promotes them."""
+
 ExtractorName = Literal["clothes", "inception"]
 """Of `evaluation.fid.extractor`; `nas.evaluation.extractors` makes them."""
 

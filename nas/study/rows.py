@@ -76,6 +76,17 @@ def comparisons(rows: Sequence[Row]) -> list[Comparison]:
     return compared
 
 
+def names_of(rows: Sequence[Row]) -> dict[str, str]:
+    """A name for every architecture, by digest: the variant of its first row, with block and control where there are others."""
+    blocks = len({row.block for row in rows})
+    names: dict[str, str] = {}
+    for row in rows:
+        name = f"{row.block}: {row.variant}" if blocks > 1 else row.variant
+        # A name may hold any text, and lines of a console are lines.
+        names.setdefault(row.spec.digest, " ".join((name if row.control == "raw" else f"{name}, {row.control}").split()))
+    return names
+
+
 @dataclass(frozen=True)
 class _Draft:
     """A row whose architecture is not built yet."""

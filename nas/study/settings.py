@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from nas.study.choices import ExtractorName, Mode, Sampler, SearcherKind
+from nas.study.choices import WAITS, ExtractorName, Mode, Sampler, SearcherKind
 from space.amounts import cost_range, macs
 from space.domains.domain import Domain, Range
 from space.errors import Mistakes, StudyError
@@ -271,11 +271,21 @@ class BudgetSettings(Frozen):
         last = self.rungs - 1
         return last if self.mode == "none" else min(self.grace_rungs + bracket, last)
 
+    @property
+    def kept_one_in(self) -> int:
+        """At a rung where architectures are judged, the best one in so many trains on."""
+        return self.reduction_factor
+
+    @property
+    def waits(self) -> bool:
+        """Whether architectures wait at a judged rung until they are promoted; otherwise they are judged on arrival."""
+        return WAITS[self.mode]
+
     def share_promoted(self, rung: int, bracket: int = 0) -> float:
         """The expected share of a bracket's architectures that trains on beyond a rung; 1 at a rung without judgement."""
         if rung >= self.rungs - 1:
             return 0.0
-        return 1 / self.reduction_factor if rung >= self.first_judged(bracket) else 1.0
+        return 1 / self.kept_one_in if rung >= self.first_judged(bracket) else 1.0
 
 
 class FinishSettings(Frozen):

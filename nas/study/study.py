@@ -130,6 +130,11 @@ class Study(Frozen):
         """The number of trials that are judged together; 1 in an ablation."""
         return self.search.replicates if self.search else 1
 
+    def scored_at(self, rung: int) -> bool:
+        """Whether trials are scored with `evaluation.fid` at a rung: only in an ablation, at the last rung or at every rung."""
+        fid = self.evaluation.fid
+        return bool(self.ablation and fid and (fid.at == "every" or rung == self.budget.rungs - 1))
+
     @cached_property
     def most_trials(self) -> int:
         """The largest number of trials that the study can have."""

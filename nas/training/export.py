@@ -57,6 +57,8 @@ def select(run: Run, which: str) -> list[TrialResult]:
         return [run.trials[int(which)]]
     if not complete:
         raise RunError("no trial is complete yet, so there is none to choose; run the study on, or name a trial's number")
+    if not run.best():
+        raise RunError("no seed has ended in every row yet, so none is the best; run the study on, or name a trial's number")
     if which == "best":
         return run.best()
     kind, _, count = which.partition(":")

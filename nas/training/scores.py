@@ -21,12 +21,6 @@ from nas.study.study import Study
 from space.model.network import Network
 
 
-def due(study: Study, rung: int) -> bool:
-    """Whether a trial is scored at a rung: only in an ablation with `evaluation.fid`, at the last rung or at every rung."""
-    settings = study.evaluation.fid
-    return bool(study.ablation and settings and (settings.at == "every" or rung == study.budget.rungs - 1))
-
-
 def scores(model: Network, study: Study, train: Feed, prediction: Prediction, bar: Callable[[int], None]) -> dict[str, float]:
     """Score a model's samples.
 

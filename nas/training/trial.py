@@ -22,7 +22,7 @@ from nas.study.settings import first_step
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.peak_memory import peak_bytes, reset_peak
-from nas.training.scores import check_judge, due, scores
+from nas.training.scores import check_judge, scores
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space.costs.cost import cost
 from space.errors import DataError, RunError
@@ -127,7 +127,7 @@ class Trial:
 
     def _scores(self, rung: int, folded: Network) -> dict[str, float]:
         """The sample metrics of the averaged weights; empty at a rung without scores."""
-        if not due(self.study, rung):
+        if not self.study.scored_at(rung):
             return {}
 
         def bar(count: int) -> None:

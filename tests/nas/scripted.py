@@ -25,7 +25,7 @@ def loss_of(plan, rung):
     return float(rng.uniform(0.1, 1.0) + 1 / (rung + 1))
 
 
-def report(plan, rung, loss=None):
+def report(plan, rung, loss=None, scores=None):
     index = rung - plan.reported
     return Report(
         trial=plan.number,
@@ -39,10 +39,11 @@ def report(plan, rung, loss=None):
         seconds=1.0,
         images_per_s=1.0,
         peak_memory_mib=1.0,
+        scores=scores or {},
     )
 
 
-def carry_out(search, workers=1, stop_after=None, failing=(), loss=loss_of):
+def carry_out(search, workers=1, stop_after=None, failing=(), loss=loss_of, scores=lambda plan, rung: {}):
     """Run plans round-robin on some workers; stop dead after a number of reports, as a killed process would."""
     busy, reports = deque(), 0
     while True:
@@ -57,7 +58,7 @@ def carry_out(search, workers=1, stop_after=None, failing=(), loss=loss_of):
         if stop_after is not None and reports == stop_after:
             return
         reports += 1
-        if search.report(report(plan, rung, loss(plan, rung))):
+        if search.report(report(plan, rung, loss(plan, rung), scores(plan, rung))):
             busy.append((plan, rung + 1))
 
 
@@ -96,7 +97,9 @@ def facts(folder):
 
 def searched(study, folder, **how):
     ledger = Ledger(folder)
-    search = Search(study, ledger)
-    carry_out(search, **how)
-    ledger.close()
+    try:
+        search = Search(study, ledger)
+        carry_out(search, **how)
+    finally:
+        ledger.close()
     return search

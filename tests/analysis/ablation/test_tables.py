@@ -204,6 +204,22 @@ def test_latex_compiles(ladder, tmp_path):
     assert (tmp_path / "table.pdf").stat().st_size > 10_000
 
 
+def test_names_of_any_text_tear_no_table(tmp_path):
+    variants = [
+        {"name": "[2mm] first", "set": {"attention.similarity": "cosine"}},
+        {"name": "* second", "set": {"attention.position": "rope2d"}},
+        {"name": "third\n| of\r\nlines", "set": {"feed_forward.kind": "conv", "feed_forward.reparam": False}},
+    ]
+    tables = ablation_tables(load(run_of(tmp_path, variants=variants, name="block\nof lines")))
+    latex, markdown, csv = (render_tables(tables, form) for form in ("latex", "md", "csv"))
+    assert "{}[2mm] first &" in latex
+    assert "{}* second &" in latex
+    assert not [line for line in latex.splitlines() if line.startswith(("[", "*"))]
+    assert "third | of lines &" in latex
+    assert "| third \\| of lines |" in markdown
+    assert len(csv.splitlines()) == 1 + sum(len(table.frame) for table in tables)
+
+
 def test_a_factorial_has_shapley_values_and_effects(tmp_path):
     data = load(run_of(tmp_path, design="factorial", seeds=4))
     shares, effects = ablation_tables(data)[-2:]

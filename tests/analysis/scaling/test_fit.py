@@ -11,6 +11,7 @@ import analysis.scaling.fit
 import analysis.scaling.power_law
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.power_law import fit_law
+from nas.study.metrics import METRICS
 from space.errors import ToolkitError
 
 LAWS = {"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.25, 0.45, 0.5)}
@@ -120,6 +121,18 @@ def test_intervals_cover_at_their_level(noise):
     table = scaling_fit(frame, resamples=500).table
     found = [*np.mean(held(table, laws), axis=0), table["inside"].mean()]
     assert (np.abs(np.subtract(found, 0.955)) < 0.035).all(), found
+
+
+def test_whether_residuals_are_relative_is_asked_of_the_table_of_metrics(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [(s, c, (0.1 + c**-0.5) * (1 + rng.normal(0, 0.05))) for s in range(4) for c in (1, 2, 4, 8, 16)]
+    frame = pd.DataFrame(rows, columns=["seed", "train_tflops", "val_loss"])
+    frame["val_loss_bin_0"] = frame["kid"] = frame["fid"] = frame["val_loss"]
+    E = {name: scaling_fit(frame, name).table["E"][0] for name in ("val_loss", "val_loss_bin_0", "fid", "kid")}
+    assert E["val_loss"] == E["val_loss_bin_0"] == E["fid"]
+    assert E["kid"] != E["fid"], "what can be below 0 has no relative residuals"
+    monkeypatch.setitem(METRICS, "fid", METRICS["kid"])
+    assert scaling_fit(frame, "fid").table["E"][0] == E["kid"]
 
 
 def test_the_order_of_rows_does_not_matter():

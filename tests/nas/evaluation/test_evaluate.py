@@ -112,6 +112,7 @@ def test_the_report_is_written(model, tmp_path):
 def test_metrics_are_those_of_the_features(data, clothes):
     found, real = (features_of(batches, clothes) for batches in (some(data.validation, 150), some(data.train, 400)))
     values = judge(found, real)
+    assert set(values) == set(METRICS), "whatever an ablation can compare is measured"
     assert values["fid"] == pytest.approx(fid(found.rows, real.rows))
     assert values["inception_score"] == inception_score(found.logits)
     assert (values["precision"], values["recall"]) == precision_recall(real.rows, found.rows)

@@ -53,6 +53,18 @@ def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
     assert (folder / LEDGER).read_bytes() == ledger, "a finished run has nothing left to do"
 
 
+def test_an_export_that_cannot_be_made_hides_no_result(tiny, tiny_file, tmp_path):
+    folder, said = tmp_path / "run", []
+    run_study(tiny, folder, in_process=True)
+    for checkpoint in (folder / "trials").glob("*/*.safetensors"):
+        checkpoint.unlink()
+    run = run_study(load_study(tiny_file, ["evaluation.samples.per_class=2"]), folder, in_process=True, say=said.append)
+    assert run.in_state(State.COMPLETE)
+    (line,) = said
+    assert line.startswith(f"trial {run.best()[0].number} is not exported: ")
+    assert "is missing or damaged" in line
+
+
 def test_a_larger_finish_trains_on_and_exports_anew(tiny, tiny_file, tmp_path):
     folder = tmp_path / "run"
     before = run_study(tiny, folder, in_process=True).best()[0]

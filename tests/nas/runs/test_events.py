@@ -1,6 +1,7 @@
 """Events and their lines: what is refused, and how; ledgers of schema 2."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def test_every_event_reads_back_as_it_was(folder):
     [
         ("report", {"val_loss": None}, "val_loss: input should be a valid number, not None"),
         ("report", {"val_loss": ...}, "'val_loss' is missing"),
+        ("report", {"val_loss": math.nan}, "val_loss: input should be a finite number, not nan"),
+        ("report", {"scores": {"fid": math.inf}}, "scores.fid: input should be a finite number, not inf"),
         ("report", {"val_loss": "0.5"}, "val_loss: input should be a valid number, not '0.5'"),
         ("report", {"step": 1.5}, "step: input should be a valid integer"),
         ("report", {"losss": 1}, "unknown key 'losss'"),
@@ -110,10 +113,11 @@ def damaged(lines, rng):
 def test_no_damage_of_a_ledger_ends_in_a_traceback(folder, tmp_path, count):
     rng, runner = random.Random(count), CliRunner()
     lines = (folder / LEDGER).read_text().splitlines()
-    for _ in range(count):
+    for number in range(count):
         (tmp_path / LEDGER).write_text(damaged(lines, rng))
-        for command in ("status", "table"):
-            done = runner.invoke(main, [command, str(tmp_path)])
+        others = [("export", "--select", "0", "--out", str(tmp_path / "exported")), ("replay",)] if number % 10 == 0 else []
+        for command, *arguments in (("status",), ("table",), *others):
+            done = runner.invoke(main, [command, str(tmp_path), *arguments])
             assert done.exit_code in (0, 2), (done.exception, (tmp_path / LEDGER).read_text())
             assert done.exit_code == 0 or len(done.output.strip().splitlines()) == 1, done.output
 

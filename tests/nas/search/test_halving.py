@@ -5,7 +5,9 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from nas.search.halving import Decision, SuccessiveHalving
+from nas.search.pruning import RULES, StopRule
 from nas.stats.pareto import by_front, fronts
+from nas.study.choices import WAITS
 from nas.study.settings import BudgetSettings
 
 
@@ -219,3 +221,30 @@ def test_a_larger_budget_promotes_the_best_of_the_last_rung():
     rungs.promote(1)
     rungs.report(1, 1, (0.5,))
     assert rungs.stop_unpromotable(exhausted=True).stopped == (0,)
+
+
+def test_what_may_wait_is_what_the_rules_promote():
+    waiting = {mode for mode, rule in RULES.items() if type(rule).promotion is not StopRule.promotion}
+    assert {mode for mode, waits in WAITS.items() if waits} == waiting == {"promote"}
+    assert WAITS.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+def test_the_share_that_is_kept_is_said_once(monkeypatch, mode):
+    monkeypatch.setattr(BudgetSettings, "kept_one_in", property(lambda budget: 4))
+    budget = BudgetSettings(max=800, rungs=2, reduction_factor=2, mode=mode)
+    assert budget.milestones == (400, 800), "how far the rungs are apart is another matter"
+    assert budget.share_promoted(0) == 1 / 4
+    halving = SuccessiveHalving(budget)
+    assert halving.best_count(list(range(8))) == 2
+    for number in range(9):
+        halving.add(number, [number])
+    for number in range(8):
+        halving.report(number, 0, (float(number),))
+    if mode == "promote":
+        for best in (0, 1):
+            assert halving.promotion(exhausted=False).number == best
+            halving.promote(best)
+        assert halving.promotion(exhausted=False) is None
+    else:
+        assert halving.report(8, 0, (1.8,)).stopped == (8,), "the best quarter of 0 to 7 ends at 1.75"

@@ -3,21 +3,29 @@
 from collections import Counter
 
 import pytest
+import torch
 
+from analysis.ablation.tables import ablation_tables
+from analysis.runs.data import load
 from nas.execution.runner import run_study
 from nas.replay.curves import recorded
+from nas.reporting.console import describe
 from nas.reporting.power import pooled_sd
-from nas.runs.ledger import Ledger
+from nas.runs.layout import CHECKPOINT, TRIALS
+from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import State
 from nas.runs.run import read_run
+from nas.runs.winners import winners
 from nas.search.controller import Search
 from nas.search.optuna_export import export_run
 from nas.stats.sequential import bounds, looks
 from nas.study.load import load_study
 from nas.study.metrics import SCORES
+from nas.training.checkpoint import write_checkpoint
+from nas.training.export import select
 from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
-from tests.nas.scripted import carry_out, facts, searched, status
+from tests.nas.scripted import Counting, carry_out, facts, searched, status
 
 
 def seeds_of(search, study):
@@ -168,6 +176,87 @@ def test_the_spread_is_that_of_paired_differences(tmp_path):
     assert pooled_sd(tmp_path / "nowhere", study) is None
 
 
+FID = "evaluation.fid={samples: 160, steps: 2, seeds: [0]}"
+
+
+def scored(study, folder, scores, **how):
+    """A scripted ablation whose reports have these scores: functions of a plan, by metric."""
+    return searched(study, folder, scores=lambda plan, rung: {name: of(plan) for name, of in scores.items()}, **how)
+
+
+def test_a_report_without_the_ablations_metric_stops_the_run_and_says_what_was_measured(tmp_path):
+    study = ablation(tmp_path, FID, metric="kid")
+    with pytest.raises(ToolkitError, match=r"trial 0 has no kid, by which .*: it was scored with val_loss, fid; name one of those"):
+        scored(study, tmp_path / "run", {"fid": lambda plan: 3.0})
+    assert not read_run(tmp_path / "run").trials[0].reports, "nothing without the metric is in the ledger"
+
+
+def test_a_metric_that_is_newer_than_the_reports_of_a_run_is_refused(tmp_path):
+    first = scored(ablation(tmp_path, FID, metric="fid"), tmp_path / "run", {"fid": lambda plan: 3.0}, stop_after=5)
+    assert len(first.run.trials) > 4
+    with pytest.raises(ToolkitError, match=r"5 of 6 trials were scored before the metric was measured: the report"):
+        searched(ablation(tmp_path, FID, metric="kid"), tmp_path / "run")
+    scored(ablation(tmp_path, FID, metric="fid"), tmp_path / "run", {"fid": lambda plan: 3.0, "kid": lambda plan: 1.0})
+
+
+def test_what_another_run_scored_without_the_metric_is_not_taken_over(tmp_path):
+    study = ablation(tmp_path, FID, "budget.steps=1", metric="fid")
+    first = scored(study, tmp_path / "runs" / "first", {"fid": lambda plan: 3.0})
+    for trial in first.run.trials.values():
+        held = {"digest": trial.spec.digest, "step": trial.reports[-1].step, "reports": []}
+        write_checkpoint(tmp_path / "runs" / "first" / TRIALS / trial.name / CHECKPOINT, {"x": torch.zeros(1)}, held)
+    both = {"fid": lambda plan: 3.0, "kid": lambda plan: 1.0}
+    again = scored(study, tmp_path / "runs" / "again", {"fid": lambda plan: 4.0})
+    assert all(trial.reused for trial in again.run.trials.values())
+    newer = scored(ablation(tmp_path, FID, "budget.steps=1", metric="kid"), tmp_path / "runs" / "newer", both)
+    assert not any(trial.reused for trial in newer.run.trials.values())
+
+
+def test_the_winner_goes_by_the_ablations_metric_and_needs_a_claim(tmp_path):
+    study = ablation(tmp_path, FID, seeds=6, metric="precision")
+    shift = {row.spec.digest: {"+ cosine": 0.2, "+ RoPE": -0.2}.get(row.variant, 0.0) for row in study.rows}
+    precision = {"precision": lambda plan: 0.5 + shift[plan.spec.digest] + 0.001 * ((plan.seed * 7 + plan.number) % 5)}
+    loss = effects(study, RoPE=-1.0)
+    search = scored(study, tmp_path / "run", precision, loss=loss)
+    cosine = next(row.spec.digest for row in study.rows if row.variant == "+ cosine")
+    assert search.run.best()[0].digest == cosine, "more precision is better, whatever the loss says"
+    assert [trial.digest for trial in winners(search.run)] == [cosine]
+    for table in ablation_tables(load(search.run)):
+        verdicts = dict(zip(table.frame["variant"], table.frame["verdict"], strict=True))
+        assert verdicts == {"plain": "baseline", "+ cosine": "better", "+ RoPE": "worse", "+ conv": "no evidence"}
+    even = scored(study, tmp_path / "even", {"precision": lambda plan: 0.5 + 0.01 * ((plan.seed + plan.number) % 3)}, loss=loss)
+    assert not winners(even.run), "no evidence is no winner"
+    assert select(even.run, "best") == even.run.best(), "unless one asks for it"
+
+
+def test_the_best_is_not_taken_over_different_seeds(tmp_path):
+    study = ablation(tmp_path)
+    # Seeds differ far more than variants, and the run stops within the second seed.
+    loss = lambda plan, rung: 10.0 - plan.seed * 5 + {row.spec.digest: n for n, row in enumerate(study.rows)}[plan.spec.digest]  # noqa: E731
+    search = searched(study, tmp_path / "run", loss=loss, stop_after=6)
+    assert search.run.best()[0].digest == study.rows[0].spec.digest
+    standings = search.run.standings()
+    assert [(standing.mean, standing.seeds) for standing in standings] == [(10.0, 1), (11.0, 1), (12.0, 1), (13.0, 1)]
+    assert "best mean val_loss 10.0000 (plain; over the seed that ended in every row)" in status(tmp_path / "run")
+    early = searched(study, tmp_path / "early", loss=loss, stop_after=3)
+    assert not early.run.best()
+    assert not any("best" in line for line in status(tmp_path / "early"))
+    with pytest.raises(ToolkitError, match="no seed has ended in every row yet"):
+        select(early.run, "best")
+
+
+def test_lines_name_the_variant_and_the_metric(tmp_path):
+    study = ablation(tmp_path, FID, metric="fid", variants=[{"name": "two\nlines", "set": {"attention.similarity": "cosine"}}])
+    scored(study, tmp_path / "run", {"fid": lambda plan: 12.345}, failing={3})
+    counting, lines = Counting(), []
+    for event in read_events(tmp_path / "run"):
+        progress = counting.take(event)
+        lines.append(describe(event, counting.state.run, progress))
+    assert lines[1].startswith("trial 0 (plain, seed 0) starts: ")
+    assert any(line.startswith("trial 1 (two lines, seed 0) at rung 1 of 1: val_loss ") and ", fid 12.35" in line for line in lines)
+    assert "trial 3 (two lines, seed 1) FAILED: broken" in status(tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_an_ablation_really_trains_pairs_and_exports_the_best(tmp_path):
     study = ablation(tmp_path, "evaluation.fid={samples: 160, steps: 2, seeds: [0]}", seeds=2, variants=VARIANTS[:1])
@@ -176,7 +265,7 @@ def test_an_ablation_really_trains_pairs_and_exports_the_best(tmp_path):
     scores = [trial.reports[-1].scores for trial in run.trials.values()]
     assert all(set(found) == set(SCORES) - {"val_loss"} for found in scores)
     assert len({found["fid"] for found in scores}) == 4
-    assert run.best()[0].export is not None
+    assert [trial.export is not None for trial in run.trials.values()].count(True) == len(winners(run))
     again = run_study(study, tmp_path / "run", in_process=True)
     assert [trial.reports for trial in again.trials.values()] == [trial.reports for trial in run.trials.values()]
 
