@@ -54,5 +54,5 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     total = crc32(repr(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
         total = crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        total = crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+        total = crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

@@ -69,7 +69,7 @@ class Ending:
         self._pace: dict[int, float] = {}
         """By trial: seconds per multiply-accumulate of its last stretch."""
         # Not every system has SIGUSR1.
-        asking = {signal.SIGUSR1: self._ask} if hasattr(signal, "SIGUSR1") else {}
+        asking: dict[int, Any] = {signal.SIGUSR1: self._ask} if hasattr(signal, "SIGUSR1") else {}
         self._handlers: dict[int, Any] = {signal.SIGTERM: self._terminate, **asking}
         self._before: dict[int, Any] = {}
         """The handlers before; empty while it does not listen."""

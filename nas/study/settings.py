@@ -158,10 +158,10 @@ class TrainingSettings(Frozen):
 
     prediction: PredictionSettings = PredictionSettings()
     batch_size: Count = 256
-    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e38)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
-    clip_norm: Annotated[float, Field(gt=0, le=1e30)] | None = None
+    clip_norm: Annotated[float, Field(gt=0, le=1e38)] | None = None
     ema: Annotated[tuple[Share, ...], BeforeValidator(listed), Field(min_length=1, max_length=8)] = (0.9999,)
     ema_warmup: bool = True
     label_dropout: Share = 0.1

@@ -264,7 +264,7 @@ def test_what_fails_in_concluding_a_run_is_told_and_the_run_is_done(finished, mo
 
 
 def test_samples_that_cannot_be_drawn_leave_the_run_done_and_are_drawn_by_the_same_command(tiny_file, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     command = ("run", tiny_file, "--out", tmp_path / "run", "--in-process", "--set", "search.trials=1")
