@@ -8,7 +8,7 @@ from PIL import Image
 
 from nas.data.decode import centre_crop
 from space import ToolkitError
-from tests.nas.data.pictures import noise, save
+from tests.nas.data.pictures import noise, one, save
 
 
 def reference_crop(pixels, size):
