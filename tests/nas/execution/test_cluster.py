@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,7 @@ class ScriptedSearch:
 
     def __init__(self, study, count, alone=()):
         self.study, self.running, self.failures, self.reports = study, set(), [], []
+        self.run = SimpleNamespace(trials=defaultdict(lambda: SimpleNamespace(reports=[])))
         self.plans = [
             TrialPlan(number=number, spec=study.base, seed=0, milestones=(1,), alone=number in alone) for number in range(count)
         ]
