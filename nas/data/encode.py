@@ -81,6 +81,6 @@ class EncodedImages:
             self._coming = end, following, self._pool.submit(self._images.read, end, following)
         return pixels
 
-    def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """The class names of the images."""
         return self._images.class_names

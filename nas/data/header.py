@@ -27,6 +27,8 @@ class Header(Frozen):
     scale: Annotated[float, Field(gt=0)] = 1.0
     views: Literal[1, 2] = 1
     class_names: tuple[str, ...]
+    class_counts: tuple[Count | Literal[0], ...] | None = None
+    """Samples per class; None where nobody counted, as in stores of earlier versions before their labels are read."""
     source: str
     checksum: str = ""
 
@@ -34,7 +36,15 @@ class Header(Frozen):
     def _fits(self) -> Header:
         if (self.content == "pixels") != (self.dtype == "uint8"):
             raise ValueError(f"{self.content} cannot be {self.dtype}")
+        counts = self.class_counts
+        if counts is not None and (len(counts) != len(self.class_names) or sum(counts) != self.samples):
+            raise ValueError(f"class_counts must count all {self.samples} samples, in {len(self.class_names)} classes")
         return self
+
+    @property
+    def without_samples(self) -> tuple[str, ...]:
+        """The names of classes that are known to have no sample."""
+        return tuple(name for name, count in zip(self.class_names, self.class_counts or (), strict=False) if not count)
 
     @property
     def rows_shape(self) -> tuple[int, int, int, int]:

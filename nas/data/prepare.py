@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.data.labels import check_names
 from nas.data.readers import Reader
-from nas.data.store import LABELS, Store
+from nas.data.store import Store
 from nas.data.writer import StoreWriter
 from space.errors import DataError
 
@@ -30,7 +31,7 @@ def prepare_store(
         reader: The data set.
         folder: The store's folder.
         batch_size: Samples read and written together.
-        class_names: Names in place of the reader's.
+        class_names: Names in place of the reader's, one for each of its classes.
         progress: Called with the number of samples done and the number of all samples.
 
     Returns:
@@ -40,6 +41,9 @@ def prepare_store(
         DataError: The data cannot be read, or the folder cannot be written. Samples that were already written are kept, and
             the next call continues after them.
     """
+    names = reader.class_names()
+    if class_names is not None:
+        check_names(class_names, names)
     writer = StoreWriter(folder, reader.plan)
     samples = reader.plan.samples
     bounds = [(first, min(first + batch_size, samples)) for first in range(writer.done, samples, batch_size)]
@@ -53,7 +57,7 @@ def prepare_store(
             upcoming = reading.submit(reader.read, *bounds[number + 1]) if number + 1 < len(bounds) else None
             writer.write(rows, labels)
             progress(writer.done, samples)
-    return writer.finish(class_names or reader.class_names(np.load(folder / LABELS, allow_pickle=False)))
+    return writer.finish(class_names or names)
 
 
 def _check_same_source(reader: Reader, writer: StoreWriter, probe: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.header import Header
-from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, open_store
+from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, class_counts, open_store
 from space.errors import DataError
 from space.files import replace_file
 
@@ -32,7 +32,7 @@ class StoreWriter:
 
     def __init__(self, folder: Path, plan: Header) -> None:
         self.folder, self.plan = folder, plan
-        self._plan_facts = plan.model_dump(mode="json", exclude={"checksum", "class_names"})
+        self._plan_facts = plan.model_dump(mode="json", exclude={"checksum", "class_names", "class_counts"})
         if (folder / HEADER).exists():
             raise DataError(f"{folder} already holds a whole store; remove it, or name another folder with --out")
         try:
@@ -87,7 +87,7 @@ class StoreWriter:
         """Write the header, which completes the store.
 
         Raises:
-            DataError: Samples are missing, or a label has no name.
+            DataError: Samples are missing, a label has no name, or a class has no sample.
         """
         if self.done < self.plan.samples:
             raise DataError(f"{self.folder} has {self.done} of {self.plan.samples} samples; repeat the command to resume")
@@ -97,7 +97,12 @@ class StoreWriter:
             raise DataError(
                 f"sample {unnamed[0]} has label {labels[unnamed[0]]}, but there are {len(class_names)} classes; name more classes"
             )
-        header = self.plan.model_copy(update={"class_names": class_names, "checksum": ""})
+        counts = class_counts(labels, class_names)
+        if 0 in counts:
+            raise DataError(
+                f"class {class_names[counts.index(0)]} has no samples in {self.folder}; remove the class, or add samples"
+            )
+        header = self.plan.model_copy(update={"class_names": class_names, "class_counts": counts, "checksum": ""})
         header = header.model_copy(update={"checksum": checksum(header, rows, labels)})
         _write_json(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()
