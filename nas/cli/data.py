@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 _target = _options(
     click.option("--out", type=_path, required=True, help="The folder of the store."),
-    click.option("--class-names", help="Names of the classes, separated by commas; by default the source's, or numbers."),
+    click.option(
+        "--class-names", help="Names of the classes that occur, separated by commas; by default the source's, or their labels."
+    ),
     click.option("--batch-size", type=click.IntRange(1), help="Samples read, encoded and written at once."),
 )
 _scale = _options(
@@ -85,14 +87,29 @@ def images_command(folder: Path, size: int, skip_damaged: bool, **options: Any) 
 @prepare_group.command("dataset", cls=Command)
 @click.argument("name")
 @click.option("--split", default="train", show_default=True)
+@click.option("--image-column", help="The column of images, where there are several.")
+@click.option("--label-column", help="The column of labels: of class labels, whole numbers or text.")
+@click.option("--one-class", is_flag=True, help="Read no labels.")
 @_encoding
 @_skip_damaged
 @_target
-def dataset_command(name: str, split: str, size: int, skip_damaged: bool, **options: Any) -> None:
+def dataset_command(
+    name: str,
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    one_class: bool,
+    size: int,
+    skip_damaged: bool,
+    **options: Any,
+) -> None:
     """A data set of the datasets library, by name or local folder, centre-cropped as in ADM and encoded."""
-    from nas.data.hub import HubImages
+    from nas.data.hub import Columns, HubImages
 
-    _encode(HubImages(name, split, size, skip_damaged), f"{name}/{split}", **options)
+    images = HubImages(name, split, size, Columns(image_column, label_column, one_class), skip_damaged)
+    if images.without_samples:
+        click.echo(f"left out, since they have no samples: {_listed(images.without_samples)}", err=True)
+    _encode(images, f"{name}/{split}", **options)
 
 
 @prepare_group.command("features", cls=Command)
@@ -114,7 +131,7 @@ def features_command(folder: Path, codec: str, scale: float | None, shift: float
 @_target
 def idx_command(images: Path, labels: Path, codec: str, pad_to: int | None, **options: Any) -> None:
     """IDX files such as those of Fashion-MNIST, gzipped or not."""
-    from nas.data.readers import idx_reader
+    from nas.data.arrays import idx_reader
 
     _write(idx_reader(images, labels, _codec(codec), pad_to), **options)
 
@@ -122,22 +139,26 @@ def idx_command(images: Path, labels: Path, codec: str, pad_to: int | None, **op
 @prepare_group.command("arrays", cls=Command)
 @click.argument("file", type=_path)
 @click.option("--labels", type=_path, help="Labels as .npy, where the file has none.")
+@click.option("--values", type=click.Choice(["0..1", "-1..1", "latents"]), help="What floats are: images of a range, or latents.")
 @_pixels
 @_scale
 @_target
 def arrays_command(
     file: Path,
     labels: Path | None,
+    values: str | None,
     codec: str,
     scale: float | None,
     shift: float | None,
     pad_to: int | None,
     **options: Any,
 ) -> None:
-    """A .npz or .npy file of uint8 images, or of float latents (N, C, H, W)."""
-    from nas.data.readers import ArrayReader, read_arrays
+    """A .npz or .npy file of images, uint8 or of floats whose range is said, or of float latents (N, C, H, W)."""
+    from nas.data.arrays import ArrayReader, read_arrays
 
-    _write(ArrayReader(*read_arrays(file, labels), _codec(codec, scale, shift), file.name, pad_to), **options)
+    arrays = read_arrays(file, labels)
+    reader = ArrayReader(arrays.samples, arrays.labels, _codec(codec, scale, shift), file.name, pad_to, arrays.values(values))
+    _write(reader, **options)
 
 
 @data_group.command("info", cls=Command)
@@ -201,6 +222,10 @@ def _write(reader: Any, out: Path, class_names: str | None, batch_size: int | No
     click.echo(_facts(store))
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+
+
 def _facts(store: Any) -> str:
     from nas.data.header import printable
 
@@ -209,15 +234,17 @@ def _facts(store: Any) -> str:
     views = ", each with its mirror image" if header.views == 2 else ""
     shift = f", shift {header.shift:g}" if header.shift else ""
     digest = f", digest {header.codec_digest[:8]}" if header.codec_digest else ""
-    names = ", ".join(header.class_names[:10]) + (" …" if len(header.class_names) > 10 else "")
-    left_out = f"{len(header.left_out):,}: {', '.join(header.left_out[:10])}" + (" …" if len(header.left_out) > 10 else "")
+    left_out = f"{len(header.left_out):,}: {_listed(header.left_out)}"
+    counts = header.class_counts
+    each = f"{min(counts):,}" + (f" to {max(counts):,}" if min(counts) < max(counts) else "") if counts else "no"
+    classes = _listed([f"{name} ({count:,})" for name, count in zip(header.class_names, counts, strict=True)])
     return "\n".join(
         (
             f"store     {printable(store.name)}",
             f"samples   {header.samples:,}{views}",
             f"latents   {channels}×{height}×{width}, {header.content} as {header.dtype}",
             f"codec     {header.codec}, scale {header.scale:g}{shift}{digest}",
-            f"classes   {len(header.class_names)}: {names}",
+            f"classes   {len(header.class_names)}, {each} samples each: {classes}",
             f"source    {header.source}",
             f"checksum  {header.checksum}",
             *((f"left out  {left_out}",) if header.left_out else ()),

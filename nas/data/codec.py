@@ -36,6 +36,9 @@ class Codec(Protocol):
     def latent_shape(self, image: Shape) -> Shape:
         """The latents' (C, H, W) for images of (C, H, W); raises DataError when the codec does not accept that shape."""
 
+    def check_latents(self, shape: Shape) -> None:
+        """Raises DataError when latents of (C, H, W) cannot be this codec's; `bound` says how large their values may be."""
+
     def mirror_channels(self, channels: int) -> NDArray[np.int64] | None:
         """The channel order (C,) that turns latents flipped along their width into the latents of the mirrored images.
 
@@ -53,7 +56,7 @@ class Codec(Protocol):
 class PixelUnshuffle:
     """The lossless codec that moves blocks of factor × factor pixels into channels: (C, H, W) ↔ (C·factor², H/factor, W/factor).
 
-    Factor 1 leaves the pixels as they are.
+    Images have 1 or 3 channels and are uint8 in 0..255 or floating point in [-1, 1]. Factor 1 leaves the pixels as they are.
     """
 
     factor: int
@@ -72,6 +75,14 @@ class PixelUnshuffle:
         if height % self.factor or width % self.factor:
             raise DataError(f"codec {self.name} needs a height and width divisible by {self.factor}, not {height}×{width}")
         return channels * self.factor**2, height // self.factor, width // self.factor
+
+    def check_latents(self, shape: Shape) -> None:
+        """Raises DataError unless there are 1·factor² or 3·factor² channels: those of grey and of coloured images."""
+        grey, coloured = self.factor**2, 3 * self.factor**2
+        if shape[0] not in (grey, coloured):
+            raise DataError(
+                f"codec {self.name} has latents of {grey} or {coloured} channels, not {shape[0]}; name the codec that made them"
+            )
 
     def mirror_channels(self, channels: int) -> NDArray[np.int64] | None:
         """The order that reverses the columns within each block of pixels."""

@@ -86,6 +86,6 @@ class EncodedImages:
             self._coming = end, self._pool.submit(self._images.read, end, following)
         return pixels
 
-    def class_names(self, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """The class names of the images."""
         return self._images.class_names

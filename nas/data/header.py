@@ -60,6 +60,8 @@ class Header(Frozen):
     codec_digest: str = ""
     views: Literal[1, 2] = 1
     class_names: tuple[FileName, ...]
+    class_counts: tuple[Count | Literal[0], ...] | None = None
+    """Samples per class; None where nobody counted, as in stores of earlier versions before their labels are read."""
     source: FileName
     left_out: tuple[FileName, ...] = ()
     """Names of the images, or numbers of the samples, that were left out as damaged."""
@@ -69,6 +71,9 @@ class Header(Frozen):
     def _fits(self) -> Header:
         if (self.content == "pixels") != (self.dtype == "uint8"):
             raise ValueError(f"{self.content} cannot be {self.dtype}")
+        counts = self.class_counts
+        if counts is not None and (len(counts) != len(self.class_names) or sum(counts) != self.samples):
+            raise ValueError(f"class_counts must count all {self.samples} samples, in {len(self.class_names)} classes")
         return self
 
     @property
@@ -78,6 +83,11 @@ class Header(Frozen):
             # Arrays of a VAE's latents were stored with a scale of 1, whatever theirs was.
             return CodecRecord(name=self.codec)
         return CodecRecord(name=self.codec, scale=self.scale, shift=self.shift or 0.0, digest=self.codec_digest)
+
+    @property
+    def without_samples(self) -> tuple[str, ...]:
+        """The names of classes that are known to have no sample."""
+        return tuple(name for name, count in zip(self.class_names, self.class_counts or (), strict=False) if not count)
 
     @property
     def rows_shape(self) -> tuple[int, int, int, int]:

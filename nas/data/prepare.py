@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.labels import check_names
 from nas.data.readers import Reader
 from nas.data.store import Store
 from nas.data.writer import StoreWriter
@@ -34,7 +35,7 @@ def prepare_store(
         reader: The data set.
         folder: The store's folder.
         batch_size: Samples read and written together.
-        class_names: Names in place of the reader's.
+        class_names: Names in place of the reader's, one for each of its classes.
         progress: Called with the number of samples done and the number of all samples.
 
     Returns:
@@ -44,6 +45,9 @@ def prepare_store(
         DataError: The data cannot be read, or the folder cannot be written. Samples that were already written are kept, and
             the next call continues after them.
     """
+    names = reader.class_names()
+    if class_names is not None:
+        check_names(class_names, names)
     writer = StoreWriter(folder, reader.plan, reader.made_of)
     reader.leave_out(writer.left_out)
     writer.plan = reader.plan
@@ -65,7 +69,7 @@ def prepare_store(
                 writer.write(rows, labels)
             progress(writer.done, writer.plan.samples)
     writer.plan = reader.plan
-    return writer.finish(class_names or reader.class_names(writer.labels()))
+    return writer.finish(class_names or names)
 
 
 def _check_same_source(reader: Reader, writer: StoreWriter, probe: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -51,14 +52,26 @@ def header_of(settings: DataSettings) -> Header:
     """What the source of a study holds, without reading its samples.
 
     Raises:
-        DataError: When there is no such source and nothing is `expected` of it, or it holds something else than is expected.
+        DataError: When there is no such source and nothing is `expected` of it, or it holds something else than is expected or
+            than its codec makes.
     """
     if settings.expected and is_absent(settings):
-        return settings.expected.header(settings.source)
-    header = _header(settings.source, settings.codec)
-    if settings.expected:
-        settings.expected.check(header, settings.source)
+        header = settings.expected.header(settings.source)
+    else:
+        header = _header(settings.source, settings.codec)
+        check_content(header, settings.source)
+        if settings.expected:
+            settings.expected.check(header, settings.source)
+    if not header.codec.startswith(VAE_PREFIX):
+        # A VAE's code takes long to import, so its latents are checked with the data.
+        codec_named(header.codec).check_latents(header.shape)
     return header
+
+
+def check_content(header: Header, source: str) -> None:
+    """Raises DataError when a store holds what its codec does not make: pixels of a VAE, or moments of pixels."""
+    if header.content == ("pixels" if header.codec.startswith(VAE_PREFIX) else "moments"):
+        raise DataError(f"{source} holds {header.content}, which {header.codec} does not make; prepare the store again")
 
 
 def open_data(settings: DataSettings) -> DataSet:
@@ -122,6 +135,18 @@ def _held_out(labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
     reached, before = (np.floor(count * share + 1e-9) for count in (place + 1, place))
     out[order[reached > before]] = True
     return out
+
+
+def share_for(labels: NDArray[np.int64], wanted: int) -> float | None:
+    """The least share of every class, rounded up to four digits, that holds out `wanted` samples; None when 0.5 is too few."""
+    counts = np.unique(labels, return_counts=True)[1]
+
+    def enough(share: float) -> bool:
+        return int(np.floor(counts * share + 1e-9).sum()) >= wanted
+
+    shares = [number / 10_000 for number in range(1, 5_001)]
+    place = bisect_left(shares, True, key=enough)
+    return shares[place] if place < len(shares) else None
 
 
 def _chosen(source: str, codec: str | None) -> Codec:

@@ -97,11 +97,27 @@ def open_store(folder: Path) -> Store:
     """The store in a folder, with its arrays memory-mapped.
 
     Raises:
-        DataError: The store is half written, or an array is missing, truncated or of another shape than the header says.
+        DataError: The store is half written, an array is missing, truncated or of another shape than the header says, or labels
+            have no name.
     """
     header = read_header(folder)
     rows = _mapped(folder / LATENTS, header.rows_shape, header.dtype)
-    return Store(str(folder), header, rows, _mapped(folder / LABELS, (header.samples,), "int64"))
+    labels = _mapped(folder / LABELS, (header.samples,), "int64")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(header.class_names)))
+    if len(outside):
+        raise DataError(
+            f"{folder / LABELS}: sample {outside[0]} has label {labels[outside[0]]}, but the header names "
+            f"{len(header.class_names)} classes; prepare the store again"
+        )
+    counts = class_counts(labels, header.class_names)
+    if header.class_counts not in (None, counts):
+        raise DataError(f"{folder / LABELS} has other numbers of samples per class than the header says; prepare the store again")
+    return Store(str(folder), header.model_copy(update={"class_counts": counts}), rows, labels)
+
+
+def class_counts(labels: NDArray[np.int64], class_names: tuple[str, ...]) -> tuple[int, ...]:
+    """The number of samples of every class; every label must have a name."""
+    return tuple(np.bincount(labels, minlength=len(class_names)).tolist())
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
@@ -119,9 +135,10 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
 def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> str:
     """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass.
 
-    Facts that headers did not always have count only where they say something, so that earlier checksums hold.
+    Facts that headers did not always have count only where they say something, so that earlier checksums hold. The counts of
+    classes follow from the labels.
     """
-    facts = header.model_dump(mode="json", exclude={"checksum"})
+    facts = header.model_dump(mode="json", exclude={"checksum", "class_counts"})
     facts = {key: value for key, value in facts.items() if value or key not in LATER}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in (rows, labels):
@@ -148,6 +165,7 @@ def pixel_store(
         dtype="uint8",
         codec=codec.name,
         class_names=class_names,
+        class_counts=class_counts(labels, class_names),
         source=source,
     )
     return Store(name, header.model_copy(update={"checksum": checksum(header, rows, labels)}), rows, labels)

@@ -143,6 +143,17 @@ class Vae:
             raise DataError(f"codec {self.name} needs a height and width divisible by {self.factor}, not {height}×{width}")
         return self._setting("latent_channels"), height // self.factor, width // self.factor
 
+    def check_latents(self, shape: Shape) -> None:
+        """Raises DataError when a VAE in a folder has another number of latent channels; one on the hub is not asked for it."""
+        try:
+            config = json.loads((expanded(self.source) / "config.json").read_text(encoding="utf-8"))
+            channels = config["latent_channels"]
+        except (OSError, ValueError, KeyError, TypeError):
+            # Training needs no images, and whatever does says what is wrong with the folder.
+            return
+        if shape[0] != channels:
+            raise DataError(f"codec {self.name} has latents of {channels} channels, not {shape[0]}; name the codec that made them")
+
     def mirror_channels(self, channels: int) -> None:
         """None: mirroring the latents does not give the latents of the mirrored image."""
         return None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.header import Header
-from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, open_store
+from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, class_counts, open_store
 from space.errors import DataError
 from space.files import replace_file
 
@@ -84,7 +84,7 @@ class StoreWriter:
 
     def _plan_facts(self) -> dict[str, Any]:
         """The facts that rows depend on, whatever their number."""
-        return self.plan.model_dump(mode="json", exclude={"samples", "left_out", "checksum", "class_names"})
+        return self.plan.model_dump(mode="json", exclude={"samples", "left_out", "checksum", "class_names", "class_counts"})
 
     def check_made_of(self) -> None:
         """Raise DataError when the samples that are written were made of others than there are now."""
@@ -121,7 +121,7 @@ class StoreWriter:
         """Write the header, which completes the store.
 
         Raises:
-            DataError: Samples are missing, or a label has no name.
+            DataError: Samples are missing, a label has no name, or a class has no sample.
         """
         if self.done < self.plan.samples:
             raise DataError(f"{self.folder} has {self.done} of {self.plan.samples} samples; repeat the command to resume")
@@ -136,9 +136,15 @@ class StoreWriter:
             raise DataError(
                 f"sample {unnamed[0]} has label {labels[unnamed[0]]}, but there are {len(class_names)} classes; name more classes"
             )
+        counts = class_counts(labels, class_names)
+        if 0 in counts:
+            raise DataError(
+                f"class {class_names[counts.index(0)]} has no samples in {self.folder}; remove the class, or add samples"
+            )
         digest = self._made_of(self.done)
         source = f"{self.plan.source} ({digest[:16]})" if digest else self.plan.source
-        header = Header.model_validate({**self.plan.model_dump(), "class_names": class_names, "source": source, "checksum": ""})
+        known = {"class_names": class_names, "class_counts": counts, "source": source, "checksum": ""}
+        header = Header.model_validate({**self.plan.model_dump(), **known})
         header = header.model_copy(update={"checksum": checksum(header, rows, labels)})
         _write_json(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()

@@ -33,7 +33,9 @@ class ValidationGrid:
 
     def __init__(self, feed: Feed, images: int, prediction: Prediction) -> None:
         if images > len(feed):
-            raise DataError(f"evaluation.val_loss.images is {images}, but only {len(feed)} images are held out; lower it")
+            raise DataError(
+                f"evaluation.val_loss.images is {images}, but only {len(feed)} images are held out; raise data.held_out or lower it"
+            )
         order = torch.randperm(len(feed), generator=stream(_GRID_SEED, "validation images"))[:images]
         shape, device = (images, *feed.store.header.shape), feed.device
         x0 = feed.latents(order, noise=torch.randn(shape, generator=stream(_GRID_SEED, "validation posterior")))

@@ -8,7 +8,7 @@ import torch
 
 from nas.data.feed import Feed
 from nas.data.header import Header
-from nas.data.store import Split, Store, checksum, open_store
+from nas.data.store import LATER, Split, Store, checksum, open_store, read_header
 from nas.data.writer import StoreWriter
 from space import ToolkitError
 
@@ -50,8 +50,8 @@ def test_stores_of_earlier_versions_keep_their_checksums_and_go_on(tmp_path):
     plan = header(codec="vae:x", scale=0.5)
     store = written(tmp_path / "whole", plan)
     facts = json.loads((tmp_path / "whole" / "header.json").read_text())
-    new = {"shift": facts.pop("shift"), "codec_digest": facts.pop("codec_digest")}
-    assert new == {"shift": None, "codec_digest": ""}
+    new = {key: facts.pop(key) for key in ("shift", "codec_digest", "left_out", "class_counts")}
+    assert new == {"shift": None, "codec_digest": "", "left_out": [], "class_counts": list(store.header.class_counts)}
     (tmp_path / "whole" / "header.json").write_text(json.dumps(facts))
     assert open_store(tmp_path / "whole").header == store.header
     of_then = hashlib.sha256(json.dumps({key: facts[key] for key in facts if key != "checksum"}, sort_keys=True).encode())
@@ -152,7 +152,7 @@ def test_names_that_are_no_utf8_are_escaped(tmp_path):
 
 def test_earlier_checksums_hold():
     plan = header()
-    facts = {key: value for key, value in plan.model_dump(mode="json").items() if key not in ("checksum", "left_out")}
+    facts = {key: value for key, value in plan.model_dump(mode="json").items() if key not in ("checksum", "class_counts", *LATER)}
     values, labels = rows(plan), np.arange(6)
     expected = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + values.tobytes() + labels.tobytes()).hexdigest()
     assert checksum(plan, values, labels) == expected
@@ -181,6 +181,29 @@ def test_a_label_without_a_name_is_refused(tmp_path):
     assert not (tmp_path / "store" / "header.json").exists()
 
 
+def test_a_class_without_samples_is_refused(tmp_path):
+    with pytest.raises(ToolkitError, match="class b has no samples"):
+        written(tmp_path / "store", header(), labels=np.zeros(6, np.int64))
+    assert not (tmp_path / "store" / "header.json").exists()
+
+
+def test_stores_of_earlier_versions_are_read_and_their_classes_counted(tmp_path):
+    store = written(tmp_path / "store", header())
+    path = tmp_path / "store" / "header.json"
+    facts = json.loads(path.read_text())
+    assert facts.pop("class_counts") == [3, 3]
+    # The checksum is what it was before there were counts.
+    assert facts["checksum"] == "e6293d4f2ca679cbd6292eca23eb5f890188a28c01f8bd441d92348042cfb32d"
+    path.write_text(json.dumps(facts))
+    assert read_header(tmp_path / "store").class_counts is None
+    again = open_store(tmp_path / "store")
+    assert again.header == store.header
+    assert checksum(again.header, again.rows, again.labels) == again.header.checksum
+    facts["class_names"] = ["a", "none", "b"]
+    path.write_text(json.dumps(facts))
+    assert open_store(tmp_path / "store").header.without_samples == ("b",)
+
+
 def test_damaged_stores_are_refused(tmp_path):
     folder = tmp_path / "store"
     written(folder, header())
@@ -202,9 +225,16 @@ def test_damaged_stores_are_refused(tmp_path):
     assert "header.json: " in told("header.json", b"{")
     facts = json.loads(whole[folder / "header.json"])
     assert "header.json: dtype" in told("header.json", json.dumps({**facts, "dtype": "float8"}).encode())
-    wrong = json.dumps({**facts, "samples": 7}).encode()
+    wrong = json.dumps({**facts, "samples": 7, "class_counts": None}).encode()
     assert "float32 (6, 2, 4, 4) where the header says float32 (7, 2, 4, 4)" in told("header.json", wrong)
     assert "no codec 'pixel'" in told("header.json", json.dumps({**facts, "codec": "pixel"}).encode())
+    assert "class_counts must count all 7 samples, in 2 classes" in told(
+        "header.json", json.dumps({**facts, "samples": 7}).encode()
+    )
+    others = json.dumps({**facts, "class_counts": [2, 4]}).encode()
+    assert "labels.npy has other numbers of samples per class than the header says" in told("header.json", others)
+    raw = whole[folder / "labels.npy"]
+    assert "labels.npy: sample 5 has label 9, but the header names 2 classes" in told("labels.npy", raw[:-8] + b"\x09" + raw[-7:])
     # An object array would have to be unpickled.
     np.save(folder / "labels.npy", np.array([{}] * 6, dtype=object), allow_pickle=True)
     with pytest.raises(ToolkitError, match=r"labels.npy is truncated or damaged"):

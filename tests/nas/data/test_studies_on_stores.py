@@ -105,6 +105,72 @@ def test_impossible_flips_are_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def rewritten(store, **facts):
+    """The store's header with other facts, as an earlier version wrote it: without counts."""
+    path = store / "header.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key != "class_counts"}
+    path.write_text(json.dumps({**kept, **facts}))
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (
+            {"codec": "pixel-unshuffle-2"},
+            "codec pixel-unshuffle-2 has latents of 4 or 12 channels, not 3; name the codec that made",
+        ),
+        ({"class_names": list("abcdef")}, r"has 2 classes without a sample \(e, f\), which would be sampled and scored; prepare"),
+        ({"content": "moments"}, "holds moments, which pixel-unshuffle-1 does not make; prepare the store again"),
+    ],
+)
+def test_stores_that_their_codec_or_labels_do_not_fit_are_refused_by_validate(tmp_path, facts, message):
+    store = tmp_path / "store"
+    assert nas("data", "prepare", *latents_npz(tmp_path), "--out", store).exit_code == 0
+    path = study(tmp_path, store)
+    rewritten(store)
+    assert nas("validate", path).exit_code == 0
+    rewritten(store, **facts)
+    done = nas("validate", path)
+    assert done.exit_code == 2
+    assert re.search(message, done.output), done.output
+    assert "Traceback" not in done.output
+
+
+def test_latents_of_another_vae_are_refused_by_validate(tmp_path):
+    store = tmp_path / "store"
+    assert nas("data", "prepare", *feature_files(tmp_path), "--out", store).exit_code == 0
+    path = study(tmp_path, store)
+    assert nas("validate", path).exit_code == 0
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "config.json").write_text(json.dumps({"latent_channels": 16}))
+    assert "has latents of 16 channels, not 4; name the codec that made them" in nas("validate", path).output
+
+
+def test_what_is_expected_of_absent_data_must_suit_its_codec(tmp_path):
+    expected = {"shape": [3, 16, 16], "classes": 10, "codec": "pixel-unshuffle-2"}
+    path = study(tmp_path, tmp_path / "absent", data={"source": str(tmp_path / "absent"), "expected": expected})
+    assert "has latents of 4 or 12 channels, not 3" in nas("validate", path).output
+
+
+@pytest.mark.parametrize(
+    ("images", "held_out", "message"),
+    [
+        (16, 0.01, "is 16, but only 0 images are held out: data.held_out is 0.01 of 240 in 4 classes of 60; set .* 0.0667 or more"),
+        (130, 0.1, "only 24 images are held out: .* no share up to 0.5 holds out so many, so take more data, or lower it to 24"),
+    ],
+)
+def test_a_share_that_holds_out_enough_is_told(tmp_path, images, held_out, message):
+    store = tmp_path / "store"
+    assert nas("data", "prepare", *latents_npz(tmp_path), "--out", store).exit_code == 0
+    evaluation = {**TINY["evaluation"], "val_loss": {"images": images}}
+    path = study(tmp_path, store, data={"source": str(store), "held_out": held_out}, evaluation=evaluation)
+    done = nas("validate", path)
+    assert re.search(message, done.output), done.output
+    if found := re.search(r"held_out to ([\d.]+)", done.output):
+        path = study(tmp_path, store, data={"source": str(store), "held_out": float(found[1])}, evaluation=evaluation)
+        assert nas("validate", path).exit_code == 0
+
+
 @pytest.mark.parametrize("prediction", ["v", {"kind": "flow", "times": "logit-normal"}])
 def test_every_objective_runs_to_its_samples(tmp_path, prediction):
     training = {**TINY["training"], "prediction": prediction, "ema": [0.999, 0.9, 0.0], "warmup_steps": 3, "clip_norm": 1.0}
