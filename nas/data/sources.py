@@ -103,7 +103,8 @@ def load_store(source: str, codec: str | None) -> Store:
     """The store of a source; raises DataError when it is unknown, missing or damaged."""
     header = _header(source, codec)
     if source not in EMBEDDED:
-        return replace(open_store(Path(source)), header=header)
+        store = open_store(Path(source))
+        return replace(store, header=store.header.model_copy(update={"codec": header.codec}))
     origin = EMBEDDED[source]
     images, labels = origin.read()
     if images.shape[1:] != origin.image_shape or set(np.unique(labels)) != set(range(len(origin.class_names))):

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.data.header import Header
 from nas.runs.events import SCHEMA, Event, RunBegan, StudyChanged
-from nas.runs.ledger import Ledger, read_events
+from nas.runs.ledger import Ledger, apply_events, read_events
 from nas.runs.run import Run, lacks_metric
 from nas.study.study import Study
 from space.errors import RunError
@@ -69,14 +69,16 @@ def check_resumable(study: Study, folder: Path, events: Sequence[Event]) -> bool
             f"{folder} was trained on other data than {study.data.source} holds now; "
             "put the old ones back, or run into another directory with --out"
         )
+    whole = Run()
+    apply_events(folder, events, whole.apply)
     if budget_grows(old, study):
-        finished = [trial.number for trial in Run(events).trials.values() if len(trial.reports) > trial.rungs]
+        finished = [trial.number for trial in whole.trials.values() if len(trial.reports) > trial.rungs]
         if finished:
             raise RunError(
                 f"{folder}: budget cannot be raised after trial {finished[0]} was trained on beyond it; raise "
                 "finish.budget, or run into another directory with --out"
             )
-    _check_metric(study, Run(events), folder)
+    _check_metric(study, whole, folder)
     return old.model_dump(mode="json") != study.model_dump(mode="json")
 
 

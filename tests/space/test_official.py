@@ -95,7 +95,7 @@ def test_every_argument_has_its_place():
         ({"attn_type": "v3"}, "attn_type: 'v3' is not 'v2'"),
         ({"downsampler": "avgpool"}, "downsampler: 'avgpool' is not one of 'dwconv1'"),
         ({"depth": [1, 1, 1]}, "depth: the authors' U-DiT has five stages, not 3"),
-        ({"down_factor": 3}, "down_factor: 3 is not one of 1, 2 or 4$"),
+        ({"down_factor": 3}, "down_factor: 3 is not one of 1, 2 or 4; the nearest is 2$"),
         ({"down_factor": [2, 2]}, "factor lists 2 values, but depths lists 5 stages"),
         ({"input_size": None}, "input_size: input should be a valid integer, not None"),
         ({"hidden_size": 28.5}, "hidden_size: input should be a valid integer"),

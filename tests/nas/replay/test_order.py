@@ -67,7 +67,7 @@ def test_a_proposal_is_moved_to_the_nearest_left(study):
     assert space.take(record.curves[7].params) == 7
     assert space.rejects(record.curves[7].params) == {}, "a repetition breaks no constraint"
     assert "gflops" in space.rejects({"channels": 32, "heads": 1, "feed_forward.kind": "conv", "feed_forward.ratio": 4.0})
-    assert 7 not in [space.take(space.points(None, 0).params(0)) for _ in range(19)]
+    assert 7 not in [space.take(space.points(np.random.default_rng(0), 0).params(0)) for _ in range(19)]
 
 
 def test_architectures_from_outside_the_space_go_first(study):

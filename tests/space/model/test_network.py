@@ -187,7 +187,8 @@ def test_a_model_folder_with_an_older_name_of_a_field_is_read(tmp_path):
     save(build(spec), tmp_path)
     weights = tmp_path / "model.safetensors"
     with safe_open(weights, framework="pt") as file:
-        metadata = file.metadata()
+        # An earlier version wrote no checksum.
+        metadata = {key: value for key, value in file.metadata().items() if key != "checksum"}
     plain = json.loads(metadata["spec"])
     plain["ends"] = plain.pop("stem")
     save_file(load_file(weights), weights, metadata={**metadata, "spec": json.dumps(plain)})
