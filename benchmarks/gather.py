@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from nas.data.codec import PixelUnshuffle
+from nas.data.codecs import codec_named
 from nas.data.feed import Feed
 from nas.data.prepare import prepare_store
 from nas.data.readers import FeatureFiles
+from nas.data.settings import DEFAULT_VAE
 from nas.data.store import Split
 
 
@@ -77,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         files, store = Path(place), Path(place) / "store"
         write_files(files, how.samples)
-        prepare_store(FeatureFiles(files, PixelUnshuffle(1)), store)
+        prepare_store(FeatureFiles(files, codec_named(DEFAULT_VAE)), store)
         order = torch.randperm(how.samples, generator=torch.Generator().manual_seed(0))
         for repeat in range(how.repeats):
             slow, fast = from_files(files, order, how.batch_size), from_store(store, order, how.batch_size)

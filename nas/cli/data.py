@@ -157,8 +157,8 @@ def arrays_command(
     from nas.data.arrays import ArrayReader, read_arrays
 
     arrays = read_arrays(file, labels)
-    reader = ArrayReader(arrays.samples, arrays.labels, _codec(codec, scale, shift), file.name, pad_to, arrays.values(values))
-    _write(reader, **options)
+    coder = _codec(codec, scale, shift)
+    _write(ArrayReader(arrays.samples, arrays.labels, coder, file.name, pad_to, arrays.values(values)), **options)
 
 
 @data_group.command("info", cls=Command)
@@ -232,12 +232,11 @@ def _facts(store: Any) -> str:
     header = store.header
     channels, height, width = header.shape
     views = ", each with its mirror image" if header.views == 2 else ""
-    shift = f", shift {header.shift:g}" if header.shift else ""
-    digest = f", digest {header.codec_digest[:8]}" if header.codec_digest else ""
-    left_out = f"{len(header.left_out):,}: {_listed(header.left_out)}"
     counts = header.class_counts
     each = f"{min(counts):,}" + (f" to {max(counts):,}" if min(counts) < max(counts) else "") if counts else "no"
     classes = _listed([f"{name} ({count:,})" for name, count in zip(header.class_names, counts, strict=True)])
+    shift = f", shift {header.shift:g}" if header.shift else ""
+    digest = f", digest {header.codec_digest[:8]}" if header.codec_digest else ""
     return "\n".join(
         (
             f"store     {printable(store.name)}",
@@ -247,6 +246,6 @@ def _facts(store: Any) -> str:
             f"classes   {len(header.class_names)}, {each} samples each: {classes}",
             f"source    {header.source}",
             f"checksum  {header.checksum}",
-            *((f"left out  {left_out}",) if header.left_out else ()),
+            *((f"left out  {len(header.left_out):,}: {_listed(header.left_out)}",) if header.left_out else ()),
         )
     )

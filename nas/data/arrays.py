@@ -63,7 +63,7 @@ class ArrayReader:
         given = np.zeros(len(arrays), np.int64) if labels is None else labels
         if given.shape != (len(arrays),):
             raise DataError(f"{source}: {len(arrays)} samples, but labels of shape {given.shape}; give one label per sample")
-        self._labels, self._class_names = classes_of(given, source)
+        self.labels, self._class_names = classes_of(given, source)
         if _are_images(arrays, codec, source, values):
             if not isinstance(codec, PixelUnshuffle):
                 raise DataError(f"{source} holds images, which {codec.name} would have to encode; use `nas data prepare images`")
@@ -97,7 +97,7 @@ class ArrayReader:
 
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Rows and labels of the samples first … end - 1."""
-        return self._rows[first:end], self._labels[first:end]
+        return self._rows[first:end], self.labels[first:end]
 
     def class_names(self) -> tuple[str, ...]:
         """The labels that samples have, as names."""

@@ -53,6 +53,11 @@ class EncodedImages:
         """The header, without class names and checksum; it has fewer samples once damaged images have been left out."""
         return Header.model_validate({**self._facts, "samples": len(self._images), "left_out": self._images.left_out})
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of the images."""
+        return self._images.labels
+
     def made_of(self, end: int) -> str:
         """SHA-256, in hexadecimal, of what tells the first `end` images from others."""
         return self._images.made_of(end)

@@ -77,17 +77,17 @@ class Header(Frozen):
         return self
 
     @property
+    def without_samples(self) -> tuple[str, ...]:
+        """The names of classes that are known to have no sample."""
+        return tuple(name for name, count in zip(self.class_names, self.class_counts or (), strict=False) if not count)
+
+    @property
     def decoding(self) -> CodecRecord:
         """All that is needed to make images of the latents."""
         if self.shift is None and self.content == "latents" and self.scale == 1 and self.codec.startswith(VAE_PREFIX):
             # Arrays of a VAE's latents were stored with a scale of 1, whatever theirs was.
             return CodecRecord(name=self.codec)
         return CodecRecord(name=self.codec, scale=self.scale, shift=self.shift or 0.0, digest=self.codec_digest)
-
-    @property
-    def without_samples(self) -> tuple[str, ...]:
-        """The names of classes that are known to have no sample."""
-        return tuple(name for name, count in zip(self.class_names, self.class_counts or (), strict=False) if not count)
 
     @property
     def rows_shape(self) -> tuple[int, int, int, int]:

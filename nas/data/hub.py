@@ -48,8 +48,9 @@ class HubImages(Pictures):
                 dataset = datasets.load_dataset(name, split=split)
         except Exception as error:  # the library's own errors have no common base
             raise DataError(f"the data set {name}, split {split}, cannot be loaded: {first_line(error)}") from None
+        dataset = dataset.with_format(None)
         columns, where = columns or Columns(), f"the data set {name}, split {split},"
-        column = columns.of_images(dataset.features, where)
+        image = columns.of_images(dataset.features, where)
         label = columns.of_labels(dataset.features, where)
         declared = tuple(dataset.features[label].names) if label and _kind(dataset.features[label]) == "ClassLabel" else ()
         values = list(dataset[label]) if label else ["all"] * len(dataset)
@@ -58,8 +59,8 @@ class HubImages(Pictures):
         """Classes that the data set declares and has no samples of."""
         super().__init__(f"{name}, split {split}", labels, size, skip_damaged)
         # Not decoded by the library, which would stop at the first damaged one and does not say which that is.
-        self._pictures = dataset.with_format(None).select_columns(column).cast_column(column, datasets.Image(decode=False))
-        self._column, self._mode = column, dataset.features[column].mode
+        self._pictures = dataset.select_columns(image).cast_column(image, datasets.Image(decode=False))
+        self._column, self._mode = image, dataset.features[image].mode
         self._all_labels = labels
 
     def _name(self, number: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.header import printable
 from space.errors import DataError
 
 
@@ -49,10 +50,10 @@ def classes_of(
 def check_names(given: Sequence[str], held: Sequence[str]) -> None:
     """Raise DataError when names do not suit the classes `held`, which have samples: one for each, in their order."""
     if len(given) != len(held):
-        listed = ", ".join(held[:10]) + (" …" if len(held) > 10 else "")
+        listed = ", ".join(map(printable, held[:10])) + (" …" if len(held) > 10 else "")
         raise DataError(
             f"--class-names gives {len(given)} names, but the samples are of {len(held)} classes ({listed}); "
             "name exactly those, in this order"
         )
     if not all(given) or len(set(given)) < len(given):
-        raise DataError(f"--class-names {','.join(given)} leaves a name empty or gives one twice; name every class once")
+        raise DataError(f"--class-names {printable(','.join(given))} leaves a name empty or gives one twice; name every class once")

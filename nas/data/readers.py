@@ -35,6 +35,10 @@ class Reader(Protocol):
     def plan(self) -> Header:
         """The header of the store, without class names and checksum."""
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all samples; they number the classes that occur, so more samples may change those of others."""
+
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Rows (n·views, C, H, W) and labels (n,) of the samples first … end - 1."""
 
@@ -81,11 +85,11 @@ class FeatureFiles:
     """
 
     def __init__(self, folder: Path, codec: Codec) -> None:
-        self._features, self._labels = _only(folder, "_features"), _only(folder, "_labels")
+        self._features, self._label_files = _only(folder, "_features"), _only(folder, "_labels")
         count = _count(self._features)
-        if (labels := _count(self._labels)) != count:
+        if (labels := _count(self._label_files)) != count:
             raise DataError(
-                f"{self._features} has {count} files and {self._labels} has {labels}; there must be one label per feature file"
+                f"{self._features} has {count} files and {self._label_files} has {labels}; there must be one label per feature file"
             )
         first = _array(self._features / "0.npy", 0)
         self._shape = first.shape[1:] if first.ndim == 4 and first.shape[0] == 1 else first.shape
@@ -95,12 +99,13 @@ class FeatureFiles:
                 f"{self._features / '0.npy'} (index 0) holds {first.dtype} {first.shape}, not float latents (1, C, H, W)"
             )
         codec.check_latents(self._shape)
-        self._bound, record = codec.bound, record_of(codec)
+        self._bound = codec.bound
+        record = record_of(codec)
         self._pool = ThreadPoolExecutor(READING_THREADS)
         # All labels come first, since their classes are numbered by what is there; in parts, since each waiting file takes memory.
         parts = (range(first, min(first + LABELS_AT_ONCE, count)) for first in range(0, count, LABELS_AT_ONCE))
         values = [label for part in parts for label in self._pool.map(self._label, part)]
-        self._numbers, self._class_names = classes_of(values, str(self._labels))
+        self.labels, self._class_names = classes_of(values, str(self._label_files))
         self.plan = Header.model_validate(
             {
                 "samples": count,
@@ -121,7 +126,7 @@ class FeatureFiles:
         rows = np.stack(list(self._pool.map(self._feature, range(first, end))))
         check_finite(rows, str(self._features), first)
         check_bound(rows, self._bound, str(self._features))
-        return rows, self._numbers[first:end]
+        return rows, self.labels[first:end]
 
     def _feature(self, index: int) -> NDArray[Any]:
         path = self._features / f"{index}.npy"
@@ -133,7 +138,7 @@ class FeatureFiles:
         return array.reshape(self._shape)
 
     def _label(self, index: int) -> int:
-        path = self._labels / f"{index}.npy"
+        path = self._label_files / f"{index}.npy"
         array = _array(path, index)
         if array.size != 1 or array.dtype.kind not in "iu":
             raise DataError(f"{path} (index {index}) holds {array.dtype} {array.shape}, not one whole number")

@@ -136,7 +136,7 @@ def checksum(header: Header, rows: NDArray[Any], labels: NDArray[np.int64]) -> s
     """SHA-256 of the header's facts and of the bytes of rows and labels, computed in one pass.
 
     Facts that headers did not always have count only where they say something, so that earlier checksums hold. The counts of
-    classes follow from the labels.
+    classes follow from the labels, and are filled in when an earlier store is opened, so they never count.
     """
     facts = header.model_dump(mode="json", exclude={"checksum", "class_counts"})
     facts = {key: value for key, value in facts.items() if value or key not in LATER}

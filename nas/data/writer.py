@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.header import Header
+from nas.data.header import Header, printable
 from nas.data.store import HEADER, LABELS, LATENTS, PROGRESS, Store, checksum, class_counts, open_store
 from space.errors import DataError
 from space.files import replace_file
@@ -139,12 +139,12 @@ class StoreWriter:
         counts = class_counts(labels, class_names)
         if 0 in counts:
             raise DataError(
-                f"class {class_names[counts.index(0)]} has no samples in {self.folder}; remove the class, or add samples"
+                f"class {printable(class_names[counts.index(0)])} has no samples in {self.folder}; remove the class, or add samples"
             )
         digest = self._made_of(self.done)
         source = f"{self.plan.source} ({digest[:16]})" if digest else self.plan.source
-        known = {"class_names": class_names, "class_counts": counts, "source": source, "checksum": ""}
-        header = Header.model_validate({**self.plan.model_dump(), **known})
+        facts = {**self.plan.model_dump(), "class_names": class_names, "class_counts": counts, "source": source, "checksum": ""}
+        header = Header.model_validate(facts)
         header = header.model_copy(update={"checksum": checksum(header, rows, labels)})
         _write_json(self.folder / HEADER, header.model_dump(mode="json"))
         (self.folder / PROGRESS).unlink()

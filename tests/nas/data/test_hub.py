@@ -118,3 +118,15 @@ def test_classes_that_are_left_out_are_told(tmp_path):
     folder = saved(tmp_path / "a", label=(NAMES, [3, 1, 1, 1, 3, 3]))
     how = ["data", "prepare", "dataset", folder, "--size", "8", "--codec", "pixel-unshuffle-1", "--out", str(tmp_path / "store")]
     assert "left out, since they have no samples: ant, cow\n" in CliRunner().invoke(main, how).output
+
+
+def test_a_class_that_loses_all_its_images_is_refused_by_its_name(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": NAMES})
+    Image.fromarray(PICTURES[1]).save(tmp_path / "good.png")
+    content = ((tmp_path / "good.png").read_bytes(), b"damaged")
+    rows = {"image": [{"bytes": each, "path": None} for each in content], "label": [1, 3]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "a")
+    how = ["data", "prepare", "dataset", tmp_path / "a", "--size", 8, "--codec", "pixel-unshuffle-1", "--skip-damaged"]
+    done = CliRunner().invoke(main, [str(argument) for argument in [*how, "--out", tmp_path / "store"]])
+    assert "no image of the class dog can be read; restore its images, or remove the class" in done.output
+    assert not (tmp_path / "store" / "header.json").exists()

@@ -150,6 +150,7 @@ def test_damaged_images_are_left_out_and_recorded(tmp_path, ants):
     assert "left out  3: ant/1.bmp, bee/8.bmp, bee/9.bmp" in done.output
     store = open_store(tmp_path / "s")
     assert greys(store) == [0, 2, 3, 4, 5, 6, 7]
+    assert store.header.class_counts == (4, 3)
     assert store.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert store.header.left_out == ("ant/1.bmp", "bee/8.bmp", "bee/9.bmp")
     assert "the checksum fits" in nas("data", "info", tmp_path / "s", "--verify").output
@@ -244,6 +245,7 @@ def test_damaged_samples_of_a_data_set(tmp_path, pictures, ants):
     store = prepared(tmp_path / "s", "dataset", pictures, *HOW, "--skip-damaged")
     assert store.header.left_out == ("sample 4", "sample 9")
     assert store.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0]
+    assert store.header.class_counts == (5, 4)
     assert store.rows[3, 0, 0, 0] == 6
     # As `images` stores them.
     folder = prepared(tmp_path / "f", "images", ants, *HOW)

@@ -188,6 +188,26 @@ def test_feature_files_without_gaps_in_their_classes_and_of_their_codec(tmp_path
     assert np.array_equal(store.rows, values[:, 0])
 
 
+def test_classes_that_are_numbered_anew_are_no_resumption(tmp_path):
+    feature_files(tmp_path / "files")
+    features, labels = tmp_path / "files" / "imagenet256_features", tmp_path / "files" / "imagenet256_labels"
+    for index in range(40):
+        # Sample 15 is not among those at the ends of what is written, which are read again.
+        np.save(labels / f"{index}.npy", np.array([5 if index == 15 else 1]))
+    whole = (features / "35.npy").read_bytes()
+    (features / "35.npy").write_bytes(b"")
+    how = ["features", tmp_path / "files", "--batch-size", 8]
+    assert nas("data", "prepare", *how, "--out", tmp_path / "store").exit_code == 2
+    (features / "35.npy").write_bytes(whole)
+    (features / "40.npy").write_bytes(whole)
+    np.save(labels / "40.npy", np.array([3]))
+    done = nas("data", "prepare", *how, "--out", tmp_path / "store")
+    assert "sample 15 has another label, or classes came or went and are numbered anew" in done.output
+    np.save(labels / "40.npy", np.array([7]))
+    store = prepared(tmp_path, *how)
+    assert (store.header.class_names, store.header.class_counts) == (("1", "5", "7"), (39, 1, 1))
+
+
 def test_faulty_feature_files_are_named_with_their_index_and_written_samples_are_kept(tmp_path):
     values = feature_files(tmp_path / "files")
     features, labels = tmp_path / "files" / "imagenet256_features", tmp_path / "files" / "imagenet256_labels"
