@@ -190,7 +190,7 @@ def test_damaged_records_are_told(codec):
 
 
 def test_arrays_of_latents_have_the_scale_of_their_vae(vae, tmp_path):
-    np.savez(tmp_path / "set.npz", latents=np.ones((4, 4, 8, 8), np.float32), labels=np.arange(4) % 2)
+    np.savez(tmp_path / "set.npz", latents=np.full((4, 4, 8, 8), 2.0, np.float32), labels=np.arange(4) % 2)
     command = ["data", "prepare", "arrays", tmp_path / "set.npz", "--out"]
     assert nas(*command, tmp_path / "a", "--codec", f"vae:{vae}").exit_code == 0
     assert open_store(tmp_path / "a").header.decoding == record_of(codec_named(f"vae:{vae}"))
