@@ -53,9 +53,10 @@ def check_resumable(study: Study, folder: Path, events: Sequence[Event]) -> bool
     """Check that the run with these events can be resumed with a study; whether the study differs from the run's.
 
     Raises:
-        RunError: When the directory holds another study, was trained on other data, or has finished trials of a smaller budget.
+        RunError: As `resumed`.
     """
-    run = Run(event for event in events if isinstance(event, RunBegan | StudyChanged))
+    run = Run()
+    apply_events(folder, events, run.apply)
     if not run.begun or run.data is None:
         raise RunError(f"{folder}: the ledger does not begin with a study; move the directory away to start anew")
     old = run.study
@@ -69,16 +70,14 @@ def check_resumable(study: Study, folder: Path, events: Sequence[Event]) -> bool
             f"{folder} was trained on other data than {study.data.source} holds now; "
             "put the old ones back, or run into another directory with --out"
         )
-    whole = Run()
-    apply_events(folder, events, whole.apply)
     if budget_grows(old, study):
-        finished = [trial.number for trial in whole.trials.values() if len(trial.reports) > trial.rungs]
+        finished = [trial.number for trial in run.trials.values() if len(trial.reports) > trial.rungs]
         if finished:
             raise RunError(
                 f"{folder}: budget cannot be raised after trial {finished[0]} was trained on beyond it; raise "
                 "finish.budget, or run into another directory with --out"
             )
-    _check_metric(study, whole, folder)
+    _check_metric(study, run, folder)
     return old.model_dump(mode="json") != study.model_dump(mode="json")
 
 

@@ -149,10 +149,11 @@ class Study(Frozen):
         if self.search:
             return tuple(self.search.space)
 
-        def values(path: str) -> list[Any]:
-            return [plain_value(path, row.spec.value_at(path)) for row in self.rows]
+        def varies(path: str) -> bool:
+            first, *others = (plain_value(path, row.spec.value_at(path)) for row in self.rows)
+            return any(value != first for value in others)
 
-        return tuple(path for path in spec_paths() if any(value != values(path)[0] for value in values(path)))
+        return tuple(filter(varies, spec_paths()))
 
     @cached_property
     def enqueued(self) -> tuple[ModelSpec, ...]:

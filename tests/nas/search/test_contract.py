@@ -107,14 +107,18 @@ def test_a_sampler_learns_in_the_tiny_feasible_region(tiny_file, tmp_path):
         return plan.spec.channels / 64 + (plan.spec.heads != 1)
 
     def mean_of_late(kind):
-        study = load_study(tiny_file, [*narrow, "search.trials=24", f"search.sampler.kind={kind}", "budget.rungs=1"])
-        assert study.census.share < 0.01
-        search = Search(study, Ledger(tmp_path / kind))
-        carry_out(search, loss=loss)
-        late = [trial.val_loss for trial in search.run.trials.values() if trial.number >= 10]
-        return sum(late) / len(late)
+        late = []
+        for seed in range(3):
+            sampler = f"search.sampler={{kind: {kind}, seed: {seed}}}"
+            study = load_study(tiny_file, [*narrow, "search.trials=32", sampler, "budget.rungs=1"])
+            assert study.census.share < 0.01
+            search = Search(study, Ledger(tmp_path / f"{kind}-{seed}"))
+            carry_out(search, loss=loss)
+            # It has ten architectures to learn from, and some proposals to use that.
+            late += [trial.val_loss for trial in search.run.trials.values() if trial.number >= 16]
+        return np.mean(late)
 
-    assert mean_of_late("tpe") < 0.75 * mean_of_late("random")
+    assert mean_of_late("tpe") < 0.6 * mean_of_late("random")
 
 
 @pytest.mark.parametrize("kind", ["tpe", "nsga2"])
