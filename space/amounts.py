@@ -8,9 +8,12 @@ from typing import Any
 
 from space.errors import StudyError
 
-_PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
+PREFIXES = {"M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
+"""Factors of the prefixes that amounts are written with, in rising order."""
+
 # More than six digits before the point are taken for a typing error.
 _NUMBER = r"([0-9]{1,6}(?:\.[0-9]+)?)"
+_COMPUTE = re.compile(rf"\s*{_NUMBER}\s*([MGTPE])FLOPs?\s*")
 _SPREAD = re.compile(rf"(.*?)\s*(?:±|\+/?-)\s*{_NUMBER}\s*%\s*")
 
 _EXAMPLES = {"gflops": "28.5 MFLOPs", "train_gflops": "90 MFLOPs", "params_m": "33 M"}
@@ -20,10 +23,10 @@ def macs(value: Any) -> Any:
     """An amount such as `1.5 TFLOPs` in multiply-accumulates; anything but text as it is; raises StudyError for other text."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(rf"\s*{_NUMBER}\s*([MGTPE])FLOPs?\s*", value)
+    match = _COMPUTE.fullmatch(value)
     if not match:
         raise StudyError(f"'{value}' is not an amount of compute such as '1.5 TFLOPs'")
-    return round(float(match[1]) * _PREFIXES[match[2]])
+    return round(float(match[1]) * PREFIXES[match[2]])
 
 
 def macs_per_second(rate: str) -> float:
@@ -31,7 +34,7 @@ def macs_per_second(rate: str) -> float:
     match = re.fullmatch(rf"\s*{_NUMBER}\s*([MGTPE])FLOPs?\s*/\s*s\s*", rate)
     if not match or not float(match[1]):
         raise StudyError(f"'{rate}' is not a speed above 0 such as '40 TFLOP/s' (multiply-accumulates)")
-    return float(match[1]) * _PREFIXES[match[2]]
+    return float(match[1]) * PREFIXES[match[2]]
 
 
 def cost_range(metric: str, given: Any) -> Any:
@@ -70,6 +73,6 @@ def _amount(metric: str, value: Any) -> Any:
         match = re.fullmatch(rf"\s*{_NUMBER}\s*([MG])(?:\s*params?)?\s*", value)
         if match:
             return float(match[1]) * (1 if match[2] == "M" else 1000)
-    elif re.fullmatch(rf"\s*{_NUMBER}\s*[MGTPE]FLOPs?\s*", value):
+    elif _COMPUTE.fullmatch(value):
         return macs(value) / 1e9
     raise StudyError(f"'{value}' is no amount of {metric}; write a number, or '{_EXAMPLES[metric]}'")

@@ -71,7 +71,7 @@ def what_is(path: Path) -> str:
         return error.strerror or str(error)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not size:
-        return "it is empty; download it again"
+        return "it is empty; fetch or write it again"
     if text.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS in place of the file; fetch the file with `git lfs pull`"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
@@ -79,11 +79,11 @@ def what_is(path: Path) -> str:
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and length < MOST_HEADER_BYTES:
         # safetensors: the length of a JSON header, the header, the tensors.
-        return f"it is cut off or damaged ({size:,} bytes); download it again"
+        return f"it is cut off or damaged ({size:,} bytes); fetch or write it again"
     if start.startswith(b"PK\x03\x04"):
         # The list of a zip archive's files is at its end.
         whole = zipfile.is_zipfile(path)
-        return "it is an archive, but none of torch.save" if whole else f"it is cut off ({size:,} bytes); download it again"
+        return "it is an archive, but none of torch.save" if whole else f"it is cut off ({size:,} bytes); fetch or write it again"
     return "it is damaged, or no checkpoint"
 
 

@@ -298,17 +298,15 @@ def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None
 def today(path: str) -> str:
     """What to add to a message about an unknown path that was renamed; empty for any other path."""
     name = path.partition(".")[0]
-    return f"; '{name}' is now called '{_RENAMED[name]}': rename it" if name in _RENAMED else ""
+    return f"; '{name}' is now called '{ModelSpec.renamed[name]}': rename it" if name in ModelSpec.renamed else ""
 
 
 def current_words(data: Any) -> Any:
     """Plain data that may have been written when fields of a spec had other names, with today's names at any depth."""
     if isinstance(data, Mapping):
-        return {_RENAMED.get(name, name): current_words(value) for name, value in data.items()}
+        return {ModelSpec.renamed.get(name, name): current_words(value) for name, value in data.items()}
     return [current_words(value) for value in data] if isinstance(data, (list, tuple)) else data
 
-
-_RENAMED = ModelSpec.renamed
 
 NESTED: dict[str, type[Frozen]] = {"attention": AttentionSpec, "feed_forward": FeedForwardSpec}
 

@@ -10,9 +10,10 @@ import click
 
 from nas.cli import data as data_commands
 from nas.cli import evaluate as evaluate_commands
+from nas.cli import export as export_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
-from nas.cli.command import MISTAKE, SOME_FAILED, Group
+from nas.cli.command import MISTAKE, SOME_FAILED, Group, run_argument, run_folder
 from space.errors import Mistakes, ToolkitError
 
 
@@ -31,18 +32,6 @@ _changes = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one key of the study; may be repeated."
 )
 _study = click.argument("study", type=click.Path(path_type=Path))
-_run = click.argument("run")
-
-
-def _here(run: str) -> Path:
-    """The run directory on this machine: the path itself, or for a URI its mirror, brought up to date."""
-    from nas.runs.remote import is_uri
-
-    if not is_uri(run):
-        return Path(run)
-    from nas.runs.mirror import fetch
-
-    return fetch(run)
 
 
 @main.command("run")
@@ -79,12 +68,11 @@ def run_command(
 
     from rich.console import Console
 
-    from nas.cli.conclude import beside, conclude_ablation, conclude_search
+    from nas.cli.conclude import beside, conclude_ablation, conclude_search, tell_winners
     from nas.execution.runner import run_study
-    from nas.reporting.console import progress_view
-    from nas.runs.layout import EVALUATION, SAMPLES
+    from nas.reporting.console import called, progress_view
     from nas.runs.remote import locate, remote_at
-    from nas.runs.winners import winners
+    from nas.study.rows import names_of
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     where = locate(out or f"runs/{loaded.name}")
@@ -109,38 +97,17 @@ def run_command(
             with beside(console, figure.name):
                 remote_at(where.uri).upload(figure, figure.name)
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
-    chosen = winners(finished)
-    if not chosen:
-        none = (
-            "none: no row is better than its baseline by the rule of the tables"
-            if loaded.ablation
-            else "none: no trial is complete"
-        )
-        asked = f"; for the best mean, `nas export {where.uri or folder} --select best`" if finished.best() else ""
-        say(f"exported winner  {none}{asked}")
-    for trial in chosen:
-        if trial.export is None:
-            continue  # Why was said above.
-        console.print(f"exported winner  {folder / trial.export.folder}", highlight=False, soft_wrap=True)
-        reason = trial.export.without_samples
-        if loaded.evaluation.samples is None:
-            drawn = "none: evaluation.samples is null"
-        else:
-            drawn = f"none: {reason}" if reason else str(folder / trial.export.folder / SAMPLES)
-        console.print(f"samples          {drawn}", highlight=False, soft_wrap=True)
-        if loaded.evaluation.fid is not None and not reason:
-            console.print(f"evaluation       {folder / trial.export.folder / EVALUATION}", highlight=False, soft_wrap=True)
-    failed = [(t.number, t.reason or t.finish_failure) for t in finished.trials.values() if t.reason or t.finish_failure]
-    for number, reason in failed:
-        console.print(f"trial {number} failed: {reason}", highlight=False, soft_wrap=True)
+    tell_winners(console, finished, where.uri or folder, folder)
+    failed = [trial for trial in finished.trials.values() if trial.reason or trial.finish_failure]
+    names = names_of(finished.study.rows)
+    for trial in failed:
+        say(f"{called(trial, names)} failed: {trial.reason or trial.finish_failure}")
     if failed:
         sys.exit(SOME_FAILED)
 
 
 def _bill(study: Any, out: str | None, rate: str | None) -> None:
     """Print what a study would cost, and what is left of a run that exists; refuses what the run would refuse."""
-    from nas.data.sources import is_absent
-    from nas.execution.preflight import check_data
     from nas.reporting.ablation_estimate import ablation_estimate
     from nas.reporting.estimate import estimate, hours
     from nas.reporting.progress import Progress
@@ -154,9 +121,7 @@ def _bill(study: Any, out: str | None, rate: str | None) -> None:
     from nas.search.state import read_state
     from space.amounts import macs_per_second
 
-    study.check_runs()
-    if not study.data.expected or not is_absent(study.data):
-        check_data(study)
+    _check(study)
     folder, concurrent = locate(out or f"runs/{study.name}").folder, study.resources.concurrent or 1
     throughput = Throughput(macs_per_second(rate), concurrent, "as given by --rate") if rate else None
     left = None
@@ -191,17 +156,24 @@ def validate_command(studies: tuple[Path, ...]) -> None:
         sys.exit(MISTAKE)
 
 
+def _check(study: Any) -> None:
+    """Raise ToolkitError for what a run would refuse before it trains; data that are only described (`expected`) may be absent."""
+    from nas.data.sources import is_absent
+    from nas.execution.preflight import check_data
+
+    study.check_runs()
+    if not study.data.expected or not is_absent(study.data):
+        check_data(study)
+
+
 def _checked(path: Path) -> str:
     """What a good study has; raises ToolkitError for another."""
     from nas.data.sources import is_absent
-    from nas.execution.preflight import check_data
     from nas.reporting.estimate import never_feasible
     from nas.study.load import load_study
 
     study = load_study(path)
-    study.check_runs()
-    if not study.data.expected or not is_absent(study.data):
-        check_data(study)
+    _check(study)
     what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
     absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
     never = "".join(f"\n  {text}" for text in never_feasible(study.census)) if study.search else ""
@@ -209,7 +181,7 @@ def _checked(path: Path) -> str:
 
 
 @main.command("status")
-@_run
+@run_argument
 def status_command(run: str) -> None:
     """Print how far a run is, the best so far, the rungs, and failures."""
     from nas.reporting.console import status_lines
@@ -218,14 +190,14 @@ def status_command(run: str) -> None:
     from nas.runs.run_lock import driver_of
     from nas.search.state import read_state
 
-    folder = _here(run)
+    folder = run_folder(run)
     events = list(read_events(folder))
     driver = driver_of(folder, run if is_uri(run) else None)
     click.echo("\n".join(status_lines(read_state(folder, events).run, events, driver)))
 
 
 @main.command("table")
-@_run
+@run_argument
 @click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
 @click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
 def table_command(run: str, form: str, metric: str | None) -> None:
@@ -233,7 +205,7 @@ def table_command(run: str, form: str, metric: str | None) -> None:
     from analysis.runs.data import load
     from analysis.runs.tables import ranking_table, render
 
-    data = load(_here(run))
+    data = load(run_folder(run))
     if data.study.ablation:
         from analysis.ablation.tables import ablation_tables
         from analysis.ablation.text import render_tables
@@ -246,90 +218,14 @@ def table_command(run: str, form: str, metric: str | None) -> None:
 
 
 @main.command("optuna-export")
-@_run
+@run_argument
 @click.argument("storage")
 @click.option("--name", help="The study's name there; the run's study's by default.")
 def optuna_export_command(run: str, storage: str, name: str | None) -> None:
     """Write a run to an Optuna STORAGE, such as sqlite:///run.db or run.log, for optuna-dashboard."""
     from nas.search.optuna_export import export_run
 
-    click.echo(f"{export_run(_here(run), storage, name)} trials exported")
-
-
-@main.command("export")
-@_run
-@click.option("--select", "which", default="best", show_default=True, metavar="best|pareto:K|TRIAL", help="Which trials.")
-@click.option("--ema", type=float, help="Which of the study's averaged weights, by their decay; the first by default.")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder to write to; RUN/export by default.")
-def export_command(run: str, which: str, ema: float | None, out: Path | None) -> None:
-    """Write trials as model folders: spec, folded weights, card."""
-    from nas.execution.threads import threads
-    from nas.runs.layout import EXPORTS, TRIALS
-    from nas.runs.ledger import run_identity
-    from nas.runs.remote import fetch_checkpoint, is_uri, remote_at
-    from nas.runs.run import read_run
-    from nas.training.export import export, select
-
-    here = _here(run)
-    recorded = read_run(here)
-    for trial in select(recorded, which):
-        if is_uri(run):
-            fetch_checkpoint(run, trial.name, here / TRIALS / trial.name, run_identity(here))
-        folder = (out or here / EXPORTS) / trial.name
-        with threads(recorded.study.resources.cpu):
-            export(recorded.study, trial, here, folder, ema)
-        if is_uri(run) and out is None:
-            remote_at(run).upload_folder(folder, f"{EXPORTS}/{trial.name}")
-        click.echo(str(folder))
-
-
-@main.command("sample")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--classes", help="Labels such as 0,3,9; by default evenly chosen ones, as many as --images allows.")
-@click.option("--per-class", default=8, show_default=True, type=click.IntRange(1), help="Images a class.")
-@click.option("--images", default=64, show_default=True, type=click.IntRange(1), help="Most images, where no --classes are given.")
-@click.option("--sampler", type=evaluate_commands.SAMPLER_CHOICE, help="ddim, or heun for a flow, by default.")
-@click.option("--steps", default=50, show_default=True, type=click.IntRange(1, 1000), help="Steps of the sampler.")
-@click.option("--cfg", default=2.0, show_default=True, help="Guidance; 1 is none.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--codec", help="The codec, where the model names none; or vae:FOLDER, where its VAE lies on this machine.")
-@click.option("--data", "source", help="The data source or store of the model, where the model names no codec.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True)
-def sample_command(
-    model: Path,
-    classes: str | None,
-    per_class: int,
-    images: int,
-    sampler: str | None,
-    steps: int,
-    cfg: float,
-    seed: int,
-    codec: str | None,
-    source: str | None,
-    out: Path,
-) -> None:
-    """Write a grid of images sampled from an exported model."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from nas.study.settings import SampleSettings
-    from nas.training.export import write_samples
-    from space.document import parse
-    from space.weights import facts_of, load
-
-    try:
-        labels = [int(label) for label in classes.split(",")] if classes else None
-    except ValueError:
-        raise ToolkitError(f"--classes {classes}: write labels such as 0,3,9") from None
-    sampling = {"sampler": sampler, "steps": steps, "guidance": cfg, "seed": seed}
-    settings, network = parse(SampleSettings, {"per_class": per_class, "images": images, **sampling}), load(model)
-    facts = facts_of(model)
-    decoding = evaluate_commands.model_decoding(facts, source, codec)
-    labels = labels or settings.classes(network.spec.num_classes)
-    with Progress(console=Console(stderr=True)) as view:
-        task = view.add_task("samples", total=per_class * len(labels))
-        write_samples(network, facts, settings, out, labels, decoding=decoding, bar=lambda count: view.advance(task, count))
-    click.echo(str(out))
+    click.echo(f"{export_run(run_folder(run), storage, name)} trials exported")
 
 
 main.add_command(model_commands.cost_command)
@@ -337,4 +233,6 @@ main.add_command(model_commands.presets_command)
 main.add_command(model_commands.import_official_command)
 main.add_command(data_commands.data_group)
 main.add_command(evaluate_commands.evaluate_command)
+main.add_command(export_commands.export_command)
+main.add_command(export_commands.sample_command)
 main.add_command(replay_commands.replay_command)

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -57,6 +58,20 @@ class Group(click.Group):
     """A group whose commands report errors as one sentence."""
 
     command_class = Command
+
+
+run_argument = click.argument("run")
+
+
+def run_folder(run: str) -> Path:
+    """The run directory on this machine: the path itself, or for a URI its mirror, brought up to date."""
+    from nas.runs.remote import is_uri
+
+    if not is_uri(run):
+        return Path(run)
+    from nas.runs.mirror import fetch
+
+    return fetch(run)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nas.runs.layout import EVALUATION, SAMPLES
+from nas.runs.run import Run
+from nas.runs.winners import winners
 from space.files import first_line
 
 
@@ -102,6 +105,36 @@ def _print_comparisons(console: Any, data: Any, folder: Path, written: list[Path
                 written.append(path)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def tell_winners(console: Any, run: Run, where: str | Path, folder: Path) -> None:
+    """Print what a finished run has exported, with its samples and its evaluation, or why it exported nothing.
+
+    Args:
+        console: The console.
+        run: The run at its end.
+        where: The run's address, for the command that exports more.
+        folder: The run directory on this machine.
+    """
+
+    def say(label: str, what: object) -> None:
+        console.print(f"{label:16s} {what}", markup=False, highlight=False, soft_wrap=True)
+
+    evaluation, chosen = run.study.evaluation, winners(run)
+    if not chosen:
+        of_ablation = "no row is better than its baseline by the rule of the tables"
+        why = of_ablation if run.study.ablation else "no trial is complete"
+        asked = f"; for the best mean, `nas export {where} --select best`" if run.best() else ""
+        say("exported winner", f"none: {why}{asked}")
+    for trial in chosen:
+        if trial.export is None:
+            continue  # Why was said as it failed.
+        model, reason = folder / trial.export.folder, trial.export.without_samples
+        say("exported winner", model)
+        none = "evaluation.samples is null" if evaluation.samples is None else reason
+        say("samples", f"none: {none}" if none else model / SAMPLES)
+        if evaluation.fid is not None and not reason:
+            say("evaluation", model / EVALUATION)
 
 
 def _print_frame(console: Any, frame: Any, title: str) -> None:

@@ -23,8 +23,7 @@ from space.files import DAMAGED_ARRAY, first_line
 RANGES = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
 """What the floats of images may run from and to: `--values`."""
 LATENTS = "latents"
-VALUES = (*RANGES, LATENTS)
-"""What floats may be."""
+"""What floats are that are no images."""
 
 NEAR_A_STEP = 0.1
 """Floats this near to the 256 values of 8-bit images were such images; of half precision, they are off by at most 0.07."""
@@ -42,7 +41,7 @@ class ArrayReader:
         codec: The codec that encodes the images or that the latents came from.
         source: The name of the source, for the header and for messages.
         pad_to: Height and width to which smaller images are centred on black.
-        values: What floats are, one of `VALUES`; None where nobody said.
+        values: What floats are, a key of `RANGES`, or `LATENTS`; None where nobody said.
 
     Raises:
         DataError: Shapes, types or ranges do not fit the codec or what is said of them, floats could be images or latents and

@@ -22,8 +22,6 @@ from space.files import DAMAGED_ARRAY, first_line
 
 HEADER, LATENTS, LABELS, PROGRESS = "header.json", "latents.npy", "labels.npy", "progress.json"
 _CHUNK_BYTES = 2**24
-
-
 LATER = ("shift", "codec_digest", "left_out")
 """Keys of headers that earlier versions did not have."""
 

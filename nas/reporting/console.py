@@ -87,7 +87,7 @@ def status_lines(run: Run, events: Iterable[Event], driver: Driver | None = None
         last = f" any more (the last was {driver.name})" if driver.name else ""
         lines.append(f"no process works on it{last}; the same command goes on from the last rungs")
     names = names_of(run.study.rows)
-    lines += [f"{_called(trial, names)} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
+    lines += [f"{called(trial, names)} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
     unfinished = [trial for trial in run.trials.values() if trial.finish_failure]
     return lines + [f"the finish of trial {trial.number} failed: {trial.finish_failure}" for trial in unfinished]
 
@@ -198,7 +198,7 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
     """One line about an event; empty for events that are not shown."""
     study = progress.study
     number = getattr(event, "trial", None)
-    called = _called(run.trials[number], progress.names) if number is not None else ""
+    who = called(run.trials[number], progress.names) if number is not None else ""
     match event:
         case SpaceSpent():
             return "no new architecture is left in the space, so the search ends here"
@@ -212,7 +212,7 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
             rejected = f", after {len(trial.rejected)} turned down" if trial.rejected else ""
             seed = f", seed {trial.seed}" if study.replicates > 1 else ""
             costs = f"{trial.cost.gflops:.4f} GFLOPs, {trial.cost.params_m:.2f} M parameters"
-            return f"{called} starts: {costs}{seed}{rejected}"
+            return f"{who} starts: {costs}{seed}{rejected}"
         case Reported():
             trial = run.trials[event.trial]
             known = f", known from run {event.reused}" if event.reused is not None else ""
@@ -221,22 +221,22 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
             score = (
                 f", {run.metric} {value:.{METRICS[run.metric].digits}f}" if run.metric != "val_loss" and value is not None else ""
             )
-            return f"{called} at {stage}: val_loss {event.val_loss:.4f}{score}, step {event.step}{known}"
+            return f"{who} at {stage}: val_loss {event.val_loss:.4f}{score}, step {event.step}{known}"
         case HandedOutAgain():
             alone = ", with a GPU for itself" if event.alone else ""
-            return f"{called} is handed out again{alone}: {event.reason}"
+            return f"{who} is handed out again{alone}: {event.reason}"
         case TrialEnded():
             reason = f": {event.reason}" if event.reason else ""
             best = f"; {best}" if (best := _best(progress)) else ""
-            return f"{called} {event.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
+            return f"{who} {event.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
         case FinishFailed():
-            return f"{called} could not be finished: {event.reason}"
+            return f"{who} could not be finished: {event.reason}"
         case Exported():
-            return f"{called} exported to {event.folder}"
+            return f"{who} exported to {event.folder}"
     return ""
 
 
-def _called(trial: TrialResult, names: Mapping[str, str]) -> str:
+def called(trial: TrialResult, names: Mapping[str, str]) -> str:
     """A trial, and in an ablation its variant and its seed."""
     name = names.get(trial.digest)
     return f"trial {trial.number} ({name}, seed {trial.seed})" if name else f"trial {trial.number}"

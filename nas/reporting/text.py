@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 
+from space.amounts import PREFIXES
+
 COLUMNS, LABEL = 100, 13
 """The width of an estimate, and of its column of labels, in characters."""
 
@@ -20,9 +22,9 @@ def duration(seconds: float) -> str:
 
 def compute(macs: float, digits: int = 4) -> str:
     """Multiply-accumulates in the unit that fits their size: `28.5 MFLOPs`, `1.5 TFLOPs`."""
-    units = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
-    scale, prefix = next(((scale, prefix) for scale, prefix in units if macs >= scale), (1e6, "M"))
-    return f"{macs / scale:.{digits}g} {prefix}FLOPs"
+    fitting = [prefix for prefix, factor in PREFIXES.items() if macs >= factor]
+    prefix = fitting[-1] if fitting else "M"
+    return f"{macs / PREFIXES[prefix]:.{digits}g} {prefix}FLOPs"
 
 
 def percent(share: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def write_samples(
     facts: dict[str, Any],
     settings: SampleSettings,
     path: Path,
-    classes: list[int] | None = None,
+    classes: Sequence[int],
     *,
     decoding: CodecRecord | None = None,
     bar: Callable[[int], None] = lambda count: None,
@@ -143,9 +143,9 @@ def write_samples(
     Args:
         model: The model.
         facts: The facts of its model folder.
-        settings: The sampler, its steps, guidance and seed, the images per class and their largest number.
+        settings: The sampler, its steps, guidance and seed, and the images per class.
         path: The PNG file to write.
-        classes: The labels; by default those of `SampleSettings.classes`.
+        classes: The labels, one row each.
         decoding: The record of the codec of the model's latents; by default that of the facts.
         bar: Called with the number of images after each batch.
 
@@ -158,8 +158,7 @@ def write_samples(
     if not path.parent.is_dir():
         raise RunError(f"{path.parent} is no folder; create it, or write the picture elsewhere")
     codec = decoder_of(decoding or decoding_of(facts), model.spec.in_channels)
-    shown = classes or settings.classes(model.spec.num_classes)
-    labels = [label for label in shown for _ in range(settings.per_class)]
+    labels = [label for label in classes for _ in range(settings.per_class)]
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     latents = sample(
         model,
