@@ -147,7 +147,9 @@ def subjects(folder: Path) -> dict[str, Subject]:
     made = folder / "made"
     made.mkdir()
     study = made / "tiny.yaml"
-    study.write_text(yaml.safe_dump({**TINY, "search": {**TINY["search"], "trials": 2}}, sort_keys=False))
+    # Eight trials to the last rung are the fewest that can be replayed.
+    enough = {"search": {**TINY["search"], "trials": 8}, "budget": {**TINY["budget"], "mode": "none"}}
+    study.write_text(yaml.safe_dump({**TINY, **enough}, sort_keys=False))
     run_study(load_study(study), made / "run", in_process=True)
     trial = next(path.name for path in sorted((made / "run" / "export").iterdir()))
     exported = made / "run" / "export" / trial
@@ -161,7 +163,7 @@ def subjects(folder: Path) -> dict[str, Subject]:
         return target
 
     rng = np.random.default_rng(0)
-    np.savez(made / "arrays.npz", images=rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), labels=np.arange(60) % 3)
+    np.savez(made / "arrays.npz", images=rng.integers(0, 256, (240, 16, 16, 3), dtype=np.uint8), labels=np.arange(240) % 3)
     _must("data", "prepare", "arrays", made / "arrays.npz", "--codec", "pixel-unshuffle-2", "--out", made / "store")
     spec = preset("dit-s/2").replace({"channels": 24, "heads": 2, "depths": [1], "num_classes": 10})
     torch.save({"ema": official.state_dict(build(spec))}, made / "authors.pt")
@@ -170,13 +172,13 @@ def subjects(folder: Path) -> dict[str, Subject]:
         Subject("study", kept("study", study), ("tiny.yaml",), lambda at: [["validate", f"{at}/tiny.yaml"]]),
         Subject(
             "ledger",
-            kept("ledger", made / "run" / "ledger.jsonl"),
+            kept("ledger", made / "run" / "ledger.jsonl", trained.parent),
             ("ledger.jsonl",),
             lambda at: [
                 ["status", str(at)],
                 ["table", str(at)],
                 ["export", str(at)],
-                ["replay", str(at)],
+                ["replay", str(at), "--repeats", "2"],
                 ["run", str(study), "--out", str(at), "--dry-run"],
             ],
         ),
@@ -196,7 +198,7 @@ def subjects(folder: Path) -> dict[str, Subject]:
             "export",
             kept("export", *(path for path in exported.iterdir() if path.suffix in (".json", ".safetensors"))),
             tuple(path.name for path in exported.iterdir() if path.suffix in (".json", ".safetensors")),
-            lambda at: [["sample", str(at), "--classes", "1", "--per-class", "1", "--steps", "1", "--out", f"{at}/grid.png"]],
+            lambda at: [["sample", str(at), "--classes", "1", "--per-class", "1", "--steps", "2", "--out", f"{at}/grid.png"]],
         ),
         Subject(
             "authors",
