@@ -84,11 +84,11 @@ def test_what_is_declared_of_an_embedded_source_is_checked_against_what_it_holds
     ("raw", "message"),
     [
         (b"\x1f\x8bnot gzip", "cannot be read"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcde")[:-9], "cannot be read"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcde", mtime=0)[:-9], "cannot be read"),
         (b"noise", "not an IDX file of unsigned bytes"),
         (b"\0\0\x08\x03\0\0", "ends within its header of 16 bytes"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc"), r"3 bytes of data where shape \(5,\) needs 5"),
-        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01a"), "not an IDX file of unsigned bytes"),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc", mtime=0), r"3 bytes of data where shape \(5,\) needs 5"),
+        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01a", mtime=0), "not an IDX file of unsigned bytes"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, raw, message):
