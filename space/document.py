@@ -12,9 +12,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from space.errors import Mistakes, StudyError
+from space.errors import Location, Mistakes, StudyError
 
-Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -154,6 +153,9 @@ def mistakes_of(
         if any(len(other) > len(at) and other[: len(at)] == at for other in grouped) and problems[0]["type"] not in _WHOLE:
             continue
         for where, what in _sentences(at, _meant(problems), model):
+            # A validator may have moved values, such as the keys of a single block under `blocks`.
+            within = _location_in_data(where, data)
+            where = within if _is_in(within, data) and not _is_in(where, data) else where
             found.append((where, f"{document.where(where)}: {what}" if document else what))
     return sorted(found, key=lambda mistake: mistake[0] not in unknown)
 
@@ -232,6 +234,16 @@ def _location_in_data(loc: Location, data: Mapping[str, Any]) -> Location:
             continue
         kept = (*kept, part)
     return kept
+
+
+def _is_in(at: Location, data: Any) -> bool:
+    """Whether there is a value at a location."""
+    try:
+        for part in at:
+            data = data[part]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def _model_at(model: type[BaseModel], at: Location) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+Location = tuple[str | int, ...]
+"""The keys and positions that lead to a value in plain data."""
+
 
 class ToolkitError(Exception):
     """A mistake that the user can mend.
@@ -25,7 +28,7 @@ class StudyError(ToolkitError, ValueError):
 class Mistakes(StudyError):
     """Mistakes that are told together: pairs of the keys that lead to one and its sentence; the message is the first sentence."""
 
-    def __init__(self, each: Sequence[tuple[tuple[str | int, ...], str]]) -> None:
+    def __init__(self, each: Sequence[tuple[Location, str]]) -> None:
         super().__init__(each[0][1])
         self.each = tuple(each)
 

@@ -108,7 +108,7 @@ def run_command(
 
 def _bill(study: Any, out: str | None, rate: str | None) -> None:
     """Print what a study would cost, and what is left of a run that exists; refuses what the run would refuse."""
-    from nas.reporting.ablation_estimate import ablation_estimate
+    from nas.reporting.ablation_estimate import ablation_estimate, what_is_new
     from nas.reporting.estimate import estimate, hours
     from nas.reporting.progress import Progress
     from nas.reporting.text import compute, line
@@ -124,16 +124,19 @@ def _bill(study: Any, out: str | None, rate: str | None) -> None:
     _check(study)
     folder, concurrent = locate(out or f"runs/{study.name}").folder, study.resources.concurrent or 1
     throughput = Throughput(macs_per_second(rate), concurrent, "as given by --rate") if rate else None
-    left = None
+    left = new = None
     if (folder / LEDGER).exists():
         events = list(read_events(folder))
         if check_resumable(study, folder, events):
             events.append(StudyChanged(study=study))
         run = read_state(folder, events).run
         left = Progress.of(run, events).remaining_macs
+        new = what_is_new(study, run) if study.ablation else None
         throughput = throughput or throughput_of_run(run, concurrent)
     root = Path(out).parent if out and not is_uri(out) else Path("runs")
     click.echo(ablation_estimate(study, root, throughput) if study.ablation else estimate(study, throughput))
+    if new is not None:
+        click.echo(line("new", f"{new}, beside {folder}"))
     if left is not None:
         time = f"; {hours(left, study.most_trials, throughput)}" if left and throughput else ""
         to_come = f"about {compute(left)} of training{time}" if left else "no training"

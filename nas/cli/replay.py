@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nas.cli.command import Command
+from nas.reporting.text import compute, unit_of
 from nas.study.choices import Mode, SearcherKind
 from space.errors import ToolkitError
 
@@ -108,7 +109,7 @@ def as_data(record: Recorded, arrival: Arrival, replays: Sequence[Replay]) -> di
         "left_out": record.left_out,
         "pruned": record.pruned,
         "best": record.best,
-        "full_pflops": record.full_macs / 1e15,
+        "full_macs": record.full_macs,
         **asdict(arrival),
         "replays": shown,
     }
@@ -120,7 +121,7 @@ def about(record: Recorded, arrival: Arrival, replay: Replay) -> list[str]:
     each = f", {replicates} replicates each" if replicates > 1 else ""
     lines = [
         f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(budget.rungs, 'rung')} of reduction "
-        f"{budget.reduction_factor}; all fully {record.full_macs / 1e15:.4g} PFLOPs, best val_loss {record.best:.4f}"
+        f"{budget.reduction_factor}; all fully {compute(record.full_macs)}, best val_loss {record.best:.4f}"
     ]
     if record.left_out:
         lines.append(f"left out: {_count(record.left_out, 'trial')} without reports at every rung")
@@ -138,11 +139,11 @@ def about(record: Recorded, arrival: Arrival, replay: Replay) -> list[str]:
 
 def single(record: Recorded, replay: Replay) -> list[str]:
     """All lines of one replay."""
-    budget = replay.budget
+    budget, (unit, factor) = replay.budget, unit_of(record.full_macs)
     lines = [
         f"scheduler       {budget.mode}, reduction {budget.reduction_factor}, {_count(budget.rungs, 'rung')}, "
         f"grace {budget.grace_rungs}, {_count(budget.brackets, 'bracket')}",
-        f"compute spent   {_spread(replay.pflops, '.4g')} PFLOPs, {_percent(replay.share)} % of training all fully",
+        f"compute spent   {_spread(replay.macs, '.4g', factor)} {unit}, {_percent(replay.share)} % of training all fully",
         f"regret          {_spread(replay.regret, '.4f')} in val_loss; "
         f"the best recorded was kept in {replay.kept:.0%} of the orders",
     ]
@@ -162,6 +163,7 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
 
     from nas.stats.pareto import fronts
 
+    unit, factor = unit_of(record.full_macs)
     titles = [
         "",
         "scheduler",
@@ -169,14 +171,14 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
         "rungs",
         "grace_rungs",
         "brackets",
-        "PFLOPs",
+        unit,
         "% of all",
         "regret",
         "kept",
         "hours",
     ]
     rows = []
-    front = set(fronts(np.array([(replay.pflops.mean, replay.regret.mean) for replay in replays]))[0])
+    front = set(fronts(np.array([(replay.macs.mean, replay.regret.mean) for replay in replays]))[0])
     for number, replay in enumerate(replays):
         b = replay.budget
         settings = [
@@ -189,7 +191,7 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
         ]
         hours = _spread(replay.hours, ".3g") if replay.hours else ""
         regret = _spread(replay.regret, ".4f")
-        figures = [_spread(replay.pflops, ".4g"), _percent(replay.share), regret, f"{replay.kept:.0%}", hours]
+        figures = [_spread(replay.macs, ".4g", factor), _percent(replay.share), regret, f"{replay.kept:.0%}", hours]
         rows.append(["*" if number in front else "", *settings, *figures])
     milestones, top = record.study.budget.milestones, replays[0].top
     rungs = [
@@ -206,9 +208,9 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True) if width) for row in rows]
 
 
-def _spread(spread: MeanSd, form: str) -> str:
-    sd = f" ± {spread.sd:{'.2g' if form.endswith('g') else form}}" if spread.sd is not None else ""
-    return f"{spread.mean:{form}}{sd}"
+def _spread(spread: MeanSd, form: str, unit: int = 1) -> str:
+    sd = f" ± {spread.sd / unit:{'.2g' if form.endswith('g') else form}}" if spread.sd is not None else ""
+    return f"{spread.mean / unit:{form}}{sd}"
 
 
 def _percent(share: MeanSd) -> str:

@@ -95,7 +95,8 @@ class Replay:
     budget: BudgetSettings
     trials: int
     top: int
-    pflops: MeanSd
+    macs: MeanSd
+    """The training compute spent, in multiply-accumulates."""
     share: MeanSd
     """The compute spent, as a share of training everything recorded."""
     regret: MeanSd
@@ -142,7 +143,7 @@ def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | 
         budget=budget,
         trials=count * record.study.replicates,
         top=top,
-        pflops=_spread([outcome.macs / 1e15 for outcome in outcomes]),
+        macs=_spread([outcome.macs for outcome in outcomes]),
         share=_spread([outcome.macs / record.full_macs for outcome in outcomes]),
         regret=_spread([outcome.regret for outcome in outcomes]),
         kept=fmean(outcome.regret == 0 for outcome in outcomes),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nas.reporting.estimate import UNITS, drawing_macs, hours, sampling_line
 from nas.reporting.power import pooled_sd
 from nas.reporting.text import compute, line
+from nas.runs.run import Run
 from nas.runs.throughput import Throughput
 from nas.stats.paired import attainable_p, minimum_detectable_effect, pairs_needed
-from nas.study.rows import Row, comparisons
+from nas.study.rows import Row, comparisons, names_of
 from nas.study.settings import FidSettings
 from nas.study.study import Study
 from space.costs.cost import cost
@@ -42,6 +43,34 @@ def planned_macs(study: Study, seeds: int) -> int:
     """Training multiply-accumulates of all architectures of an ablation, each with `seeds` seeds."""
     specs = {row.spec.digest: row.spec for row in study.rows}.values()
     return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
+
+
+def what_is_new(study: Study, run: Run) -> str:
+    """The planned trainings that have not begun in a run, by row and seed; of sequential seeds, the first `min`."""
+    assert study.ablation is not None
+    names, first = names_of(study.rows), study.training.seed
+    begun = {(trial.digest, trial.seed) for trial in run.trials.values()}
+    planned = range(first, first + study.ablation.seeds.min)
+    missing = {digest: [seed for seed in planned if (digest, seed) not in begun] for digest in names}
+    rows_by_seeds: dict[tuple[int, ...], list[str]] = {}
+    for digest, seeds in missing.items():
+        if seeds:
+            rows_by_seeds.setdefault(tuple(seeds), []).append(names[digest])
+    if not rows_by_seeds:
+        return "nothing: every planned training has begun"
+    parts = [f"{_counted(seeds)} of {_rows(rows, len(names))}" for seeds, rows in rows_by_seeds.items()]
+    return f"{sum(map(len, missing.values()))} of {len(names) * len(planned)} trainings: {'; '.join(parts)}"
+
+
+def _counted(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    whole = seeds[-1] - seeds[0] == len(seeds) - 1
+    return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"seeds {', '.join(map(str, seeds))}"
+
+
+def _rows(names: Sequence[str], all_rows: int) -> str:
+    return "every row" if len(names) == all_rows else ", ".join(f"'{name}'" for name in names)
 
 
 def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[tuple[str, str]]:

@@ -22,9 +22,15 @@ def duration(seconds: float) -> str:
 
 def compute(macs: float, digits: int = 4) -> str:
     """Multiply-accumulates in the unit that fits their size: `28.5 MFLOPs`, `1.5 TFLOPs`."""
+    unit, factor = unit_of(macs)
+    return f"{macs / factor:.{digits}g} {unit}"
+
+
+def unit_of(macs: float) -> tuple[str, int]:
+    """The unit that fits an amount of compute, and its multiply-accumulates: `TFLOPs`, 10^12."""
     fitting = [prefix for prefix, factor in PREFIXES.items() if macs >= factor]
     prefix = fitting[-1] if fitting else "M"
-    return f"{macs / PREFIXES[prefix]:.{digits}g} {prefix}FLOPs"
+    return f"{prefix}FLOPs", PREFIXES[prefix]
 
 
 def percent(share: float) -> str:

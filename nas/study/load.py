@@ -10,8 +10,8 @@ from typing import Any
 from nas.data.sources import header_of
 from nas.study.overrides import apply_override
 from nas.study.study import Study
-from space.document import Document, Location, parse
-from space.errors import Mistakes
+from space.document import Document, parse
+from space.errors import Location, Mistakes
 
 
 def load_study(source: str | Path | Mapping[str, Any], changes: Sequence[str] = ()) -> Study:

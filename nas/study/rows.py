@@ -10,7 +10,7 @@ from typing import Any
 from nas.study.ablation import MATCHED, AblationSettings, BlockSettings, Control, VariantSettings
 from space.costs.cost import cost
 from space.costs.matching import Match, match_cost, match_width
-from space.errors import StudyError, ToolkitError
+from space.errors import Location, Mistakes, StudyError, ToolkitError
 from space.spec import ModelSpec
 
 Make = Callable[[str | None, Mapping[str, Any]], ModelSpec]
@@ -58,8 +58,19 @@ class Comparison:
 
 
 def rows_of(ablation: AblationSettings, make: Make) -> tuple[Row, ...]:
-    """All rows, block by block, each baseline first; raises StudyError for a row that cannot be built."""
-    return tuple(row for block in ablation.blocks for row in _rows_of_block(block, ablation, make))
+    """All rows, block by block, each baseline first; raises Mistakes with every row that cannot be built or matched."""
+    rows: list[Row] = []
+    mistakes: list[tuple[Location, str]] = []
+    for index, block in enumerate(ablation.blocks):
+        try:
+            rows += _rows_of_block(block, ablation, make)
+        except Mistakes as error:
+            mistakes += [(("blocks", index, *at), what) for at, what in error.each]
+        except StudyError as error:
+            mistakes.append((("blocks", index), str(error)))
+    if mistakes:
+        raise Mistakes(mistakes)
+    return tuple(rows)
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
@@ -100,25 +111,47 @@ class _Draft:
     """The preset to start from; None: the block's."""
 
 
-def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make) -> Iterator[Row]:
+def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make) -> list[Row]:
     drafts = list(_drafts(block))
     names = [draft.name for draft in drafts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise StudyError(f"two rows are called '{twice}'; rename the variant of that name")
     drafts.sort(key=lambda draft: draft.name != block.baseline)
-    built = {draft.name: _built(draft, block, make) for draft in drafts}
+    mistakes: dict[str, tuple[Location, str]] = {}
+    """By its reason: rows that hold the same component fail for the same reason, which is told once."""
+    built: dict[str, ModelSpec] = {}
+    for draft in drafts:
+        changes = dict(draft.changes)
+        while draft.name not in built:
+            try:
+                built[draft.name] = make(draft.preset or block.preset, changes)
+            except ToolkitError as error:
+                what = f"'{draft.name}' cannot be built: {error}"
+                mistakes.setdefault(str(error), (_place_of(draft, block, str(error)), what))
+                refused = next((path for path in changes if path in str(error)), None)
+                if refused is None:
+                    break
+                # Without the value that is refused, the next one is found.
+                del changes[refused]
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
+    rows: list[Row] = []
     target = cost(built[block.baseline])
     for control in ablation.controls:
         for draft in drafts:
             if control != "raw" and draft.name == block.baseline:
                 continue
-            metric = MATCHED.get(control)
-            match = (
-                _matched(draft.name, built[draft.name], getattr(target, metric), metric, ablation.matched_by) if metric else None
-            )
+            metric, match = MATCHED.get(control), None
+            if metric:
+                try:
+                    match = _matched(built[draft.name], getattr(target, metric), metric, ablation.matched_by)
+                except ToolkitError as error:
+                    what = f"'{draft.name}' cannot be matched to the baseline's {metric}: {error}"
+                    mistakes.setdefault(what, (_place_of(draft, block, str(error)), what))
+                    continue
             of = draft.of
-            yield Row(
+            row = Row(
                 block=block.name,
                 variant=draft.name,
                 control=control,
@@ -131,20 +164,25 @@ def _rows_of_block(block: BlockSettings, ablation: AblationSettings, make: Make)
                 label=(of.row if of and of.row else draft.name),
                 match=match,
             )
+            rows.append(row)
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
+    return rows
 
 
-def _built(draft: _Draft, block: BlockSettings, make: Make) -> ModelSpec:
-    try:
-        return make(draft.preset or block.preset, draft.changes)
-    except ToolkitError as error:
-        raise StudyError(f"'{draft.name}' cannot be built: {error}") from None
+def _place_of(draft: _Draft, block: BlockSettings, reason: str) -> Location:
+    """The keys of the value that a reason speaks of, among those that the row is made of; of its variant where it names none."""
+    parts = [index for index, variant in enumerate(block.variants) if variant is draft.of or variant.name in draft.components]
+    for index in parts:
+        path = next((path for path in block.variants[index].set if path in reason), None)
+        if path is not None:
+            return "variants", index, "set", path
+    own = [index for index in parts if block.variants[index] is draft.of] or parts
+    return ("variants", own[0]) if own else ()
 
 
-def _matched(name: str, spec: ModelSpec, target: float, metric: str, by: str) -> Match:
-    try:
-        return match_width(spec, target, metric) if by == "channels" else match_cost(spec, target, by, metric)
-    except ToolkitError as error:
-        raise StudyError(f"'{name}' cannot be matched to the baseline's {metric}: {error}") from None
+def _matched(spec: ModelSpec, target: float, metric: str, by: str) -> Match:
+    return match_width(spec, target, metric) if by == "channels" else match_cost(spec, target, by, metric)
 
 
 def _drafts(block: BlockSettings) -> Iterator[_Draft]:

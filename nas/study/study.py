@@ -33,7 +33,7 @@ from space.costs.cost import cost
 from space.domains.census import Census
 from space.domains.census import census as take_census
 from space.domains.space import FIXED_BY_DATA, SearchSpace
-from space.errors import Mistakes, StudyError, ToolkitError
+from space.errors import Location, Mistakes, SpecError, StudyError, ToolkitError
 from space.frozen import Frozen
 from space.paths import plain_value
 from space.presets import preset
@@ -157,20 +157,27 @@ class Study(Frozen):
 
     @cached_property
     def enqueued(self) -> tuple[ModelSpec, ...]:
-        """The specs of `search.enqueue`; raises SpecError for an invalid one, StudyError for one outside the constraints."""
-        specs = []
+        """The specs of `search.enqueue`; raises Mistakes with all that are invalid or outside the constraints."""
+        specs: list[ModelSpec] = []
+        mistakes: list[tuple[Location, str]] = []
         for index, changes in enumerate(self.search.enqueue if self.search else ()):
-            spec = self.base.replace(changes)
-            fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
+            at: Location = ("enqueue", index)
+            try:
+                specs.append(self.base.replace(changes))
+            except SpecError as error:
+                named = next((path for path in changes if path in str(error)), None)
+                mistakes.append(((*at, named) if named else at, f"enqueue.{index}: {error}"))
+                continue
+            fixed = [path for path in FIXED_BY_DATA if specs[-1].value_at(path) != self.base.value_at(path)]
+            broken = self.search_space.violations(specs[-1])
             if fixed:
-                raise StudyError(f"enqueue.{index} sets {fixed[0]}, which the data decide; remove it")
-            broken = self.search_space.violations(spec)
-            if broken:
-                reached = ", ".join(f"{metric} {getattr(cost(spec), metric):.4g}" for metric in broken)
-                raise StudyError(
-                    f"enqueue.{index} has {reached}, outside the constraints, in which everything is trained; mend one"
-                )
-            specs.append(spec)
+                mistakes.append(((*at, fixed[0]), f"enqueue.{index} sets {fixed[0]}, which the data decide; remove it"))
+            elif broken:
+                reached = ", ".join(f"{metric} {getattr(cost(specs[-1]), metric):.4g}" for metric in broken)
+                what = f"enqueue.{index} has {reached}, outside the constraints, in which everything is trained; mend one"
+                mistakes.append((at, what))
+        if mistakes:
+            raise Mistakes(mistakes)
         return tuple(specs)
 
     @cached_property
@@ -204,7 +211,7 @@ class Study(Frozen):
             _within("model", lambda: self.base)
         except Mistakes as error:
             raise Mistakes([(self._place_in_model(what, at), what) for at, what in error.each]) from None
-        mistakes: list[tuple[tuple[str | int, ...], str]] = []
+        mistakes: list[tuple[Location, str]] = []
         for check in (self._check_search, self._check_ablation, self._check_rest):
             for problem in check():
                 mistakes += problem.each if isinstance(problem, Mistakes) else [(_begins_with(str(problem)), str(problem))]
@@ -212,7 +219,7 @@ class Study(Frozen):
             raise Mistakes(mistakes)
         return self
 
-    def _place_in_model(self, what: str, at: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    def _place_in_model(self, what: str, at: Location) -> Location:
         """The value of `model.set` that a mistake in building the base spec speaks of; the given place where it names none."""
         named = next((path for path in self.model.set if path in what), None)
         return ("model", "set", named) if named else at
@@ -321,7 +328,7 @@ def _within(key: str, check: Any) -> None:
         raise Mistakes([((key, *_begins_with(str(error))), f"{key}: {error}")]) from None
 
 
-def _begins_with(message: str) -> tuple[str | int, ...]:
+def _begins_with(message: str) -> Location:
     """The keys that a message begins with, such as those of `enqueue.0 has …`."""
     leading = re.match(r"[\w.]+", message)
     return tuple(int(part) if part.isdecimal() else part for part in leading[0].split(".")) if leading else ()

@@ -13,6 +13,7 @@ from nas.runs.ledger import read_events
 from nas.search.state import read_state
 from nas.training.trainer import DivergedError
 from nas.training.trial import Trial
+from tests.nas.ablations import VARIANTS, ablation
 from tests.nas.scripted import searched
 
 
@@ -164,6 +165,22 @@ def test_a_dry_run_of_a_run_that_exists_bills_what_is_left_and_refuses_what_the_
     assert refused.exit_code == 2
     assert "holds another study (training.batch_size: 4 → 8)" in refused.output
     assert (folder / "ledger.jsonl").read_bytes() == ledger
+
+
+def test_the_bill_of_an_ablation_that_grows_says_which_trainings_are_new(tmp_path):
+    def new(*changes, **block):
+        ablation(tmp_path, **block)
+        output = nas("run", tmp_path / "ablation.yaml", "--out", folder, "--dry-run", *changes).output
+        return " ".join(output.split("\nnew ")[1].split("\nleft ")[0].split())
+
+    folder = tmp_path / "run"
+    searched(ablation(tmp_path, variants=VARIANTS[:2]), folder)
+    done, both = ", beside " + str(folder), VARIANTS[:2]
+    assert new(variants=both) == "nothing: every planned training has begun" + done
+    assert new(variants=both, seeds=5) == "6 of 15 trainings: seeds 3 to 4 of every row" + done
+    assert new() == "3 of 12 trainings: seeds 0 to 2 of '+ conv'" + done
+    assert new(seeds=4) == "7 of 16 trainings: seed 3 of 'plain', '+ cosine', '+ RoPE'; seeds 0 to 3 of '+ conv'" + done
+    assert "\nnew " not in nas("run", tmp_path / "ablation.yaml", "--out", tmp_path / "other", "--dry-run").output
 
 
 def test_validate(tiny_file):

@@ -60,10 +60,19 @@ def test_the_commands_json_holds_the_same(full):
     data = json.loads(called(full, "--sampler", "recorded", "--json"))
     found = replay_run(recorded(read_run(full)), Rules(), Arrival("recorded"))
     (shown,) = data["replays"]
-    assert shown["pflops"] == {"mean": found.pflops.mean, "sd": None}
+    assert shown["macs"] == {"mean": found.macs.mean, "sd": None}
     assert (shown["mode"], shown["reduction_factor"], shown["repeats"]) == ("stop", 2, 1)
     assert [rung["agreement"]["tau"] for rung in shown["rungs"]] == [rung.agreement.tau for rung in found.rungs]
     assert (data["recorded"], data["left_out"], data["sampler"]) == (24, 0, "recorded")
+
+
+def test_compute_is_told_in_a_unit_that_fits(full):
+    spent = replay_run(recorded(read_run(full)), Rules(), Arrival("recorded")).macs.mean
+    assert spent < 1e12
+    one, all_of_it = called(full, "--sampler", "recorded"), called(full, "--compare", "--repeats", 1)
+    assert f"compute spent   {spent / 1e9:.4g} GFLOPs," in one
+    assert "PFLOPs" not in one + all_of_it
+    assert "  GFLOPs  " in all_of_it
 
 
 def test_compare_shows_all_candidates_and_marks_those_not_beaten(full):
@@ -71,7 +80,7 @@ def test_compare_shows_all_candidates_and_marks_those_not_beaten(full):
     shown = [row for row in rows if row and {"stop", "promote", "none"} & set(row)]
     assert len(shown) == 9
     data = json.loads(called(full, "--compare", "--repeats", 3, "--json"))["replays"]
-    places = [(one["pflops"]["mean"], one["regret"]["mean"]) for one in data]
+    places = [(one["macs"]["mean"], one["regret"]["mean"]) for one in data]
     for row, own in zip(shown, places, strict=True):
         beaten = any(o[0] <= own[0] and o[1] <= own[1] and o != own for o in places)
         assert (row[0] == "*") == (not beaten)

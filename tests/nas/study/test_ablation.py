@@ -6,7 +6,7 @@ import yaml
 from nas.study.load import load_study
 from nas.study.rows import comparisons
 from space.costs.cost import cost
-from space.errors import ToolkitError
+from space.errors import Mistakes, ToolkitError
 from tests.nas.ablations import PLAIN, VARIANTS, ablation
 
 
@@ -207,6 +207,29 @@ def test_a_mistake_is_told_where_it_stands(tmp_path):
     (tmp_path / "small.yaml").write_text("extends: ablation.yaml\nname: small\n")
     with pytest.raises(ToolkitError, match=rf"ablation\.yaml:{line}: training\.learning_rate"):
         load_study(tmp_path / "small.yaml")
+
+
+REFUSED = [
+    {"name": "a", "set": {"attention.similarity": "cosin"}},
+    {"name": "b", "set": {"attention.position": "none", "channels": 13}},
+    {"name": "c", "set": {"feed_forward.kind": "cnov"}},
+]
+"""In a ladder and a factorial, several rows hold each of these."""
+
+
+@pytest.mark.parametrize("design", ["table", "ladder", "add-one-in", "leave-one-out", "factorial"])
+@pytest.mark.parametrize("several", [False, True])
+def test_every_row_that_cannot_be_built_is_told_once_with_its_own_line(tmp_path, design, several):
+    block = {"design": design, "baseline": "plain", "variants": REFUSED}
+    given = {"seeds": 3} | ({"blocks": [{"name": "one", **block}]} if several else block)
+    ablation(tmp_path)
+    path = tmp_path / "ablation.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"ablation": given}, sort_keys=False))
+    lines = path.read_text().splitlines()
+    with pytest.raises(Mistakes) as caught:
+        load_study(path)
+    told = sorted(what.split(":")[1] for _, what in caught.value.each)
+    assert told == [str(1 + next(n for n, line in enumerate(lines) if word in line)) for word in ("cosin", "13", "cnov")]
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,18 @@ finish:
     assert all("\n" not in what for what in lines)
 
 
+def test_every_enqueued_mistake_is_told_with_its_place(tiny_file):
+    wrong = "[{channels: 13}, {}, {attention.similarity: cosin}, {num_classes: 3}, {channels: 64}]"
+    with pytest.raises(Mistakes) as caught:
+        load_study(tiny_file, [f"search.enqueue={wrong}"])
+    at = [at for at, _ in caught.value.each]
+    found = [(0, "channels"), (2, "attention.similarity"), (3, "num_classes"), (4,)]
+    assert at == [("search", "enqueue", *below) for below in found], caught.value.each
+    told = [what for _, what in caught.value.each]
+    assert "search: enqueue.0: channels 13 is odd" in told[0]
+    assert "enqueue.4 has" in told[3]
+
+
 def test_a_refused_value_makes_no_mistakes_elsewhere(tiny_file):
     for change in ("training.prediction=flw", "budget.mx=1 TFLOPs", "data.codec=3", "search.trials=x"):
         changes = ["evaluation.samples.sampler=heun", "training.prediction=flow", change]

@@ -78,9 +78,20 @@ def test_the_parts_add_up():
     assert found.step_macs(8) == 8 * found.train_macs + 3 * found.reparam_macs
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=specs())
 def test_equal_to_the_built_model(spec):
+    agrees_with_fvcore(spec)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(spec=specs())
+def test_equal_to_many_built_models(spec):
+    agrees_with_fvcore(spec)
+
+
+def agrees_with_fvcore(spec):
     """Parameters of both forms exactly; matrix products and convolutions as fvcore counts them, operator by operator."""
     model, found = build(spec), cost(spec)
     assert sum(p.numel() for p in model.parameters()) == found.params_training
