@@ -28,7 +28,7 @@ from nas.execution.ray_adapters import (
     ShortMemory,
     data_bytes,
 )
-from nas.execution.ray_place import check_address, check_folder
+from nas.execution.ray_place import check_address, check_folder, give_token
 from nas.execution.smoke import Smoke, read_smoke, smoke_step
 from nas.runs.layout import RAY, STUDY, TRIALS
 from nas.runs.ledger import run_identity
@@ -94,6 +94,7 @@ class RayExecutor:
             check_address(self.address)
         else:
             check_folder()
+            give_token()
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         # "local" starts a new cluster even when another runs on this machine.

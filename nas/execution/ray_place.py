@@ -1,8 +1,9 @@
-"""Where Ray runs: whether a cluster answers at its address, and whether Ray's folder on this machine can be used."""
+"""Where Ray runs: whether a cluster answers at its address, and whether Ray's places on this machine can be used."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from contextlib import suppress
@@ -80,6 +81,21 @@ def check_folder() -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise ToolkitError(f"Ray cannot write to {there} ({variable}), which belongs to {_owner(there)}; {mend}")
+
+
+def give_token() -> None:
+    """Make a token for a cluster of this machine, for this process and those it starts, where Ray has no place to keep one.
+
+    Ray keeps its token in the home directory, which an unknown user in a container has not, or cannot write to.
+    """
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    with suppress(RuntimeError):  # pathlib's for a home directory that is not known
+        token = Path.home() / ".ray" / "auth_token"
+        there = next(path for path in (token, *token.parents) if path.exists())
+        if os.access(there, os.R_OK if there == token else os.W_OK | os.X_OK):
+            return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _owner(path: Path) -> str:

@@ -22,7 +22,7 @@ from nas.runs.run import Run
 from nas.runs.winners import winners
 from nas.search.controller import Listener, Search, source_of
 from nas.study.study import Study
-from space.errors import RunError, StudyError
+from space.errors import RunError, StudyError, ToolkitError
 from space.files import first_line
 
 
@@ -127,6 +127,13 @@ def _executor(study: Study, where: RunLocation, in_process: bool, address: str |
     if address is None:
         # Ray reads this at import: the cluster that we start listens on loopback only, as on systems other than Linux.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        # Ray looks it up at import.
+        Path.home()
+    except RuntimeError:
+        raise ToolkitError(
+            "Ray needs a home directory, and this user has none; set HOME to a folder that can be written, or use --in-process"
+        ) from None
     from nas.execution.ray_executor import RayExecutor
     from nas.execution.tracking import callbacks
 

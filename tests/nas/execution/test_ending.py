@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -129,3 +131,32 @@ def test_a_wall_time_that_is_over_is_no_sigterm():
     with pytest.raises(Ended, match="the wall time is over; the same command") as error, Ending(0.1):
         signal.pause()
     assert error.value.code == 75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code", "reports"), [("SIGTERM", 143, {1, 2}), ("SIGUSR1", 75, {2, 3})])
+def test_signals_end_a_run_on_ray_as_one_in_this_process(tiny, tiny_file, tmp_path, name, code, reports):
+    # Two trials train at a time: after SIGUSR1, the other one's report still comes.
+    driver = f"""
+import os, signal, sys
+from nas.cli.app import main
+from nas.search.controller import Search
+original, left = Search.report, [2]
+def report(self, *arguments):
+    if not (left.append(left.pop() - 1) or left[0]):
+        os.kill(os.getpid(), signal.{name})
+    return original(self, *arguments)
+Search.report = report
+main(sys.argv[1:])
+"""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", driver, "run", str(tiny_file), "--out", str(folder), "--set", "resources.concurrent=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    told = {"SIGTERM": "nas: ended by SIGTERM; ", "SIGUSR1": "run: an end was asked for by SIGUSR1; "}[name]
+    assert f"{told}the same command goes on from the last rungs\n" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert sum(event["event"] == "report" for event in facts(folder)) in reports
+    run = run_study(tiny, folder, in_process=True)
+    assert not run.in_state(State.RUNNING)
+    assert not run.in_state(State.FAILED)

@@ -2,11 +2,12 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from nas.execution import ray_place
-from nas.execution.ray_place import check_address, check_folder
+from nas.execution.ray_place import check_address, check_folder, give_token
 from space import ToolkitError
 
 
@@ -64,3 +65,29 @@ def test_a_folder_of_another_user(monkeypatch):
     monkeypatch.setattr(ray_place, "_owner", lambda _: "somebody")
     with pytest.raises(ToolkitError, match=r"Ray cannot write to /tmp.* \(RAY_TMPDIR\), which belongs to somebody; set RAY_TMPDIR"):
         check_folder()
+
+
+def test_ray_has_a_token_where_there_is_no_home_to_keep_one(monkeypatch, tmp_path):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        # Set first, so that whatever is set below is taken back.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    give_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ, "Ray keeps its own in the home directory"
+    (tmp_path / "file").touch()
+    for home in (str(tmp_path / "file"), None):
+        monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+        if home:
+            monkeypatch.setenv("HOME", home)
+        else:
+            monkeypatch.setattr(Path, "home", no_home)
+        give_token()
+        token = os.environ["RAY_AUTH_TOKEN"]
+        assert len(token) == 64
+        give_token()
+        assert os.environ["RAY_AUTH_TOKEN"] == token, "what is there is kept"
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")

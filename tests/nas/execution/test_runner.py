@@ -356,3 +356,12 @@ def test_a_searcher_that_cannot_be_made_leaves_no_directory(tiny, tmp_path, monk
     with pytest.raises(ToolkitError, match="no such sampler"):
         run_study(tiny, tmp_path / "run", in_process=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_ray_without_a_home_directory_is_refused_with_the_way_to_mend_it(tiny, tmp_path, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ToolkitError, match="this user has none; set HOME to a folder that can be written, or use --in-process"):
+        run_study(tiny, tmp_path / "run")
