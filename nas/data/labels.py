@@ -26,9 +26,11 @@ def classes_of(
         Labels (N,) and names (K,) in the order of numbers, or of text character by character.
 
     Raises:
-        DataError: A sample has no label, or labels are neither whole numbers from 0 on nor text.
+        DataError: There is no sample, one has no label, or labels are neither whole numbers from 0 on nor text.
     """
     array = np.asarray(values)
+    if not len(array):
+        raise DataError(f"{source} has no samples; give a split or files that have some")
     if array.dtype.kind in "Of":
         missing = [number for number, value in enumerate(values) if value is None or value != value]
         if missing:

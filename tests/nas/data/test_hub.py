@@ -7,6 +7,7 @@ from PIL import Image
 
 from nas.cli.app import main
 from nas.data.hub import Columns, HubImages
+from nas.data.labels import classes_of
 from nas.data.store import open_store
 from space import ToolkitError
 
@@ -68,6 +69,11 @@ def test_labels_of_every_type_become_classes_with_samples(tmp_path, feature, val
 def test_samples_without_a_label_are_named(tmp_path, feature, values, message):
     with pytest.raises(ToolkitError, match=message):
         classes(saved(tmp_path / "a", label=(feature, values)), label="label")
+
+
+def test_no_samples_are_told_as_that():
+    with pytest.raises(ToolkitError, match="the split has no samples; give a split or files that have some"):
+        classes_of([], "the split")
 
 
 def test_columns_that_leave_a_choice_are_a_question(tmp_path):
