@@ -13,6 +13,7 @@ from nas.runs.ledger import read_events
 from nas.search.state import read_state
 from nas.training.trainer import DivergedError
 from nas.training.trial import Trial
+from tests.nas.ablations import ablation
 from tests.nas.scripted import searched
 
 
@@ -169,6 +170,17 @@ def test_a_dry_run_of_a_run_that_exists_bills_what_is_left_and_refuses_what_the_
 def test_validate(tiny_file):
     assert "fine" in nas("validate", tiny_file).output
     assert nas("validate", tiny_file, "missing.yaml").exit_code == 2
+
+
+def test_validate_tells_of_an_ablation_with_too_few_samples_for_its_metric(tmp_path):
+    def told(samples):
+        ablation(tmp_path, f"evaluation.fid.samples={samples}", metric="fid")
+        path = tmp_path / "ablation.yaml"
+        path.write_text(path.read_text().replace("evaluation:", f"evaluation:\n  fid: {{samples: {samples}}}", 1))
+        return nas("validate", path).output
+
+    assert "4 rows\n  ablation.metric: 1,279 samples are too few to order models by fid (at least 1,280)" in told(1279)
+    assert "too few" not in told(1280)
 
 
 def test_values_that_are_never_feasible_are_told_before_a_run(tiny_file):
