@@ -196,6 +196,7 @@ def _reading(run: AblationFrames, block: AblationBlock, compared: pd.DataFrame, 
     pairs = int(others["pairs"].max()) if len(others) else 0
     yield from _interim(run)
     yield from _unmeasured(run, metric)
+    yield from _sampled(run, metric)
     if pairs < 2:
         yield f"{metric}: {better} is better. One seed per row: no intervals, no tests and no marks, as seeds differ too."
         return
@@ -238,6 +239,17 @@ def _unmeasured(run: AblationFrames, metric: str) -> Iterator[str]:
     lacking = int((trials[metric].isna() & (trials["state"] == "COMPLETE")).sum())
     if lacking:
         yield f"{_count(lacking, 'complete trial')} had no {metric} measured; their seeds are left out of those rows' pairs."
+
+
+def _sampled(run: AblationFrames, metric: str) -> Iterator[str]:
+    """The notes on a metric of samples: what its spread is over, and whether the samples are enough to order models by it."""
+    if run.sampled is None or metric == "val_loss":
+        return
+    sets = len(run.sampled.seeds)
+    of = f"the mean over {sets} sampling seeds" if sets > 1 else "of one sampling seed"
+    yield f"The {metric} of a training is {of}; every spread and interval here is over trainings."
+    if biased := run.sampled.biased_order(metric):
+        yield f"{biased[0].upper()}{biased[1:]}."
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from nas.runs.records import Report, State
 from nas.runs.run import Run, TrialResult
 from nas.stats.sequential import looks
 from nas.study.metrics import SCORES
+from nas.study.settings import FidSettings
 from space.errors import RunError
 from space.published import Protocol
 
@@ -63,6 +64,8 @@ class AblationFrames:
     """A difference within ± this margin is too small to matter, and no seeds are added for it."""
     planned: int
     """The least number of trials that the plan asks for."""
+    sampled: FidSettings | None
+    """How the samples behind the scores were drawn; None where only the validation loss was measured."""
 
     @property
     def has_results(self) -> bool:
@@ -110,6 +113,7 @@ def ablation_frames(run: Run) -> AblationFrames:
         first_seeds=study.training.seed + ablation.seeds.min,
         margin=ablation.seeds.margin,
         planned=len({row.spec.digest for row in study.rows}) * ablation.seeds.min,
+        sampled=study.evaluation.fid,
     )
 
 

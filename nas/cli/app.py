@@ -180,7 +180,14 @@ def _checked(path: Path) -> str:
     what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
     absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
     never = "".join(f"\n  {text}" for text in never_feasible(study.census)) if study.search else ""
-    return f"{what}{absent}{never}"
+    return f"{what}{absent}{never}{_biased(study)}"
+
+
+def _biased(study: Any) -> str:
+    """A line on an ablation whose metric cannot order models with so few samples."""
+    ablation, fid = study.ablation, study.evaluation.fid
+    text = fid.biased_order(ablation.metric) if ablation and fid else ""
+    return f"\n  ablation.metric: {text}" if text else ""
 
 
 @main.command("status")

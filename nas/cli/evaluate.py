@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,7 +50,7 @@ def evaluate_command(
     keep_samples: Path | None,
     out: Path | None,
 ) -> None:
-    """FID, sFID, inception score, precision, recall and KID of a model's samples, of a file of samples, or of a control."""
+    """FID, FID∞, sFID, inception score, precision, recall and KID of a model's samples, of a file of samples, or of a control."""
     import torch
 
     from nas.evaluation.evaluate import check, check_count
@@ -85,8 +86,8 @@ def evaluate_command(
         click.echo(text)
     else:
         out.write_text(text + "\n", encoding="utf-8")
-        click.echo(_line(report))
-        click.echo(str(out))
+        for line in (*_lines(report), out):
+            click.echo(line)
 
 
 def model_decoding(facts: dict[str, Any], source: str | None, codec: str | None) -> Any:
@@ -184,14 +185,25 @@ def _report(
     else:
         sets = [features_of(images_in(Path(what)), extractor)]
     seeds = {"sampling": {"seeds": list(settings.seeds)}} if what == "noise" else {}
-    values = [judge(features, reference.features) for features in sets]
-    return {**seeds, **metrics_report(values, sets[0].images or 0, extractor, reference)}
+    judged = [judge(features, reference.features) for features in sets]
+    report = metrics_report(judged, sets[0].images or 0, extractor, reference, f"{len(sets)} draws of noise")
+    return {**seeds, **report}
 
 
-def _line(report: dict[str, Any]) -> str:
-    """All metrics as mean ± sd, on one line."""
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """All metrics as mean ± sd on one line, what the sd is over, and the notes.
+
+    Of one set of samples there is no sd, and a metric that has a standard error is shown with that.
+    """
     parts = []
     for name, summary in report["metrics"].items():
-        spread = f" ± {summary['sd']:.2g}" if summary["sd"] is not None else ""
+        spread = ""
+        if summary["sd"] is not None:
+            spread = f" ± {summary['sd']:.2g}"
+        elif "standard_errors" in summary:
+            spread = f" (standard error {summary['standard_errors'][0]:.2g})"
         parts.append(f"{name} {summary['mean']:.4g}{spread}")
-    return f"{report['samples']} samples: " + ", ".join(parts)
+    yield f"{report['samples']} samples: " + ", ".join(parts)
+    if report["sd_over"] is not None:
+        yield f"± is the sd over {report['sd_over']}"
+    yield from report["notes"]

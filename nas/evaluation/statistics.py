@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,15 @@ class FeatureStatistics:
                 rows -= mean
                 self._add(len(rows), mean, rows.T @ rows)
 
+    @classmethod
+    def merged(cls, parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
+        """The statistics of all samples of several sets, which stay as they are; raises DataError when their D differ."""
+        whole = cls()
+        for part in parts:
+            if part._mean is not None and part._scatter is not None:
+                whole._add(part.count, part._mean.copy(), part._scatter.copy())
+        return whole
+
     def _add(self, count: int, mean: Matrix, scatter: Matrix) -> None:
         if self._mean is None or self._scatter is None:
             self.count, self._mean, self._scatter = count, mean, scatter
@@ -135,7 +145,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
                 f"has {statistics.count}; add samples, or use the kernel distance (KID)"
             )
     covariance_a, covariance_b = a.covariance, b.covariance
-    root_a, root_b = _root_factor(mean_a, covariance_a, "first"), _root_factor(mean_b, covariance_b, "second")
+    root_a, root_b = root_factor(mean_a, covariance_a, "first"), root_factor(mean_b, covariance_b, "second")
     try:
         overlap = float(np.linalg.svd(root_b @ root_a.T, compute_uv=False).sum())
     except np.linalg.LinAlgError:
@@ -149,8 +159,17 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return max(distance, 0.0)  # rounding may make it negative for equal sets
 
 
-def _root_factor(mean: Matrix, covariance: Matrix, which: str) -> Matrix:
-    """F (D, D) with FᵀF = Σ: the root Λ^½Uᵀ of the covariance, up to a rotation that does not change singular values."""
+def root_factor(mean: Matrix, covariance: Matrix, which: str) -> Matrix:
+    """F (D, D) with FᵀF = Σ: the root Λ^½Uᵀ of the covariance, up to a rotation that does not change singular values.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D).
+        which: The set's name in a message.
+
+    Raises:
+        DataError: A number is not finite, or the covariance has a clearly negative eigenvalue.
+    """
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError(f"the statistics of the {which} set are not finite; scale its features to about 1")
     try:

@@ -196,7 +196,9 @@ class Told:
         say(f"{what}: {total:,} images")
 
     def __call__(self, count: int) -> None:
-        """Count images."""
+        """Count images; 0 is no news."""
+        if not count:
+            return
         self.done += count
         now = time.monotonic()
         if self.done >= self.total or now - self._said >= self.EVERY_S:

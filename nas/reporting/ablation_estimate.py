@@ -94,6 +94,8 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     yield "training", f"{least} to {most}" if seeds.sequential else least
     if study.evaluation.fid:
         yield "evaluation", _evaluation(study.evaluation.fid)
+        if biased := study.evaluation.fid.biased_order(study.ablation.metric):
+            yield "biased", biased
     scoring, grid = _sampling_macs(study)
     yield "sampling", sampling_line(study, scoring + grid, "every trial scored" if scoring else "the winner")
     drawn = grid / throughput.macs_per_s if throughput else 0.0

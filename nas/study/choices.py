@@ -16,6 +16,12 @@ WAITS: dict[Mode, bool] = {"stop": False, "promote": True, "none": False}
 ExtractorName = Literal["clothes", "inception"]
 """Of `evaluation.fid.extractor`; `nas.evaluation.extractors` makes them."""
 
+FEATURES: dict[ExtractorName, dict[str, int]] = {
+    "clothes": {"fid": 64, "sfid": 128},
+    "inception": {"fid": 2048, "sfid": 2023},
+}
+"""The numbers of features between whose distributions each extractor's Fréchet distances are."""
+
 Sampler = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
 """Diffusion samplers; `nas.diffusion.samplers` has their functions."""
 

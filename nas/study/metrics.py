@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
@@ -29,6 +30,8 @@ _ALL = (
     Metric("val_loss", "lower"),
     Metric("train_loss", "lower"),
     Metric("fid", "lower", digits=2),
+    # Extrapolated, so it can be below 0.
+    Metric("fid_infinity", "lower", low=-inf, digits=2),
     Metric("sfid", "lower", digits=2),
     # The estimate is unbiased, so it can be below 0.
     Metric("kid", "lower", low=-inf),
@@ -45,8 +48,37 @@ _ALL = (
 )
 METRICS = {metric.name: metric for metric in _ALL}
 
-SCORES = ("val_loss", "fid", "sfid", "inception_score", "precision", "recall", "kid")
+SCORES = ("val_loss", "fid", "fid_infinity", "sfid", "inception_score", "precision", "recall", "kid")
 """The metrics that a trial can report at a rung, and that an ablation can compare."""
+
+ORDERED_FROM, EXTRAPOLATED_FROM = 20, 4
+"""Samples per feature, by rules of thumb: fewer do not order models by FID, and from fewer FID∞ is not extrapolated."""
+
+
+def biased_order(count: int, features: Mapping[str, int], what: str = "samples") -> str:
+    """A warning where images are too few to order models by a Fréchet distance; empty where they are enough.
+
+    The distance is too high by about c/N at N samples, and c grows with the spread of the model's own samples, so that equal
+    numbers of samples favour a model with too little spread.
+
+    Args:
+        count: The number of images N.
+        features: The number of features of each distance.
+        what: The images.
+
+    >>> biased_order(1000, {"fid": 64})[:44]
+    '1,000 samples are too few to order models by'
+    >>> biased_order(1280, {"fid": 64})
+    ''
+    """
+    few = {metric: ORDERED_FROM * each for metric, each in features.items() if count < ORDERED_FROM * each}
+    if not few:
+        return ""
+    enough = " and ".join(f"{metric} (at least {needed:,})" for metric, needed in few.items())
+    return (
+        f"{count:,} {what} are too few to order models by {enough}: below {ORDERED_FROM} a feature the bias differs "
+        "between models, so that an order may be wrong at equal numbers too; compare by kid, which is unbiased"
+    )
 
 
 def metric_named(name: str) -> Metric | None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from nas.study.choices import WAITS, ExtractorName, Mode, Sampler, SearcherKind
+from nas.study.choices import FEATURES, WAITS, ExtractorName, Mode, Sampler, SearcherKind
+from nas.study.metrics import biased_order
 from space.amounts import cost_range, macs
 from space.domains.domain import Domain, Range
 from space.errors import Mistakes, StudyError
@@ -338,6 +339,10 @@ class FidSettings(Frozen):
     guidance: Guidance = 1.0
     extractor: ExtractorName = "clothes"
     at: Literal["last", "every"] = "last"
+
+    def biased_order(self, metric: str) -> str:
+        """A warning where so few samples cannot order models by the metric; empty where they can."""
+        return biased_order(self.samples, {name: count for name, count in FEATURES[self.extractor].items() if name == metric})
 
 
 class EvaluationSettings(Frozen):

@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_
 from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
-from nas.study.choices import SAMPLERS
+from nas.study.choices import FEATURES, SAMPLERS
+from nas.study.metrics import EXTRAPOLATED_FROM
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
     BudgetSettings,
@@ -272,6 +273,13 @@ class Study(Frozen):
             yield StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
         if ablation.metric != "val_loss" and self.evaluation.fid is None:
             yield StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
+        if ablation.metric == "fid_infinity" and self.evaluation.fid is not None:
+            least = EXTRAPOLATED_FROM * FEATURES[self.evaluation.fid.extractor]["fid"]
+            if self.evaluation.fid.samples < least:
+                yield StudyError(
+                    f"ablation.metric is fid_infinity, which needs at least {least:,} samples of {self.evaluation.fid.extractor}'s "
+                    f"features; raise evaluation.fid.samples from {self.evaluation.fid.samples:,}, or take kid"
+                )
         try:
             _within("ablation", lambda: self.rows)
         except StudyError as error:

@@ -59,7 +59,7 @@ class Trial:
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
         self.training = Trainer(plan.spec, plan.seed, study.training, self.train, self._decay())
         self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.prediction)
-        self.next, self._drawn = plan.reported, 0
+        self.next, self._told = plan.reported, 0
         self._kept: dict[int, Report] = {}
         self._resume()
 
@@ -131,14 +131,14 @@ class Trial:
             return {}
 
         def bar(count: int) -> None:
-            self._drawn += count
+            self._told += 1
 
         return scores(folded, self.study, self.train, self.training.prediction, bar)
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """A value that changes with progress: steps, milestones, samples drawn."""
-        return self.training.step, self.next, self._drawn
+        """A value that changes with progress: steps, milestones, batches of samples drawn and metrics computed."""
+        return self.training.step, self.next, self._told
 
     def _step_at(self, rung: int) -> int:
         """The step of the plan's report at a rung."""

@@ -242,6 +242,26 @@ def test_digits_follow_the_spread(ladder):
     assert {"train GFLOPs", "params (M)", "steps/s"} <= set(second.columns)
 
 
+def test_a_table_of_fid_says_what_its_spread_is_over_and_that_samples_are_few(tmp_path):
+    study = ablation(tmp_path, "evaluation.fid={samples: 1279}")
+    run = searched(study, tmp_path / "run", scores=lambda plan, rung: {"fid": 3.0 + plan.seed, "kid": 0.1 + plan.number / 9}).run
+    data = load(run)
+    assert data.ablation.seeds["fid_infinity"].isna().all(), "as of a run that an earlier version scored"
+
+    def notes(metric):
+        return " ".join(ablation_tables(data, metric)[0].notes)
+
+    assert "The fid of a training is the mean over 3 sampling seeds; every spread and interval here is over trainings." in notes(
+        "fid"
+    )
+    assert "1,279 samples are too few to order models by fid (at least 1,280)" in notes("fid")
+    assert "The kid of a training is the mean over 3 sampling seeds" in notes("kid")
+    assert "too few" not in notes("kid")
+    assert "sampling seed" not in notes("val_loss")
+    with pytest.raises(ToolkitError, match="no trial of tiny has a fid_infinity yet"):
+        ablation_tables(data, "fid_infinity")
+
+
 def test_what_cannot_be_tabled_is_refused(ladder, tmp_path):
     with pytest.raises(ToolkitError, match="'val_los' is not measured of a trial; did you mean 'val_loss'"):
         ablation_tables(ladder, "val_los")

@@ -188,6 +188,17 @@ def test_validate(tiny_file):
     assert nas("validate", tiny_file, "missing.yaml").exit_code == 2
 
 
+def test_validate_tells_of_an_ablation_with_too_few_samples_for_its_metric(tmp_path):
+    def told(samples):
+        ablation(tmp_path, f"evaluation.fid.samples={samples}", metric="fid")
+        path = tmp_path / "ablation.yaml"
+        path.write_text(path.read_text().replace("evaluation:", f"evaluation:\n  fid: {{samples: {samples}}}", 1))
+        return nas("validate", path).output
+
+    assert "4 rows\n  ablation.metric: 1,279 samples are too few to order models by fid (at least 1,280)" in told(1279)
+    assert "too few" not in told(1280)
+
+
 def test_values_that_are_never_feasible_are_told_before_a_run(tiny_file):
     space = ["--set", "search.space={channels: [8, 320, 640], heads: [1, 2], attention.similarity: [dot, cosine]}"]
     told = "channels 320, 640: no feasible architecture found in 100,000 draws"

@@ -7,16 +7,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from nas.cli import evaluate as command
 from nas.cli.app import main
 from nas.data.codecs import codec_named
 from nas.data.sources import load_data
 from nas.diffusion.prediction import Epsilon
-from nas.evaluation import reference
+from nas.evaluation import inception, reference
 from nas.evaluation.adm import count_images, read_reference_npz, stream_images, write_samples_npz
 from nas.evaluation.clothes import Clothes
-from nas.evaluation.evaluate import drawn, judge
+from nas.evaluation.evaluate import Judged, drawn, judge, metrics_report
+from nas.evaluation.extrapolation import fid_infinity
 from nas.evaluation.metrics import fid, inception_score, kid, precision_recall
 from nas.evaluation.reference import Collector, features_of, images_of, reference_of_file, reference_of_split
+from nas.study.choices import FEATURES
 from nas.study.metrics import SCORES
 from nas.study.settings import FidSettings
 from space import ToolkitError, build, preset
@@ -26,6 +29,8 @@ CPU = torch.device("cpu")
 REAL = ["--data", "fashion-mnist-10k", "--codec", "pixel-unshuffle-2"]
 METRICS = [name for name in SCORES if name != "val_loss"]
 TINY = ["--samples", "130", "--seeds", "2", "--steps", "2"]
+FEW = [name for name in METRICS if name != "fid_infinity"]
+"""The metrics of so few samples."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,8 @@ def told(*arguments):
 
 
 def test_real_images_are_near_noise_is_far():
-    real, noise = (evaluated(what, *REAL, "--samples", 300, "--seeds", 2)["metrics"] for what in ("validation", "noise"))
+    reports = [evaluated(what, *REAL, "--samples", 300, "--seeds", 2) for what in ("validation", "noise")]
+    real, noise = (report["metrics"] for report in reports)
     assert list(real) == METRICS
     assert real["fid"]["mean"] < 0.5
     assert noise["fid"]["mean"] > 50
@@ -78,6 +84,15 @@ def test_real_images_are_near_noise_is_far():
     assert min(real["precision"]["mean"], real["recall"]["mean"]) > 0.8
     assert noise["precision"]["mean"] == noise["recall"]["mean"] == 0
     assert abs(real["kid"]["mean"]) < 0.02 < noise["kid"]["mean"]
+    assert [report["sd_over"] for report in reports] == [None, "2 draws of noise"]
+    (error,), score = real["fid_infinity"]["standard_errors"], real["fid_infinity"]["mean"]
+    line, note = command._lines(reports[0])
+    assert f"fid_infinity {score:.4g} (standard error {error:.2g}), sfid" in line
+    assert note == reports[0]["notes"][0], "of one set there is no ±, and none is explained"
+    for found in (real, noise):
+        errors = found["fid_infinity"]["standard_errors"]
+        assert len(errors) == len(found["fid_infinity"]["values"])
+        assert found["fid_infinity"]["mean"] < found["fid"]["mean"] < found["fid_infinity"]["mean"] + 9 * max(errors)
 
 
 def test_a_report_says_all_that_is_needed_to_repeat_it(model, tmp_path, clothes):
@@ -104,15 +119,54 @@ def test_a_report_says_all_that_is_needed_to_repeat_it(model, tmp_path, clothes)
 def test_the_report_is_written(model, tmp_path):
     done = CliRunner().invoke(main, ["evaluate", str(model), *TINY, "--out", str(tmp_path / "report.json")])
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "report.json").read_text())["metrics"].keys() == set(METRICS)
-    assert "130 samples: fid " in done.output
-    assert " ± " in done.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["metrics"]) == FEW
+    assert report["sd_over"] == "2 sampling seeds of one training, not over trainings"
+    first, over, *notes, path = done.stdout.splitlines()
+    assert first.startswith("130 samples: fid ")
+    assert " ± " in first
+    assert over == "± is the sd over 2 sampling seeds of one training, not over trainings"
+    assert notes == report["notes"]
+    assert notes[0].startswith(
+        "130 samples are too few to order models by fid (at least 1,280) and sfid (at least 2,560): below 20"
+    )
+    assert notes[1:] == ["fid_infinity is not measured: it needs at least 256 samples"]
+    assert path == str(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(
+    ("samples", "real", "told"),
+    [
+        (1279, 9000, ["1,279 samples are too few to order models by fid (at least 1,280) and sfid (at least 2,560)"]),
+        (1280, 9000, ["1,280 samples are too few to order models by sfid (at least 2,560)"]),
+        (2560, 9000, []),
+        (2560, 2559, ["2,559 real images are too few to order models by sfid (at least 2,560)"]),
+        (2560, None, []),
+    ],
+)
+def test_too_few_images_to_order_models_by_fid_are_told_once(clothes, samples, real, told):
+    moments = reference.Moments(np.zeros(1), np.eye(1), real)
+    compared = reference.Reference(reference.ImageFeatures(moments, moments, None, None, real), "x", "x", kept=False)
+    measured = Judged({"fid": 1.0, "fid_infinity": 0.9, "sfid": 1.0}, {"fid_infinity": 0.1})
+    report = metrics_report([measured], samples, clothes, compared)
+    assert [note.partition(":")[0] for note in report["notes"]] == told
+    assert all(note.endswith("compare by kid, which is unbiased") for note in report["notes"])
+    without = metrics_report([Judged({"inception_score": 1.0}, {})], samples, clothes, compared)
+    assert without["notes"] == [], "what is not measured is not warned of"
+
+
+def test_the_features_that_studies_count_are_those_of_the_extractors(clothes):
+    dimensions = {"clothes": clothes.dimensions, "inception": inception.DIMENSIONS}
+    assert {name: {"fid": found.pool, "sfid": found.spatial} for name, found in dimensions.items()} == FEATURES
 
 
 def test_metrics_are_those_of_the_features(data, clothes):
-    found, real = (features_of(batches, clothes) for batches in (some(data.validation, 150), some(data.train, 400)))
-    values = judge(found, real)
+    found, real = (features_of(batches, clothes) for batches in (some(data.validation, 256), some(data.train, 400)))
+    told = []
+    values, errors = judge(found, real, told.append)
     assert set(values) == set(METRICS), "whatever an ablation can compare is measured"
+    assert set(told) == {0}, "a long judgement shows progress"
+    assert (values["fid_infinity"], errors["fid_infinity"]) == fid_infinity(found.rows, real.pool)
     assert values["fid"] == pytest.approx(fid(found.rows, real.rows))
     assert values["inception_score"] == inception_score(found.logits)
     assert (values["precision"], values["recall"]) == precision_recall(real.rows, found.rows)
@@ -213,9 +267,9 @@ def test_images_are_streamed_from_files(data, tmp_path):
 
 
 def test_bare_statistics_allow_fid_alone(data, clothes):
-    whole = features_of(some(data.validation, 150), clothes)
+    whole = features_of(some(data.validation, 256), clothes)
     bare = reference.ImageFeatures(whole.pool, None, None, None, None)
-    assert list(judge(whole, bare)) == ["fid", "inception_score"]
+    assert list(judge(whole, bare).values) == ["fid", "fid_infinity", "inception_score"]
 
 
 def test_a_collector_without_images(clothes):

@@ -114,6 +114,15 @@ def test_samples_are_told_as_they_come_and_can_be_switched_off(tiny, tiny_file, 
     assert export.export_due(tiny, again)
 
 
+def test_that_all_samples_are_drawn_is_told_once(monkeypatch):
+    monkeypatch.setattr(Told, "EVERY_S", 0.0)
+    lines = []
+    told = Told("evaluation", 20, lines.append)
+    for count in (10, 0, 0, 10, 0, 0):
+        told(count)
+    assert [line.split(" after")[0] for line in lines[1:]] == ["evaluation: 10 of 20 images", "evaluation: 20 of 20 images"]
+
+
 def test_an_export_of_an_earlier_version_is_not_drawn_again_for_a_key_that_it_did_not_have(tiny, tmp_path):
     trial = run_study(tiny, tmp_path / "run", in_process=True).best()[0]
     trial.export = trial.export.model_copy(update={"samples": {k: v for k, v in trial.export.samples.items() if k != "images"}})

@@ -111,3 +111,14 @@ def test_fid_and_published_tables_are_named(tmp_path):
     )
     assert found["evaluation"].startswith("2 × 160 samples of 2 steps at every rung of every trial")
     assert found["rows"].endswith("beside udit_table9")
+
+
+def test_samples_too_few_to_order_rows_by_the_metric_are_told(tmp_path):
+    def told(metric, samples):
+        return estimate_of(tmp_path, f"evaluation.fid={{samples: {samples}}}", metric=metric).get("biased", "")
+
+    assert told("fid", 1279).startswith("1,279 samples are too few to order models by fid (at least 1,280): below 20 a feature")
+    assert told("sfid", 2559).startswith("2,559 samples are too few to order models by sfid (at least 2,560)")
+    assert not any(
+        told(metric, samples) for metric, samples in (("fid", 1280), ("kid", 130), ("val_loss", 130), ("fid_infinity", 256))
+    )

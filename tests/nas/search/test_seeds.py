@@ -259,7 +259,7 @@ def test_lines_name_the_variant_and_the_metric(tmp_path):
 
 @pytest.mark.slow
 def test_an_ablation_really_trains_pairs_and_exports_the_best(tmp_path):
-    study = ablation(tmp_path, "evaluation.fid={samples: 160, steps: 2, seeds: [0]}", seeds=2, variants=VARIANTS[:1])
+    study = ablation(tmp_path, "evaluation.fid={samples: 256, steps: 2, seeds: [0]}", seeds=2, variants=VARIANTS[:1])
     run = run_study(study, tmp_path / "run", in_process=True)
     assert [trial.state for trial in run.trials.values()] == [State.COMPLETE] * 4
     scores = [trial.reports[-1].scores for trial in run.trials.values()]

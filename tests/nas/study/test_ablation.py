@@ -156,6 +156,11 @@ def test_blocks_stand_side_by_side_with_presets_of_their_own(tmp_path):
         ([], {"published": "udit_table9", "variants": [{"name": "x", "row": "DiT-Unet"}]}, "has no row 'DiT-Unet'; did you mean"),
         ([], {"variants": [{"name": "x", "row": "DiT-UNet"}]}, "'x' has a row, but the block names no published table"),
         ([], {"metric": "fid"}, "ablation.metric is fid, which evaluation.fid measures; add evaluation: {fid: {}}"),
+        (
+            ["evaluation.fid={samples: 255}"],
+            {"metric": "fid_infinity"},
+            "is fid_infinity, which needs at least 256 samples of clothes's features; raise evaluation.fid.samples from 255, or",
+        ),
         ([], {"metric": "loss"}, "'loss' is not measured of a trial; known: val_loss, fid"),
         ([], {"blocks": [{"variants": VARIANTS}]}, "design stands beside blocks; move it into one of them"),
         (["budget.mode=stop"], {}, "budget.mode stop prunes, but an ablation trains every row to the end; remove it"),
