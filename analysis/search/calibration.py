@@ -245,12 +245,11 @@ def _comparable(one: _Scored, own: _Scored, with_reference: bool) -> bool:
 def _choice(own: _Scored, rivals: Sequence[_Scored], with_reference: bool) -> tuple[_Scored, str]:
     """What to take, and why, in a sentence."""
     better = [one for one in rivals if one.row.better_p is not None and one.row.better_p <= ALPHA and _cost(one) < _cost(own)]
-    of = "that part of the SD between architectures which the reference has too" if with_reference else "one SD"
-    what = f"two architectures {of} apart take"
+    what = f"telling two architectures apart by one SD {'that the reference shares' if with_reference else 'between them'} takes"
     if better:
         best = min(better, key=_cost)
         return best, (
-            f"{_called(best)} is recommended: {what} {_priced(best)} to tell, and {_priced(own)} by the study's own "
+            f"{_called(best)} is recommended: {what} {_priced(best)}, and {_priced(own)} by the study's own "
             f"(p = {best.row.better_p:.2g}, corrected for {len(rivals)} claims)"
         )
     start = "the study's own protocol is kept: "
@@ -260,16 +259,16 @@ def _choice(own: _Scored, rivals: Sequence[_Scored], with_reference: bool) -> tu
         return own, f"{start}no other can be compared with it"
     best = min(rivals, key=_cost)
     if _cost(best) >= _cost(own):
-        return own, f"{start}{what} {_priced(own)} to tell, and no less by another"
+        return own, f"{start}{what} {_priced(own)}, and no less by another"
     return own, (
-        f"{start}{what} {_priced(own)} to tell, and {_priced(best)} by {_called(best)}, but that may be the luck of so few architectures "
-        f"and seeds (p = {best.row.better_p:.2g}, corrected for {len(rivals)} claims)"
+        f"{start}{what} {_priced(own)}, and {_priced(best)} by {_called(best)}, but so few architectures and seeds do not show "
+        f"that this is no luck (p = {best.row.better_p:.2g}, corrected for {len(rivals)} claims)"
     )
 
 
 def _cost(one: _Scored) -> float:
-    price = one.row.figures and one.row.figures.price
-    return math.inf if price is None else price
+    figures = one.row.figures
+    return math.inf if figures is None or figures.price is None else figures.price
 
 
 def _called(one: _Scored) -> str:

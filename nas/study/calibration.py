@@ -30,7 +30,7 @@ CHANGEABLE = ("training", "evaluation.val_loss", "budget.max", "budget.steps", "
 UNCHANGEABLE = ("training.seed", "training.prediction")
 """What it may not: seeds are paired, and losses of different predictions are of different things."""
 
-MOST_REPEATS = 2000
+MOST_REPEATS = 200
 """The space counts as spent when so many feasible draws in a row bring no new architecture."""
 
 
@@ -153,6 +153,8 @@ def calibration_study(study: Study, protocol: TrainingProtocol, specs: Sequence[
     metric = study.ablation.metric if study.ablation else "val_loss"
     names = [f"architecture {number}" for number in range(1, len(specs) + 1)]
     variants = [{"name": name, "set": _changes(study, spec)} for name, spec in zip(names, specs, strict=True)]
+    # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.
+    data["model"]["set"] = _values(study.base)
     data |= {
         "name": f"{study.name}-calibration-{protocol.folder}",
         "question": f"Calibration of {study.name}: {protocol.name}",
@@ -257,10 +259,15 @@ def _plain(study: Study) -> dict[str, Any]:
     return study.model_dump(mode="json", exclude={"search", "ablation", "finish"})
 
 
+def _values(spec: ModelSpec) -> dict[str, Any]:
+    """All values of a spec by dotted path, but for those that the data decide."""
+    return {path: spec.value_at(path) for path in spec_paths() if path not in FIXED_BY_DATA}
+
+
 def _changes(study: Study, spec: ModelSpec) -> dict[str, Any]:
     """The values in which a spec differs from the study's model, by dotted path."""
-    own = {path: (spec.value_at(path), study.base.value_at(path)) for path in spec_paths() if path not in FIXED_BY_DATA}
-    return {path: value for path, (value, base) in own.items() if value != base}
+    own = _values(study.base)
+    return {path: value for path, value in _values(spec).items() if value != own[path]}
 
 
 def _apply(data: dict[str, Any], protocol: TrainingProtocol) -> None:
