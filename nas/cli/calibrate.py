@@ -106,7 +106,7 @@ def _planned(
                 raise
             notes.append(str(error))
     if reference is not None:
-        planned.append((REFERENCE, reference_study(study, specs, reference_seeds, reference, seeds)))
+        planned.append((REFERENCE, reference_study(study, specs, reference_seeds, reference)))
     return planned, notes
 
 

@@ -114,9 +114,9 @@ def read_calibration(folder: Path) -> Calibration:
         return Calibration.model_validate_json(path.read_bytes())
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}; `nas calibrate STUDY` writes it") from None
-    except (ValidationError, ValueError):
+    except ValidationError:
         raise RunError(
-            f"{path} is no calibration of this version; run the same `nas calibrate` again, which trains nothing anew"
+            f"{path} is damaged, or of another version; the same `nas calibrate` again trains nothing and writes it anew"
         ) from None
 
 

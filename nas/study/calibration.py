@@ -149,6 +149,11 @@ def calibration_study(study: Study, protocol: TrainingProtocol, specs: Sequence[
     Raises:
         StudyError: If the protocol's changes are refused, or make no study that could run; the message names the protocol.
     """
+    return _runs(_made(study, protocol, specs, seeds), protocol, specs)
+
+
+def _made(study: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec], seeds: int) -> Study:
+    """The ablation of `calibration_study`, of which it is not known yet whether it could run."""
     data = _plain(study)
     metric = study.ablation.metric if study.ablation else "val_loss"
     names = [f"architecture {number}" for number in range(1, len(specs) + 1)]
@@ -164,35 +169,40 @@ def calibration_study(study: Study, protocol: TrainingProtocol, specs: Sequence[
     data["evaluation"]["samples"] = None
     if metric == "val_loss":
         data["evaluation"]["fid"] = None
-    return _checked(study, data, protocol, specs)
+    _apply(data, protocol)
+    return _parsed(study, data, protocol)
 
 
 REFERENCE = TrainingProtocol("reference")
 """The study's own protocol with a longer budget."""
 
+REFERENCE_SEEDS = 1000
+"""The first seed of a reference, counted from the study's: beyond all seeds that a calibration may take.
 
-def reference_study(study: Study, specs: Sequence[ModelSpec], seeds: int, budget: str, before: int) -> Study:
+With a seed in common, its luck would count as agreement.
+"""
+
+
+def reference_study(study: Study, specs: Sequence[ModelSpec], seeds: int, budget: str) -> Study:
     """The ablation that trains the architectures of a calibration to a longer budget, as the study would.
 
     Args:
         study: The study to calibrate.
         specs: The architectures.
-        seeds: The number of seeds.
+        seeds: The number of seeds, from `REFERENCE_SEEDS` after the study's on.
         budget: The compute of a training, or its steps where the study's budget is in steps.
-        before: The number of the calibration's seeds. The reference takes those after them: with a seed in common, its luck would
-            count as agreement.
 
     Raises:
         StudyError: If the budget is not above the study's, or is refused.
     """
     key = "max" if study.budget.max is not None else "steps"
-    changes = (f"budget.{key}={budget}", "budget.rungs=1", f"training.seed={study.training.seed + before}")
-    made = calibration_study(study, TrainingProtocol(REFERENCE.name, changes), specs, seeds)
+    changes = (f"budget.{key}={budget}", "budget.rungs=1", f"training.seed={study.training.seed + REFERENCE_SEEDS}")
+    made = _made(study, TrainingProtocol(REFERENCE.name, changes), specs, seeds)
     if made.budget.full <= study.budget.full:
         raise StudyError(
             f"--reference {budget} is not above the study's budget, which is to be compared with it; take a longer one"
         )
-    return made
+    return _runs(made, REFERENCE, specs)
 
 
 def recommended(study: Study, protocol: TrainingProtocol, rung: int) -> dict[str, Any]:
@@ -278,9 +288,8 @@ def _apply(data: dict[str, Any], protocol: TrainingProtocol) -> None:
             raise StudyError(f"protocol '{protocol.name}': {str(error).removeprefix('--set ')}") from None
 
 
-def _checked(study: Study, data: dict[str, Any], protocol: TrainingProtocol, specs: Sequence[ModelSpec]) -> Study:
-    _apply(data, protocol)
-    made = _parsed(study, data, protocol)
+def _runs(made: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec]) -> Study:
+    """The ablation, if it could run and trains these architectures; raises StudyError otherwise."""
     try:
         made.check_runs()
     except ToolkitError as error:

@@ -115,7 +115,7 @@ def test_the_own_protocol_is_kept_where_nothing_is_shown(study, tmp_path):
 
 def test_with_a_reference_a_rung_that_orders_otherwise_has_no_price(study, tmp_path):
     own = run_of(study, OWN_PROTOCOL, tmp_path, loss=scripted(0.01, until=1))
-    made = reference_study(study, calibration_architectures(study, 8), 1, "1 GFLOPs", before=3)
+    made = reference_study(study, calibration_architectures(study, 8), 1, "1 GFLOPs")
     reference = searched(made, tmp_path / "reference", loss=scripted(0.01)).run
     found = calibration_of(study, [own], reference)
     first, second, last = found.rows
@@ -136,7 +136,7 @@ def test_with_a_reference_a_cheaper_rung_is_recommended_where_that_is_shown(stud
         return float(10 + merit(plan) + luck)
 
     own = run_of(study, OWN_PROTOCOL, tmp_path, loss=loss)
-    made = reference_study(study, calibration_architectures(study, 8), 1, "1 GFLOPs", before=3)
+    made = reference_study(study, calibration_architectures(study, 8), 1, "1 GFLOPs")
     reference = searched(made, tmp_path / "reference", loss=lambda plan, rung: 10 + merit(plan)).run
     found = calibration_of(study, [own], reference)
     assert (found.protocol, found.rung) == (OWN, 1)
@@ -168,7 +168,7 @@ def test_an_own_protocol_that_mostly_fails_is_told(study, tmp_path):
 
 
 def test_a_reference_without_an_architecture_is_refused(study, own, tmp_path):
-    made = reference_study(study, calibration_architectures(study, 8), 1, "1 GFLOPs", before=3)
+    made = reference_study(study, calibration_architectures(study, 8), 1, "1 GFLOPs")
     reference = searched(made, tmp_path / REFERENCE.folder, failing=(2,)).run
     with pytest.raises(RunError, match="the reference has no val_loss of architecture"):
         calibration_of(study, [own], reference)
