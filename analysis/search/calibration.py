@@ -56,7 +56,8 @@ def calibration_of(study: Study, runs: Sequence[tuple[TrainingProtocol, Run]], r
     goal = _reference_values(own_run, reference, metric) if reference is not None else None
     every = [one for protocol, run in runs for one in _rungs(protocol, run, metric, goal)]
     # A decay changes nothing before the last rung, so a protocol with one has the other rungs of the protocol without.
-    scored = [one for index, one in enumerate(every) if one.row.digest not in {before.row.digest for before in every[:index]}]
+    shared = [one.row.digest in {before.row.digest for before in every[:index]} for index, one in enumerate(every)]
+    scored = [one for one, is_shared in zip(every, shared, strict=True) if one.row.last or not is_shared]
     own = next((one for one in scored if one.row.protocol == OWN and one.row.last), None)
     if own is None or own.values is None:
         raise RunError(

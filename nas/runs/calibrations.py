@@ -149,5 +149,5 @@ def known_spread(study: Study, root: Path) -> str:
     where = "" if same else ", of other architectures"
     return (
         f"at one seed, {icc:.0%} [{low:.0%}, {high:.0%}] of the variance of scores is the architectures' and the rest a seed's "
-        f"(SD {figures.within_sd:.2g}); {needed} two apart that differ as architectures do (calibration {name}{where})"
+        f"(SD {figures.within_sd:.2g}); {needed} two architectures one SD apart (calibration {name}{where})"
     )

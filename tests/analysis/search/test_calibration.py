@@ -148,6 +148,10 @@ def test_rungs_that_two_protocols_share_are_one_row(study, own, tmp_path):
     decay = TrainingProtocol("decay", ("budget.decay=0.4",))
     found = calibration_of(study, [own, run_of(study, decay, tmp_path, seeds=2, loss=scripted(0.1))])
     assert [(row.protocol, row.rung) for row in found.rows] == [(OWN, 1), (OWN, 2), (OWN, 3), ("decay", 3)]
+    short = TrainingProtocol("short", ("budget.max=100 MFLOPs",))
+    found = calibration_of(study, [own, run_of(study, short, tmp_path, seeds=2, loss=scripted(0.1))])
+    assert [(row.protocol, row.rung) for row in found.rows[3:]] == [("short", 1), ("short", 3)], "a last rung is always there"
+    assert found.rows[-1].better_p is None, "at half the compute it is not compared"
 
 
 def test_failed_trainings_are_counted_and_their_protocol_is_not_recommended(study, own, tmp_path):

@@ -76,7 +76,7 @@ def test_a_known_one_is_told_with_what_it_found(tiny, tiny_file, tmp_path):
     line = calibration_line(tiny, tmp_path)
     assert line == (
         "smoke: at one seed, 40% [0%, 80%] of the variance of scores is the architectures' and the rest a seed's (SD 0.12); "
-        "12 seeds tell two apart that differ as architectures do (calibration tiny-calibration)"
+        "12 seeds tell two architectures one SD apart (calibration tiny-calibration)"
     )
     other = load_study(tiny_file, ["training.clip_norm=1"])
     assert "no calibration of this protocol is known" in calibration_line(other, tmp_path)
@@ -88,7 +88,7 @@ def test_of_several_the_same_space_counts_first_and_then_the_largest(tiny, tmp_p
     calibration(tiny, tmp_path / "b", seeds=2)
     calibration(tiny, tmp_path / "c", seeds=3, icc=-0.05, needed=None)
     assert known_spread(tiny, tmp_path).startswith("at one seed, 0% [")
-    assert "no number of seeds tells two apart" in known_spread(tiny, tmp_path)
+    assert "no number of seeds tells two architectures" in known_spread(tiny, tmp_path)
     assert known_spread(tiny, tmp_path).endswith("(calibration c)")
 
 
