@@ -1,1 +1,1 @@
-"""A search evaluated: the rank fidelity of its rungs and the importance of its parameters."""
+"""A search evaluated: the rank fidelity of its rungs, the importance of its parameters, and calibrations of its protocol."""

@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
+from nas.cli import calibrate as calibrate_commands
 from nas.cli import data as data_commands
 from nas.cli import evaluate as evaluate_commands
 from nas.cli import export as export_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
+from nas.cli.bill import check_study, run_so_far
 from nas.cli.command import MISTAKE, SOME_FAILED, Group, run_argument, run_folder
 from space.errors import Mistakes, ToolkitError
 
@@ -110,27 +112,18 @@ def _bill(study: Any, out: str | None, rate: str | None) -> None:
     """Print what a study would cost, and what is left of a run that exists; refuses what the run would refuse."""
     from nas.reporting.ablation_estimate import ablation_estimate, what_is_new
     from nas.reporting.estimate import estimate, hours
-    from nas.reporting.progress import Progress
     from nas.reporting.text import compute, line
-    from nas.runs.events import StudyChanged
-    from nas.runs.layout import LEDGER
-    from nas.runs.ledger import read_events
     from nas.runs.remote import is_uri, locate
     from nas.runs.throughput import Throughput, throughput_of_run
-    from nas.search.resume import check_resumable
-    from nas.search.state import read_state
     from space.amounts import macs_per_second
 
-    _check(study)
+    check_study(study)
     folder, concurrent = locate(out or f"runs/{study.name}").folder, study.resources.concurrent or 1
     throughput = Throughput(macs_per_second(rate), concurrent, "as given by --rate") if rate else None
     left = new = None
-    if (folder / LEDGER).exists():
-        events = list(read_events(folder))
-        if check_resumable(study, folder, events):
-            events.append(StudyChanged(study=study))
-        run = read_state(folder, events).run
-        left = Progress.of(run, events).remaining_macs
+    begun = run_so_far(study, folder)
+    if begun is not None:
+        run, left = begun
         new = what_is_new(study, run) if study.ablation else None
         throughput = throughput or throughput_of_run(run, concurrent)
     root = Path(out).parent if out and not is_uri(out) else Path("runs")
@@ -159,16 +152,6 @@ def validate_command(studies: tuple[Path, ...]) -> None:
         sys.exit(MISTAKE)
 
 
-def _check(study: Any) -> None:
-    """Raise ToolkitError for what a run would refuse before it trains; data that are only described (`expected`) may be absent."""
-    from nas.data.sources import is_absent
-    from nas.execution.preflight import check_data
-
-    study.check_runs()
-    if not study.data.expected or not is_absent(study.data):
-        check_data(study)
-
-
 def _checked(path: Path) -> str:
     """What a good study has; raises ToolkitError for another."""
     from nas.data.sources import is_absent
@@ -176,7 +159,7 @@ def _checked(path: Path) -> str:
     from nas.study.load import load_study
 
     study = load_study(path)
-    _check(study)
+    check_study(study)
     what = f"{study.census.share:.1%} of the space is feasible" if study.search else f"{len(study.rows)} rows"
     absent = f"; its data, {study.data.source}, are not here" if is_absent(study.data) else ""
     never = "".join(f"\n  {text}" for text in never_feasible(study.census)) if study.search else ""
@@ -241,6 +224,7 @@ def optuna_export_command(run: str, storage: str, name: str | None) -> None:
 main.add_command(model_commands.cost_command)
 main.add_command(model_commands.presets_command)
 main.add_command(model_commands.import_official_command)
+main.add_command(calibrate_commands.calibrate_command)
 main.add_command(data_commands.data_group)
 main.add_command(evaluate_commands.evaluate_command)
 main.add_command(export_commands.export_command)

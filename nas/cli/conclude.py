@@ -42,6 +42,12 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
 
         front = front_info(data).points
         _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+    with beside(console, "spread"):
+        from analysis.search.calibration import spread_of_replicates
+        from nas.runs.calibrations import known_spread
+
+        if spread := spread_of_replicates(data) or known_spread(data.study, folder.parent):
+            console.print(f"spread           {spread}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
     written: list[Path] = []
     for name in ("front", "curves"):
@@ -94,7 +100,7 @@ def _print_comparisons(console: Any, data: Any, folder: Path, written: list[Path
             columns = [
                 name for name in text if name not in ("GFLOPs", "n", "pairs") and not str(name).startswith(("p ", "step p "))
             ]
-            _print_text(console, text[columns], "" if part else table.title)
+            print_text(console, text[columns], "" if part else table.title)
         notes |= dict.fromkeys(table.notes)
         if table.compared is not None and table.compared["difference"].notna().any():
             path = folder / f"comparison-{number}.png"
@@ -140,10 +146,11 @@ def tell_winners(console: Any, run: Run, where: str | Path, folder: Path) -> Non
 def _print_frame(console: Any, frame: Any, title: str) -> None:
     from analysis.runs.tables import cells
 
-    _print_text(console, cells(frame), title)
+    print_text(console, cells(frame), title)
 
 
-def _print_text(console: Any, text: Any, title: str) -> None:
+def print_text(console: Any, text: Any, title: str) -> None:
+    """Print a frame of text as a table, on the console's width."""
     from rich.markup import escape
     from rich.table import Table
 

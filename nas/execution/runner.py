@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from nas.execution.ending import GOES_ON, Ending, UnfinishedError
 from nas.execution.preflight import check_data, check_place
-from nas.execution.smoke import Smoke, smoke_lines
+from nas.execution.smoke import Smoke, calibration_line, smoke_lines
 from nas.execution.threads import threads
 from nas.runs.layout import EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
 from nas.runs.ledger import Ledger
@@ -95,6 +95,8 @@ def run_study(
             stack.enter_context(executor)
             for line in smoke_lines(executor.smoke(study)):
                 say(line)
+            if study.search:
+                say(calibration_line(study, folder.parent))
         ledger = stack.enter_context(closing(Ledger(folder)))
         if ledger.note:
             say(ledger.note)

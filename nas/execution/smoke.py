@@ -9,10 +9,12 @@ import ctypes
 import gc
 import json
 from contextlib import suppress
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from nas.execution.threads import threads
+from nas.runs.calibrations import known_spread
 from nas.runs.records import TrialPlan
 from nas.runs.throughput import Throughput
 from nas.study.study import Study
@@ -119,6 +121,12 @@ def smoke_lines(result: Smoke) -> list[str]:
     rates = " and ".join(f"{step.macs_per_s / 1e9:.3g}" for step in result.steps)
     how = "; times are predicted from each other" if len(result.steps) == 2 else ""
     return [*lines, f"smoke: {result.device}, batch size {result.batch_size}, {rates} training GFLOPs a second{how}"]
+
+
+def calibration_line(study: Study, root: Path) -> str:
+    """A line on the calibration of a search's protocol under a run root: what it found, or that there is none."""
+    unknown = "no calibration of this protocol is known (nas calibrate), nor how much of a difference between trials is a seed's"
+    return f"smoke: {known_spread(study, root) or unknown}"
 
 
 def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) -> Step:

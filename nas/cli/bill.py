@@ -1,0 +1,42 @@
+"""What a bill needs: the checks that come before it, and what is left to train of a run that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas.runs.run import Run
+    from nas.study.study import Study
+
+
+def run_so_far(study: Study, folder: Path) -> tuple[Run, float] | None:
+    """The run in a directory and the multiply-accumulates that a study has left to train of it; None where no run is.
+
+    Raises:
+        ToolkitError: The directory holds a run that the study cannot go on with.
+    """
+    from nas.reporting.progress import Progress
+    from nas.runs.events import StudyChanged
+    from nas.runs.layout import LEDGER
+    from nas.runs.ledger import read_events
+    from nas.search.resume import check_resumable
+    from nas.search.state import read_state
+
+    if not (folder / LEDGER).exists():
+        return None
+    events = list(read_events(folder))
+    if check_resumable(study, folder, events):
+        events.append(StudyChanged(study=study))
+    run = read_state(folder, events).run
+    return run, Progress.of(run, events).remaining_macs
+
+
+def check_study(study: Study) -> None:
+    """Raise ToolkitError for what a run would refuse before it trains; data that are only described (`expected`) may be absent."""
+    from nas.data.sources import is_absent
+    from nas.execution.preflight import check_data
+
+    study.check_runs()
+    if not study.data.expected or not is_absent(study.data):
+        check_data(study)
