@@ -248,6 +248,13 @@ def _sampled(run: AblationFrames, metric: str) -> Iterator[str]:
     sets = len(run.sampled.seeds)
     of = f"the mean over {sets} sampling seeds" if sets > 1 else "of one sampling seed"
     yield f"The {metric} of a training is {of}; every spread and interval here is over trainings."
+    scored = run.seeds.drop_duplicates("trial").dropna(subset=metric)
+    older = int(scored["fid_infinity"].isna().sum())
+    if metric == "kid" and 0 < older < len(scored):
+        yield (
+            f"{older} of {len(scored)} trials have no fid_infinity: an earlier version scored them, whose kid was a little lower, "
+            "as it did not allow for samples in equal numbers a class; train them anew in another run directory."
+        )
     if biased := run.sampled.biased_order(metric):
         yield f"{biased[0].upper()}{biased[1:]}."
 

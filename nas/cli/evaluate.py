@@ -172,6 +172,7 @@ def _report(
                 lambda count: view.advance(task, count),
             )
         return {"codec": decoding.model_dump(), **report}
+    classes = None
     if what == "noise":
         if data is None:
             raise ToolkitError("noise takes the shape of real images; name them with --data")
@@ -181,13 +182,22 @@ def _report(
         if data is None:
             raise ToolkitError("validation images are part of a data set; name it with --data")
         check_count(len(data.validation), extractor.dimensions)
-        sets = [features_of(images_of(data.validation, device), extractor)]
+        # Held out by a share of each class.
+        sets, classes = [features_of(images_of(data.validation, device), extractor)], data.validation.labels
     else:
         sets = [features_of(images_in(Path(what)), extractor)]
     seeds = {"sampling": {"seeds": list(settings.seeds)}} if what == "noise" else {}
-    judged = [judge(features, reference.features) for features in sets]
+    judged = [judge(features, reference.features, classes) for features in sets]
     report = metrics_report(judged, sets[0].images or 0, extractor, reference, f"{len(sets)} draws of noise")
+    if what.endswith(".npz"):
+        report["notes"].append(_OF_A_FILE)
     return {**seeds, **report}
+
+
+_OF_A_FILE = (
+    "the file's images are taken as independent: of images in given numbers a class, as those of --keep-samples, fid_infinity and "
+    "kid are too low"
+)
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.data.codec import Codec
 from nas.diffusion.generate import sample
@@ -35,12 +36,18 @@ class Judged(NamedTuple):
     standard_errors: dict[str, float]
 
 
-def judge(generated: ImageFeatures, reference: ImageFeatures, bar: Callable[[int], None] = lambda count: None) -> Judged:
+def judge(
+    generated: ImageFeatures,
+    reference: ImageFeatures,
+    classes: NDArray[np.int64] | None = None,
+    bar: Callable[[int], None] = lambda count: None,
+) -> Judged:
     """All metrics that two sets of features allow: bare statistics have no precision, recall and KID, few images no FID∞.
 
     Args:
         generated: The generated images' features.
         reference: The real images' features.
+        classes: The classes of the generated images (N,), where their numbers were given beforehand; None for independent images.
         bar: Called with 0 after each metric, as those of 50,000 images take minutes.
     """
     values: dict[str, float] = {}
@@ -52,7 +59,7 @@ def judge(generated: ImageFeatures, reference: ImageFeatures, bar: Callable[[int
         values["fid"] = fid(generated.pool, reference.pool)
         bar(0)
         if len(generated.rows) >= EXTRAPOLATED_FROM * generated.rows.shape[1]:
-            values["fid_infinity"], errors["fid_infinity"] = fid_infinity(generated.rows, reference.pool)
+            values["fid_infinity"], errors["fid_infinity"] = fid_infinity(generated.rows, reference.pool, classes)
             bar(0)
     if reference.spatial is not None and generated.spatial is not None:
         values["sfid"] = fid(generated.spatial, reference.spatial)
@@ -61,7 +68,7 @@ def judge(generated: ImageFeatures, reference: ImageFeatures, bar: Callable[[int
     if reference.rows is not None:
         values["precision"], values["recall"] = precision_recall(reference.rows, generated.rows)
         bar(0)
-        values["kid"] = kid(reference.rows, generated.rows)
+        values["kid"] = kid(reference.rows, generated.rows, classes)
     return Judged(values, errors)
 
 
@@ -171,11 +178,11 @@ def evaluate_model(
     name, _ = sampler_named(settings.sampler, prediction)
     if samples_folder is not None:
         samples_folder.mkdir(parents=True, exist_ok=True)
-    sets = []
+    sets, classes = [], np.arange(settings.samples) % model.spec.num_classes
     for seed in settings.seeds:
         path = samples_folder / f"seed-{seed}.npz" if samples_folder is not None else None
         batches = drawn(model, codec, prediction, settings, seed, bar)
-        sets.append(judge(collected(batches, extractor, path), reference.features, bar))
+        sets.append(judge(collected(batches, extractor, path), reference.features, classes, bar))
     sampling = {"sampler": name, "steps": settings.steps, "guidance": settings.guidance, "seeds": list(settings.seeds)}
     over = f"{len(sets)} sampling seeds of one training, not over trainings"
     return {"sampling": sampling, **metrics_report(sets, settings.samples, extractor, reference, over)}

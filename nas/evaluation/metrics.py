@@ -112,15 +112,20 @@ def precision_recall(reference: FeatureRows, generated: FeatureRows, k: int = 3)
     return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
 
 
-def kid(a: FeatureRows, b: FeatureRows) -> float:
+def kid(a: FeatureRows, b: FeatureRows, classes: NDArray[np.int64] | None = None) -> float:
     """The kernel inception distance: unbiased MMD² with kernel (x·y/D + 1)³; symmetric (Bińkowski et al. 2018, equation 4).
 
     It is taken over all pairs instead of random subsets, so it needs no seed. Being unbiased, it may be negative for two sets of
     one distribution. It is usually printed times 1000. (Kernel: section 4 of the paper.)
 
+    Where the images are of every class in given numbers, pairs of one class are rarer than among independent images, and the mean
+    over all pairs would be too low by an amount that grows with how much the model's classes differ; so those pairs then count as
+    much as in the classes' mixture. That needs 2 images of each class; with fewer, all pairs count alike.
+
     Args:
         a: Features (N, D).
         b: Features (M, D).
+        classes: The classes of b's images (M,), where their numbers were given beforehand; None for independent images.
 
     Raises:
         DataError: Features are not finite or too large for the kernel, the dimensions differ, or a set has fewer than 2 images.
@@ -130,7 +135,7 @@ def kid(a: FeatureRows, b: FeatureRows) -> float:
         if len(features) < 2:
             raise DataError(f"KID needs at least 2 images in each set, but the {what} has {len(features)}")
     with np.errstate(over="ignore", invalid="ignore"):
-        distance = _mean_kernel_within(a) + _mean_kernel_within(b) - 2 * _mean_kernel_between(a, b)
+        distance = _mean_kernel_within(a) + _mean_kernel_of_classes(b, classes) - 2 * _mean_kernel_between(a, b)
     if not math.isfinite(distance):
         raise DataError("KID overflows; scale the features to about 1")
     return distance
@@ -238,6 +243,22 @@ def _mean_kernel_within(a: FeatureRows) -> float:
             np.fill_diagonal(kernel, 0.0)
         sums.append(float(kernel.sum()) * (1 if rows == columns else 2))
     return _total(sums) / (len(a) * (len(a) - 1))
+
+
+def _mean_kernel_of_classes(a: FeatureRows, classes: NDArray[np.int64] | None) -> float:
+    """The mean kernel of two independent images, from images of classes in given numbers.
+
+    With means M over all pairs of different images and m_c over those of class c, of which n_c of n images are, it is
+    M(n - 1)/n + Σ m_c n_c/n². With one class this is M.
+    """
+    mean = _mean_kernel_within(a)
+    if classes is None:
+        return mean
+    each, counts = np.unique(classes, return_counts=True)
+    if counts.min() < 2:
+        return mean
+    alike = _total([_mean_kernel_within(a[classes == one]) * int(count) for one, count in zip(each, counts, strict=True)]) / len(a)
+    return (mean * (len(a) - 1) + alike) / len(a)
 
 
 def _mean_kernel_between(a: FeatureRows, b: FeatureRows) -> float:

@@ -262,6 +262,21 @@ def test_a_table_of_fid_says_what_its_spread_is_over_and_that_samples_are_few(tm
         ablation_tables(data, "fid_infinity")
 
 
+def test_kid_of_two_versions_in_one_table_is_told(tmp_path):
+    """An earlier version did not correct KID for classes in equal numbers; it did not measure FID∞ either."""
+    study = ablation(tmp_path, "evaluation.fid={samples: 300}")
+
+    def notes(since):
+        def scores(plan, rung):
+            return {"kid": 0.1, "fid": 3.0} | ({"fid_infinity": 2.0} if plan.number >= since else {})
+
+        run = searched(study, tmp_path / f"run-{since}", scores=scores).run
+        return " ".join(ablation_tables(load(run), "kid")[0].notes)
+
+    assert "2 of 12 trials have no fid_infinity: an earlier version scored them, whose kid was a little lower" in notes(2)
+    assert "earlier version" not in notes(0) + notes(99)
+
+
 def test_what_cannot_be_tabled_is_refused(ladder, tmp_path):
     with pytest.raises(ToolkitError, match="'val_los' is not measured of a trial; did you mean 'val_loss'"):
         ablation_tables(ladder, "val_los")

@@ -174,6 +174,26 @@ def test_kid_is_unbiased():
     assert min(values) < 0 < max(values)
 
 
+def test_kid_is_unbiased_for_images_in_equal_numbers_a_class():
+    """Such images, here of 3 classes that lie far apart, lack pairs of one class; without their classes KID is too low."""
+    means, classes = 2 * np.eye(3, 4), np.arange(12) % 3
+    known, unknown = [], []
+    for seed in range(300):
+        real = normal(seed, 40, 4) + means[np.random.default_rng(seed).integers(0, 3, 40)]
+        made = normal(1000 + seed, 12, 4) + means[classes]
+        known.append(kid(real, made, classes))
+        unknown.append(kid(real, made))
+    assert abs(np.mean(known)) < 3 * np.std(known) / math.sqrt(300)
+    assert np.mean(unknown) < -4 * np.std(unknown) / math.sqrt(300)
+
+
+def test_the_classes_of_kid_change_nothing_where_they_say_nothing():
+    real, made = normal(0, 20, 4), normal(1, 12, 4)
+    plain = kid(real, made)
+    assert kid(real, made, np.zeros(12, dtype=np.int64)) == pytest.approx(plain, rel=1e-12)
+    assert kid(real, made, np.arange(12)) == plain, "one image a class has no pairs"
+
+
 def test_kid_of_too_few():
     with pytest.raises(DataError, match="at least 2 images in each set, but the second has 1"):
         kid(REAL, MADE[:1])
