@@ -3,7 +3,7 @@ import pytest
 
 from analysis.runs.data import load
 from analysis.search.calibration import calibration_of, calibration_table, spread_of_replicates
-from nas.stats.reliability import reliability, seeds_needed
+from nas.stats.reliability import advantage_p, reliability, seeds_needed
 from nas.study.calibration import (
     OWN,
     REFERENCE,
@@ -102,6 +102,15 @@ def test_a_protocol_with_less_luck_is_recommended(study, own, quiet):
     assert table[table[""] == "→"]["protocol"].tolist() == ["quiet"]
     assert "tau of reference" not in table
     assert "failed" not in table
+
+
+def test_every_claim_is_corrected_for_the_others(study, own, quiet, tmp_path):
+    other = run_of(study, TrainingProtocol("other", ("training.clip_norm=2",)), tmp_path, loss=scripted(0.3))
+    rows = calibration_of(study, [own, quiet, other]).rows
+    scores = [matrix(run, 2) for _, run in (own, quiet, other)]
+    expected = [min(1.0, 2 * advantage_p(scores[0], one)) for one in scores[1:]]
+    assert [row.better_p for row in rows if row.last and row.protocol != OWN] == expected
+    assert expected[1] < 1
 
 
 def test_the_own_protocol_is_kept_where_nothing_is_shown(study, tmp_path):

@@ -60,19 +60,17 @@ def study_file(tmp_path_factory):
 
 def test_a_calibration_trains_tells_and_writes(study_file, tmp_path):
     folder = tmp_path / "c"
-    result = nas("calibrate", study_file, *FEW, "--out", folder, "--in-process", "--reference", "60 MFLOPs")
+    result = nas("calibrate", study_file, *FEW, "--out", folder, "--in-process")
     assert result.exit_code == 0, result.output
-    assert "2 of 3: slow; training.learning_rate=1e-4" in result.output
+    assert "2 of 2: slow; training.learning_rate=1e-4" in result.output
     assert "Calibration of tiny: val_loss at 2 architectures × 2 seeds" in result.output
     assert "the study's own protocol is kept" in result.output
-    assert {path.name for path in folder.iterdir()} == {"as-given", "slow", "reference", CALIBRATION, "training.yaml"}
+    assert {path.name for path in folder.iterdir()} == {"as-given", "slow", CALIBRATION, "training.yaml"}
     found = read_calibration(folder)
     assert [(row.protocol, row.rung, row.failed) for row in found.rows] == [(OWN, 1, 0), ("slow", 1, 0)]
     assert all(row.figures.within_sd > 0 for row in found.rows)
-    assert found.reference == 60_000_000
-    runs = {name: read_run(folder / name) for name in ("as-given", "slow", "reference")}
+    runs = {name: read_run(folder / name) for name in ("as-given", "slow")}
     assert {trial.seed for trial in runs["slow"].trials.values()} == {0, 1}
-    assert {trial.seed for trial in runs["reference"].trials.values()} == {1000}
     one, two = (runs[name].trials[0].reports[0] for name in ("as-given", "slow"))
     assert one.step == two.step
     assert one.val_loss < two.val_loss, "at a tenth of the rate less is learnt"
@@ -84,6 +82,8 @@ def test_the_same_command_trains_nothing_and_more_of_everything_tops_up(study_fi
     asked = ("calibrate", study_file, *FEW, "--out", folder, *SCRIPTED, "--reference", "120 MFLOPs")
     assert nas(*asked).exit_code == 0
     before = {path: path.read_bytes() for path in (folder / CALIBRATION, folder / "slow" / "ledger.jsonl")}
+    assert read_calibration(folder).reference == 120_000_000
+    assert {trial.seed for trial in read_run(folder / "reference").trials.values()} == {1000}
     bill = " ".join(nas(*asked, "--dry-run").output.split())
     assert "left nothing left to train; the rest is done" in bill
     assert nas(*asked).exit_code == 0
