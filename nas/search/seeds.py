@@ -14,6 +14,9 @@ from nas.study.rows import Comparison, comparisons
 from nas.study.study import Study
 from space.spec import ModelSpec
 
+FUTILE = 0.1
+"""The conditional power at the last look below which a row gets no more seeds."""
+
 CONFIDENCE = 0.95
 """The confidence of all claims of a block under a control together."""
 

@@ -36,8 +36,9 @@ CHAINS, BURN_IN, KEPT = 64, 30, 200
 ROUNDING = 1e-12
 """Differences that are smaller than this share of the values count as the values' rounding."""
 
-WILD = 0.05
-"""The share of rows with the table's usual spread whose differences look as wild, below which the paired t test has a say too."""
+WILD, RARE = 1.5, 0.05
+"""Differences are wild, and the paired t test has a say in them, where their own variance exceeds `WILD` times the posterior's median
+and is so large that of differences with the spread that is usual in the table a share below `RARE` would show it."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class RowVariances:
         """Compare two rows of the first table over the seeds that both have.
 
         Interval and p-value agree: one at 95 % excludes 0 exactly where p is below 0.05. They are the posterior's. Where the
-        differences spread far more than is usual in the table (`WILD`), or not at all, they are the more cautious of the
-        posterior's and the paired t test's. Differences that are rounding of the values have p = 1.
+        differences spread far more than the posterior says and than is usual in the table (`WILD`), or not at all, they are the
+        more cautious of the posterior's and the paired t test's. Differences that are rounding of the values have p = 1.
 
         Args:
             row: The index of the row.
@@ -148,17 +149,17 @@ class Pairs:
     """One comparison in every table, whose parts are (tables,) unless said otherwise."""
 
     mean: Array
-    """The mean paired difference (tables,)."""
+    """The mean paired difference."""
     spread: Array
-    """Its own standard deviation (n - 1), (tables,); 0 where that is rounding of the values."""
+    """The differences' own standard deviation (n - 1); 0 where that is rounding of the values."""
     count: Array
-    """The numbers of pairs (tables,)."""
+    """The numbers of pairs."""
     variance: Array
     """Draws of the variance of a difference (tables, draws)."""
     usual: Array
-    """The variance of such a difference that is usual in its table (tables,)."""
+    """The variance of such a difference that is usual in its table."""
     negligible: Array
-    """Whether all differences are rounding of the values (tables,)."""
+    """Whether all differences are rounding of the values."""
 
     def p_value(self, shift: Array | float = 0.0) -> Array:
         """Two-sided p-values (tables,) that the true difference is `shift`."""
@@ -169,7 +170,7 @@ class Pairs:
         # Without spread t is infinite and says nothing, but all differences having one sign does: the sign-flip test.
         own = np.where(self.spread == 0, 2.0 ** (1 - self.count), own)
         p = np.where(self._wild, np.maximum(p, own), p)
-        return np.where(self.negligible & (distance == np.abs(self.mean)), 1.0, p)
+        return np.where(self.negligible & (np.asarray(shift) == 0), 1.0, p)
 
     def half_width(self, level: float) -> Array:
         """Half of the widths of the intervals (tables,)."""
@@ -186,10 +187,11 @@ class Pairs:
         own = np.where(self.spread == 0, np.where(2.0 ** (1 - self.count) < 1 - level, 0.0, np.abs(self.mean)), own)
         return np.where(self._wild, np.maximum(halves, own), halves)
 
-    @property
+    @cached_property
     def _wild(self) -> Array:
         freedom = np.maximum(self.count - 1, 1)
-        return (np.square(self.spread) > self.usual * chdtri(freedom, WILD) / freedom) | (self.spread == 0)
+        usual, own = self.usual * chdtri(freedom, RARE) / freedom, np.square(self.spread)
+        return (own > usual) & (own > WILD * np.median(self.variance, axis=1)) | (self.spread == 0)
 
 
 def posterior_variances(tables: Array, baseline: int, chains: int = CHAINS, kept: int = KEPT) -> Array:
