@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import chdtri, gammaln, ndtr, ndtri, stdtr, stdtrit
 
 from space.array import Array
 from space.errors import ToolkitError
@@ -35,8 +36,8 @@ CHAINS, BURN_IN, KEPT = 64, 30, 200
 ROUNDING = 1e-12
 """Differences that are smaller than this share of the values count as the values' rounding."""
 
-WILD = 2.0
-"""The ratio of the differences' own variance to the posterior's median from which the paired t test has a say."""
+WILD = 0.05
+"""The share of rows with the table's usual spread whose differences look as wild, below which the paired t test has a say too."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,44 @@ class RowVariances:
     """The variances of a table's rows, as draws from their posterior, and the comparisons that follow from them."""
 
     values: Array
-    """The table (1, rows, seeds) in units of 2^`exponent`; NaN where a training is missing."""
+    """Tables (tables, rows, seeds) in units of 2^`exponent`; NaN where a training is missing."""
     draws: Array
-    """Variances (1, draws, rows) in the square of that unit."""
-    exponent: int
+    """Variances (tables, draws, rows) in the square of that unit."""
+    baseline: int
+    exponent: int = 0
+
+    def pairs(self, row: int, reference: int) -> Pairs:
+        """The comparison of two rows over the seeds that both have, in every table."""
+        differences = self.values[:, row] - self.values[:, reference]
+        there = ~np.isnan(differences)
+        count, differences = there.sum(1), np.where(there, differences, 0.0)
+        mean = differences.sum(1) / np.maximum(count, 1)
+        residuals = np.where(there, differences - mean[:, None], 0.0)
+        spread = np.sqrt(np.square(residuals).sum(1) / np.maximum(count - 1, 1))
+        rounding = ROUNDING * np.abs(np.where(there[:, None], self.values[:, [row, reference]], 0.0)).max((1, 2), initial=0.0)
+        return Pairs(
+            mean=mean,
+            spread=np.where(spread > rounding, spread, 0.0),
+            count=count,
+            variance=self.draws[..., row] + self.draws[..., reference],
+            usual=self._usual[:, row] + self._usual[:, reference],
+            negligible=np.abs(differences).max(1, initial=0.0) <= rounding,
+        )
+
+    @cached_property
+    def _usual(self) -> Array:
+        """The variance that is expected of each row (tables, rows): the median row's, and the baseline's own."""
+        medians = np.median(self.draws, axis=1)
+        usual = np.broadcast_to(np.median(medians, axis=1, keepdims=True), medians.shape).copy()
+        usual[:, self.baseline] = medians[:, self.baseline]
+        return usual
 
     def compare(self, row: int, reference: int, level: float = 0.95) -> tuple[float, float, float]:
-        """Compare two rows over the seeds that both have.
+        """Compare two rows of the first table over the seeds that both have.
 
-        Interval and p-value agree: one at 95 % excludes 0 exactly where p is below 0.05. They are the posterior's, but where the
-        differences spread more than the posterior says (`WILD`) or not at all, they are the more cautious of the posterior's and
-        the paired t test's. Differences that are rounding of the values have p = 1.
+        Interval and p-value agree: one at 95 % excludes 0 exactly where p is below 0.05. They are the posterior's. Where the
+        differences spread far more than is usual in the table (`WILD`), or not at all, they are the more cautious of the
+        posterior's and the paired t test's. Differences that are rounding of the values have p = 1.
 
         Args:
             row: The index of the row.
@@ -70,8 +98,8 @@ class RowVariances:
         """
         if not 0 < level < 1:
             raise ToolkitError(f"level {level} is not between 0 and 1; take 0.95")
-        pairs = Pairs.of(self.values, self.draws, row, reference)
-        if pairs.seeds[0] < 2:
+        pairs = self.pairs(row, reference)
+        if pairs.count[0] < 2:
             return math.nan, math.nan, math.nan
         mean, half, p = float(pairs.mean[0]), float(pairs.half_width(level)[0]), float(pairs.p_value()[0])
         low, high = (min(mean, 0.0), max(mean, 0.0)) if pairs.negligible[0] else (mean - half, mean + half)
@@ -100,7 +128,7 @@ def row_variances(values: Array, baseline: int) -> RowVariances:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or not 0 <= baseline < len(table):
         raise ToolkitError(
-            f"values of shape {table.shape} with baseline {baseline} are no table; give (rows, seeds) and the index of one of its rows"
+            f"values of shape {table.shape} with baseline {baseline} are no table; give (rows, seeds) and one row's index"
         )
     if np.isinf(table).any():
         raise ToolkitError("a value of the table is infinite; leave out trainings that have diverged, as NaN")
@@ -112,47 +140,34 @@ def row_variances(values: Array, baseline: int) -> RowVariances:
     rows, seeds = np.argsort(np.square(centred).sum(1), kind="stable"), np.argsort(centred.sum(0), kind="stable")
     draws = np.empty((1, CHAINS * KEPT, len(rows)))
     draws[..., rows] = posterior_variances(table[:, rows][..., seeds], int(np.argsort(rows)[baseline]))
-    return RowVariances(table, draws, exponent)
+    return RowVariances(table, draws, baseline, exponent)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """One comparison in each of many tables."""
+    """One comparison in every table, whose parts are (tables,) unless said otherwise."""
 
     mean: Array
     """The mean paired difference (tables,)."""
     spread: Array
     """Its own standard deviation (n - 1), (tables,); 0 where that is rounding of the values."""
-    seeds: Array
+    count: Array
     """The numbers of pairs (tables,)."""
     variance: Array
-    """Draws of the differences' variance (tables, draws)."""
+    """Draws of the variance of a difference (tables, draws)."""
+    usual: Array
+    """The variance of such a difference that is usual in its table (tables,)."""
     negligible: Array
     """Whether all differences are rounding of the values (tables,)."""
-
-    @classmethod
-    def of(cls, tables: Array, draws: Array, row: int, reference: int) -> Pairs:
-        """The comparison of two rows over the seeds that both have, for tables (tables, rows, seeds) and the draws of each."""
-        differences = tables[:, row] - tables[:, reference]
-        there = ~np.isnan(differences)
-        seeds = there.sum(1)
-        differences = np.where(there, differences, 0.0)
-        rounding = ROUNDING * np.abs(np.where(there[:, None], tables[:, [row, reference]], 0.0)).max((1, 2), initial=0.0)
-        mean = differences.sum(1) / np.maximum(seeds, 1)
-        residuals = np.where(there, differences - mean[:, None], 0.0)
-        spread = np.sqrt(np.square(residuals).sum(1) / np.maximum(seeds - 1, 1))
-        spread = np.where(spread > rounding, spread, 0.0)
-        negligible = np.abs(differences).max(1, initial=0.0) <= rounding
-        return cls(mean, spread, seeds, draws[..., row] + draws[..., reference], negligible)
 
     def p_value(self, shift: Array | float = 0.0) -> Array:
         """Two-sided p-values (tables,) that the true difference is `shift`."""
         distance = np.abs(self.mean - shift)
-        p = 2 * ndtr(-distance[:, None] * np.sqrt(self.seeds[:, None] / self.variance)).mean(1)
+        p = 2 * ndtr(-distance[:, None] * np.sqrt(self.count[:, None] / self.variance)).mean(1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            own = 2 * stdtr(np.maximum(self.seeds - 1, 1), -distance * np.sqrt(self.seeds) / self.spread)
+            own = 2 * stdtr(np.maximum(self.count - 1, 1), -distance * np.sqrt(self.count) / self.spread)
         # Without spread t is infinite and says nothing, but all differences having one sign does: the sign-flip test.
-        own = np.where(self.spread == 0, 2.0 ** (1 - self.seeds), own)
+        own = np.where(self.spread == 0, 2.0 ** (1 - self.count), own)
         p = np.where(self._wild, np.maximum(p, own), p)
         return np.where(self.negligible & (distance == np.abs(self.mean)), 1.0, p)
 
@@ -162,18 +177,19 @@ class Pairs:
         from scipy.optimize import brentq
 
         halves = []
-        for scale in np.sqrt(self.variance / self.seeds[:, None]):
+        for scale in np.sqrt(self.variance / self.count[:, None]):
             # The averaged tail reaches its level between the points where the narrowest and the widest do.
             low, high = (-float(ndtri((1 - level) / 2)) * end for end in (scale.min(), scale.max()))
             missing = lambda times: 2 * float(ndtr(-low * times / scale).mean()) - (1 - level)  # noqa: B023, E731
             halves.append(low * brentq(missing, 1 - 1e-9, high / low + 1e-9))
-        own = stdtrit(np.maximum(self.seeds - 1, 1), (1 + level) / 2) * self.spread / np.sqrt(self.seeds)
-        own = np.where(self.spread == 0, np.where(2.0 ** (1 - self.seeds) < 1 - level, 0.0, np.abs(self.mean)), own)
+        own = stdtrit(np.maximum(self.count - 1, 1), (1 + level) / 2) * self.spread / np.sqrt(self.count)
+        own = np.where(self.spread == 0, np.where(2.0 ** (1 - self.count) < 1 - level, 0.0, np.abs(self.mean)), own)
         return np.where(self._wild, np.maximum(halves, own), halves)
 
     @property
     def _wild(self) -> Array:
-        return (np.square(self.spread) > WILD * np.median(self.variance, axis=1)) | (self.spread == 0)
+        freedom = np.maximum(self.count - 1, 1)
+        return (np.square(self.spread) > self.usual * chdtri(freedom, WILD) / freedom) | (self.spread == 0)
 
 
 def posterior_variances(tables: Array, baseline: int, chains: int = CHAINS, kept: int = KEPT) -> Array:
