@@ -27,7 +27,7 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing:
         names = "', '".join(missing)
         raise ToolkitError(f"the frame has no column '{names}'{nearest(missing[0], [str(name) for name in frame.columns])}")
-    twice = next((name for name in columns if (frame.columns == name).sum() > 1), None)
+    twice = next((name for name in columns if list(frame.columns).count(name) > 1), None)
     if twice is not None:
         raise ToolkitError(f"the frame has two columns '{twice}'; rename or drop one of them")
 

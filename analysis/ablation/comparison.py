@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.columns import numeric_column, require_columns, require_seeds
 from nas.stats.paired import LARGEST, paired_differences, ratio_interval
-from nas.stats.verdicts import BASELINE, BETTER, RULE, judged, untested
+from nas.stats.verdicts import BASELINE, BETTER, RULE, Pair, judged, untested
 from nas.study.metrics import lower_is_better
 from space.array import Array
 from space.document import nearest
@@ -240,24 +240,28 @@ def _table(
     first = {name: (place[name], 0) for name in names if name != baseline}
     steps = {name: (place[name], place[before]) for before, name in pairwise(order)}
     family = list(dict.fromkeys([*first.values(), *steps.values()]))
-    results = pd.DataFrame(judged([samples[name] for name in place], family, lower_is_better(metric), level, looks, rule))
-    table = pd.DataFrame(_summary(samples, names) | _results(results, family, first, names))
+    results = judged([samples[name] for name in place], family, lower_is_better(metric), level, looks, rule)
+    table = pd.DataFrame(_summary(samples, names) | _results(results, family, first, names, baseline))
     if order:
-        step = _results(results.drop(columns="rule"), family, steps, names)
-        table = table.assign(**{_STEP[column]: values for column, values in step.items()})
+        step = _results(results, family, steps, names, baseline)
+        table = table.assign(**{title: step[column] for column, title in _STEP.items()})
     table.attrs["metric"] = metric
     return table
 
 
-def _results(results: pd.DataFrame, family: list[Any], compared: Mapping[Any, Any], names: Sequence[str]) -> dict[str, list[Any]]:
-    """The results of the variants' comparisons, by column; a variant without one is what others are compared with."""
-    places = [family.index(compared[name]) if name in compared else -1 for name in names]
-    alone = {"planned": 0, "pairs": 0, "verdict": BASELINE, "verdict_without_failures": BASELINE}
-    if "rule" in results:
-        alone["rule"] = ""
+_ALONE = {"planned": 0, "pairs": 0, "verdict": BASELINE, "verdict_without_failures": BASELINE, "rule": ""}
+"""What the columns hold for the variant that the others are compared with, where it is not NaN."""
+
+
+def _results(
+    results: Mapping[str, list[Any]], family: list[Pair], compared: Mapping[Any, Pair], names: Sequence[str], baseline: str
+) -> dict[str, list[Any]]:
+    """The results of the variants' comparisons, by column; NaN for a variant that is not among them."""
+    places = {name: family.index(pair) for name, pair in compared.items()}
+    alone = {baseline: _ALONE}
     return {
-        str(column): [results[column].iloc[place] if place >= 0 else alone.get(str(column), math.nan) for place in places]
-        for column in results
+        column: [values[places[name]] if name in places else alone.get(name, {}).get(column, math.nan) for name in names]
+        for column, values in results.items()
     }
 
 

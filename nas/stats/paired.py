@@ -305,7 +305,7 @@ def exaggeration(effect: float, error: float, freedom: float, alpha: float = 0.0
     return float(size.sum() / claimed.sum() / shift)
 
 
-_MIDPOINTS = (np.arange(2000) + 0.5) / 2000
+_MIDPOINTS = (np.arange(200) + 0.5) / 200
 
 
 def ratio_interval(

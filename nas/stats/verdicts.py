@@ -86,7 +86,9 @@ def judged(
     if rule not in RULES:
         raise ToolkitError(f"no rule '{rule}'{nearest(rule, RULES)}; known: {', '.join(RULES)}")
     seeds = sorted(set().union(*rows))
-    values = np.array([[row.get(seed, math.nan) for seed in seeds] for row in rows], dtype=np.float64).reshape(len(rows), len(seeds))
+    values = np.array([[row.get(seed, math.nan) for seed in seeds] for row in rows], dtype=np.float64).reshape(
+        len(rows), len(seeds)
+    )
     failed = np.array([[seed in row for seed in seeds] for row in rows], dtype=bool).reshape(values.shape) & ~np.isfinite(values)
     values[~np.isfinite(values)] = math.nan
     pairs = [_Pairs.of(values, failed, pair, lower) for pair in comparisons]
@@ -109,7 +111,9 @@ def judged(
         "p_rule": [test.p_rule if test else math.nan for test in tests],
         "p_rule_holm": list(adjusted),
         "verdict": verdicts,
-        "verdict_without_failures": [_verdict(of, p, 1 - level, lower, test) for of, p, test in zip(pairs, dropped, tests, strict=True)],
+        "verdict_without_failures": [
+            _verdict(of, p, 1 - level, lower, test) for of, p, test in zip(pairs, dropped, tests, strict=True)
+        ],
         "exaggeration": [
             exaggeration(of.mean, test.error, test.freedom, alpha) if test and alpha and test.error > 0 else math.nan
             for of, test, alpha in zip(pairs, tests, claims, strict=True)
@@ -206,8 +210,8 @@ def _shared_variances(values: Array, pairs: Sequence[_Pairs]) -> RowVariances | 
 
     Copies of a row, such as those of equal architecture, show the same spread once, or none.
     """
-    spreads = [(of.used - of.mean, mean_and_spread(of.used)[1]) for of in pairs if len(of.used) > 1]
-    distinct = {tuple(np.round(deviations / spread, 6)) for deviations, spread in spreads if spread > 0}
+    tested = [of.used for of in pairs if len(of.used) > 1 and mean_and_spread(of.used)[1] > 0]
+    distinct = {tuple(f"{deviation:.6g}" for deviation in used - used.mean()) for used in tested}
     return row_variances(values, 0) if len(distinct) > 1 else None
 
 
