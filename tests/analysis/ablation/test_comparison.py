@@ -10,10 +10,11 @@ import pytest
 from scipy import stats
 
 from analysis.ablation import comparison
+from analysis.ablation.attribution import shapley
 from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
 from nas.stats.hierarchical import row_variances
 from nas.stats.paired import holm, paired_t_p, sign_flip_p
-from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p
+from nas.stats.sequential import SequentialVariances, bounds, looks, repeated_interval, sequential_p
 from space.errors import ToolkitError
 
 REPETITIONS = 2000
@@ -221,7 +222,7 @@ def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
     frame = drawn(5, {"plain": 0.0, "a": -0.05, "b": 0.0, "few": 0.1}, seeds=9)
     frame = frame[(frame["variant"] != "few") | (frame["seed"] < 2)]
     frame = frame[(frame["variant"] != "a") | (frame["seed"] < 4)].sample(frac=1, random_state=0)
-    table = compare(frame, "plain", looks=list(planned))
+    table = compare(frame, "plain", looks=list(planned), rule="t")
     a = row(table, "a")
     wide = frame.pivot(index="seed", columns="variant", values="val_loss")
     differences = (wide["a"] - wide["plain"]).dropna().to_numpy()
@@ -235,6 +236,12 @@ def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
     assert few[["ci_low", "p_value", "p_rule_holm"]].isna().all()
     with pytest.raises(ToolkitError, match="more than the last planned look|not one of the planned looks"):
         compare(frame, "plain", looks=looks(3, 6))
+    shared = compare(frame, "plain", looks=planned)
+    assert set(shared["rule"]) == {"", "group-sequential hierarchical variances"}
+    values = wide[["plain", "a", "b", "few"]].to_numpy().T
+    expected = SequentialVariances(values, 0, planned).compare(1, 0)
+    assert tuple(row(shared, "a")[["ci_low", "ci_high", "p_rule"]]) == pytest.approx(expected)
+    assert row(shared, "few")["verdict"] == "before the first look: no test"
 
 
 def test_claims_of_sequential_seeds_stay_true():
@@ -248,7 +255,7 @@ def test_claims_of_sequential_seeds_stay_true():
     false = 0
     for own, stopped in zip(values, stops, strict=True):
         kept = {"plain": own[0]} | {f"v{place}": own[place + 1, :stop] for place, stop in enumerate(stopped)}
-        false += compare(frame_of(kept), "plain", looks=planned)["verdict"].isin(["better", "worse"]).any()
+        false += compare(frame_of(kept), "plain", looks=planned, rule="t")["verdict"].isin(["better", "worse"]).any()
     assert 0 < false / len(values) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(values))
 
 
@@ -279,9 +286,9 @@ def test_a_ladder_compares_with_the_first_and_the_row_before():
 
 def test_a_ladder_takes_looks():
     frame = drawn(8, {"plain": 0.0, "a": -0.1, "b": -0.11}, seeds=5)
-    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6))
+    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6), rule="t")
     assert table["step_p"].equals(table["step_p_rule"])
-    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6)), "b")["ci_low"]
+    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6), rule="t"), "b")["ci_low"]
 
 
 def gains(seed, raw, matched, seeds=6, noise=0.01):
@@ -322,6 +329,20 @@ def test_a_share_stands_beside_its_two_differences():
         assert paired_t_p(left.to_numpy()) == pytest.approx(0.05)
 
 
+def test_a_share_is_given_only_where_the_corrected_raw_verdict_claims_a_gain():
+    """A raw gain whose own interval excludes 0, among eight rows without any."""
+    frame = drawn(11, {"plain": 0.0, "big": -0.016, "matched": -0.01} | dict.fromkeys("abcdefgh", 0.0))
+    control = frame["variant"].map({"matched": "flop-matched"}).fillna("raw")
+    frame = frame.assign(control=control, variant=frame["variant"].replace("matched", "big"))
+    for rule in ("t", "hierarchical"):
+        big = row(gain_at_equal_cost(frame, "plain", rule=rule), "big")
+        assert big["raw_high"] < 0
+        assert (big["raw_verdict"], big["note"]) == ("no evidence", "no gain to share")
+        assert big[["share", "share_low", "share_high"]].isna().all()
+    alone = row(gain_at_equal_cost(frame[frame["variant"].isin(["plain", "big"])], "plain", rule="t"), "big")
+    assert (alone["raw_verdict"], alone["note"]) == ("better", "")
+
+
 @pytest.mark.parametrize("raw", [0.0, 0.09])
 def test_without_a_gain_there_is_no_share(raw):
     (found,) = gain_at_equal_cost(gains(1, raw, -0.03), "plain").itertuples()
@@ -355,6 +376,7 @@ def test_gains_take_the_seeds_that_all_have():
     assert gain_at_equal_cost(unmatched, "plain")["note"].tolist()[1] == "no common seed: no test"
 
 
+FACTORS = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]}).assign(a=[False, False, True, True])
 GOOD = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]})
 CONTROLLED = gains(1, -0.1, -0.1)
 
@@ -371,6 +393,16 @@ CONTROLLED = gains(1, -0.1, -0.1)
         (lambda: compare(GOOD.iloc[:0], "plain"), "column val_loss holds no finite value"),
         (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column 'val_loss' does not hold numbers"),
         (lambda: compare(GOOD.assign(seed=[0, 1, None, 1]), "plain"), "a row of the frame has no variant or no seed"),
+        (lambda: compare(GOOD.assign(seed=[0, "1"] * 2), "plain"), "seeds of several types, such as '1' \\(str\\), 0 \\(int\\)"),
+        (lambda: compare(GOOD.assign(seed=[0, 1, "0", "1"]), "plain"), "which make no pairs; convert the column to one type"),
+        (lambda: shapley(FACTORS.assign(seed=[0, "0"] * 2), ["a"]), "'seed' holds seeds of several types"),
+        (lambda: compare(pd.concat([GOOD, GOOD[["val_loss"]]], axis=1), "plain"), "the frame has two columns 'val_loss'"),
+        (lambda: compare(pd.concat([GOOD, GOOD[["seed"]]], axis=1), "plain"), "the frame has two columns 'seed'"),
+        (lambda: compare(GOOD.assign(val_loss=GOOD["val_loss"] + 1j), "plain"), "column 'val_loss' does not hold numbers"),
+        (lambda: compare(GOOD.assign(val_loss=[0.3, 0.4, 1e200, 0.3]), "plain"), "'cosine', seed 0 has val_loss 1e\\+200, beyond"),
+        (lambda: compare(GOOD.assign(val_loss=[0.3, -1e308, 1e308, 0.3]), "plain"), "which no difference can be computed"),
+        (lambda: compare(GOOD, "plain", rule="welch"), "no rule 'welch'"),
+        (lambda: compare(GOOD, "plain", order=["cosine", "plain"]), "the order cosine, plain does not start from 'plain'"),
         (lambda: compare(GOOD, "plain", level=95), "level 95 is not between 0 and 1"),
         (lambda: ladder(GOOD, ["plain"]), "a ladder of plain has no steps"),
         (lambda: ladder(GOOD, ["plain", "cosine", "plain"]), "each once"),
