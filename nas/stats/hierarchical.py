@@ -30,15 +30,15 @@ from space.errors import ToolkitError
 DEGREES = np.array([1.0, 2, 3, 4, 6, 8, 16, 32])
 """The values of ν, the degrees of freedom by which the variants' variances are drawn to each other."""
 
-CHAINS, BURN_IN, KEPT = 64, 30, 200
+CHAINS, BURN_IN, KEPT = 128, 25, 100
 """For one table: parallel chains, the first sweeps of each, which are dropped, and the sweeps that are kept."""
 
 ROUNDING = 1e-12
 """Differences that are smaller than this share of the values count as the values' rounding."""
 
 WILD, RARE = 1.5, 0.05
-"""Differences are wild, and the paired t test has a say in them, where their own variance exceeds `WILD` times the posterior's median
-and is so large that of differences with the spread that is usual in the table a share below `RARE` would show it."""
+"""Differences are wild, and the paired t test has a say in them, where their own variance is over `WILD` times the posterior's
+median, and so large that a share below `RARE` of differences with the spread that is usual in the table would show it."""
 
 
 @dataclass(frozen=True)

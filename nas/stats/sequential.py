@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from nas.stats.hierarchical import RowVariances, row_variances
 from nas.stats.paired import checked_differences, mean_and_spread, nominal_p
 from space.array import Array
 from space.errors import ToolkitError
@@ -33,12 +31,6 @@ LEAST = 3
 
 PATHS = 200_000
 """Simulated sequences of normal differences, the same every time; their alpha is accurate to about 0.0002 at 0.05."""
-
-ALPHAS = np.geomspace(1e-8, 0.999, 32)
-"""The alphas whose normal levels are computed; those between them are interpolated."""
-
-NODES = 64
-"""The points of the integration from look to look."""
 
 GRID = 0.05 * 20 ** (np.arange(-12, 12) / 11)
 """The alphas whose bounds are simulated, from 0.0019 to 1 with 0.05 among them; nominal levels are interpolated between them."""
@@ -73,7 +65,7 @@ def bounds(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     >>> [round(bound, 1) for bound in bounds((3, 4, 5, 6), 0.05)]
     [6.2, 5.0, 4.0, 3.5]
     """
-    _check(looks, alpha)
+    check_looks(looks, alpha)
     if alpha < GRID[0]:
         levels = alpha * _increments(looks)
     else:
@@ -117,7 +109,7 @@ def sequential_p(differences: Sequence[float] | Array, looks: tuple[int, ...]) -
     >>> round(sequential_p([-0.012, -0.009, -0.015, -0.011], looks(3, 12)), 3)
     0.021
     """
-    _check(looks)
+    check_looks(looks)
     increments, union, simulated = _increments(looks), 1.0, 1.0
     for index, mean, spread in _so_far(differences, looks):
         if spread == 0:
@@ -151,7 +143,7 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
     >>> settled([-0.012, -0.009, -0.015], looks(3, 12), 0.05), settled([-0.012, -0.009, -0.015, -0.011], looks(3, 12), 0.05)
     (False, True)
     """
-    _check(looks, alpha)
+    check_looks(looks, alpha)
     if margin is not None and not margin > 0:
         raise ToolkitError(
             f"a margin of {margin} is not positive; give the difference that does not matter, in the unit of the metric"
@@ -165,112 +157,50 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
     return False
 
 
-@dataclass(frozen=True)
-class SequentialVariances:
-    """Comparisons of a table's rows by hierarchical variances, of which one may look at each after every seed.
-
-    At a look, a row's p-value of `nas.stats.hierarchical`, from the values of all rows up to that seed, is compared with the level
-    that spending alpha in proportion to the squared share of the pairs (Kim & DeMets 1987, ρ = 2) gives a test of normal means with
-    known variance. That is an approximation, since the variances are estimated; `benchmarks/README.md` has the measured errors.
-    """
-
-    values: Array
-    """The metric (rows, seeds), NaN where a training is missing; the seeds in the order in which they were added."""
-    baseline: int
-    looks: tuple[int, ...]
-    """The numbers of pairs at which a comparison is looked at."""
-
-    def compare(self, row: int, reference: int, level: float = 0.95) -> tuple[float, float, float]:
-        """Compare two rows over the seeds that both have, as `RowVariances.compare` does for a single look.
-
-        A number of pairs is looked at when both rows first have it, so later values of others change no earlier look.
-
-        Returns:
-            The repeated interval and the sequential p-value: the smallest alpha at which a look so far is significant. Where that
-            is an earlier look than the last, the interval is what it has in common with that look's, which is as valid, so that a
-            claim does not stand beside an interval that holds 0. Three NaN before the first look.
-
-        Raises:
-            ToolkitError: There are more pairs than the last look has, or the level is outside (0, 1).
-        """
-        seen = self._seen(row, reference)
-        if not seen:
-            return math.nan, math.nan, math.nan
-        alphas = [smallest_alpha(self.looks, index, table.compare(row, reference)[2]) for index, table in seen]
-        best = alphas.index(min(alphas))
-        low, high = self._interval(row, reference, level, *seen[-1])
-        earlier_low, earlier_high = self._interval(row, reference, level, *seen[best])
-        both = max(low, earlier_low), min(high, earlier_high)
-        return *(both if both[0] <= both[1] else (low, high)), float(alphas[best])
-
-    def conditional_power(self, row: int, reference: int, alpha: float) -> float:
-        """The chance that the comparison is significant at the last look if its trend so far goes on; 1 before the first look.
-
-        Ending a comparison where this is small wastes little, and makes no claim more likely: futility is non-binding (Jennison &
-        Turnbull 2000, sections 5.2 and 10.2).
-        """
-        seen = self._seen(row, reference)
-        if not seen:
-            return 1.0
-        index, table = seen[-1]
-        return float(conditional_power(self.looks, index, np.array(table.compare(row, reference)[2]), alpha))
-
-    def _seen(self, row: int, reference: int) -> list[tuple[int, RowVariances]]:
-        """The looks so far: the index of each, and the table then."""
-        pairs = np.cumsum(~np.isnan(self.values[row] - self.values[reference]))
-        if len(pairs) and pairs[-1] > self.looks[-1]:
-            raise _too_many(int(pairs[-1]), self.looks)
-        return [
-            (index, self._table(int(np.searchsorted(pairs, look)) + 1))
-            for index, look in enumerate(self.looks)
-            if len(pairs) and look <= pairs[-1]
-        ]
-
-    def _table(self, seeds: int) -> RowVariances:
-        if seeds not in self._tables:
-            self._tables[seeds] = row_variances(self.values[:, :seeds], self.baseline)
-        return self._tables[seeds]
-
-    def _interval(self, row: int, reference: int, level: float, index: int, table: RowVariances) -> tuple[float, float]:
-        return table.compare(row, reference, 1 - float(normal_levels(self.looks, 1 - level)[index]))[:2]
-
-    @cached_property
-    def _tables(self) -> dict[int, RowVariances]:
-        return {}
-
-
-def normal_levels(looks: tuple[int, ...], alpha: float) -> Array:
-    """The nominal two-sided levels (looks,) of tests of a normal mean with known variance; any is met with probability alpha."""
-    _check(looks, alpha)
-    return np.exp([np.interp(math.log(alpha), np.log(ALPHAS), row) for row in np.log(_normal_levels(looks))])
-
-
-def smallest_alpha(looks: tuple[int, ...], index: int, p_value: Array | float) -> Array:
-    """The smallest alpha at which p-values at the look of this index are significant by `normal_levels`."""
-    levels, p = _normal_levels(looks)[index], np.maximum(p_value, 1e-300)
-    within = np.exp(np.interp(np.log(p), np.log(levels), np.log(ALPHAS), right=0.0))
-    # Where alpha is small, a look's level is the alpha that it spends.
-    return np.where(p < levels[0], p * (ALPHAS[0] / levels[0]), within)
-
-
-def conditional_power(looks: tuple[int, ...], index: int, p_value: Array, alpha: float) -> Array:
-    """The chance of significance at the last look, given p-values at the look of this index, if the trend so far goes on.
+def conditional_power(p_value: Array | float, share: float, level: float) -> Array:
+    """The chance that a test is significant at the last look if its trend so far goes on.
 
     The statistic is taken as a Brownian motion whose drift is the estimate so far (Lan & Wittes 1988, The B-value, Biometrics 44).
+    Ending a comparison where this is small makes no claim more likely: such futility is non-binding (Jennison & Turnbull 2000,
+    Group Sequential Methods, chapter 10).
+
+    Args:
+        p_value: Two-sided p-values so far, each of one look alone.
+        share: The pairs so far as a share of those at the last look.
+        level: The nominal level of the last look.
+
+    >>> print(f"{conditional_power(0.05, 0.5, 0.05):.2f} {conditional_power(0.5, 0.5, 0.05):.2f}")
+    0.87 0.08
     """
-    share = looks[index] / looks[-1]
-    bound = -ndtri(normal_levels(looks, alpha)[-1] / 2)
-    if share == 1:
-        return np.where(p_value <= 2 * ndtr(-bound), 1.0, 0.0)
-    expected = -ndtri(np.maximum(p_value, 1e-300) / 2) / math.sqrt(share)
-    return np.asarray(ndtr((expected - bound) / math.sqrt(1 - share)))
+    statistic, bound = -ndtri(np.maximum(p_value, 1e-300) / 2), -float(ndtri(level / 2))
+    if share >= 1:
+        return np.where(statistic >= bound, 1.0, 0.0)
+    return np.asarray(ndtr((statistic / math.sqrt(share) - bound) / math.sqrt(1 - share)))
+
+
+def prospects(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha: float) -> float:
+    """The `conditional_power` of `settled` at the last look, by the latest look; 1 before the first, or without any spread.
+
+    Raises:
+        ToolkitError: There are more differences than the last look has, or one is not finite.
+
+    >>> round(prospects([-0.012, 0.009, -0.005], looks(3, 12), 0.05), 2)
+    0.03
+    """
+    check_looks(looks, alpha)
+    latest = list(_so_far(differences, looks))[-1:]
+    if not latest or latest[0][2] == 0:
+        return 1.0
+    index, mean, spread = latest[0]
+    level = float(2 * stdtr(looks[-1] - 1, -bounds(looks, alpha)[-1]))
+    return float(conditional_power(nominal_p(mean, spread, looks[index]), looks[index] / looks[-1], level))
 
 
 def _so_far(differences: Sequence[float] | Array, looks: tuple[int, ...]) -> Iterator[tuple[int, float, float]]:
     """For each look that the differences have reached: its index, and the mean and spread of the differences then."""
     values = checked_differences(differences, 0)
     if len(values) > looks[-1]:
-        raise _too_many(len(values), looks)
+        raise too_many(len(values), looks)
     for index, pairs in enumerate(looks):
         if pairs <= len(values):
             yield index, *mean_and_spread(values[:pairs])
@@ -307,37 +237,13 @@ def _levels(looks: tuple[int, ...]) -> Array:
     return np.maximum.accumulate(np.maximum(levels, floor), axis=1)
 
 
-@lru_cache(maxsize=16)
-def _normal_levels(looks: tuple[int, ...]) -> Array:
-    """The levels (looks, alphas of `ALPHAS`) by recursive integration (Armitage, McPherson & Rowe 1969, J. R. Statist. Soc. A 132)."""
-    _check(looks)
-    shares = np.array(looks) / looks[-1]
-    spent = np.diff(shares**2, prepend=0)
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    levels = np.empty((len(looks), len(ALPHAS)))
-    # The density of the Brownian motion at points (alphas, nodes) within the bounds of the looks so far; it begins at 0.
-    points, mass, before = np.zeros((len(ALPHAS), 1)), np.ones((len(ALPHAS), 1)), 0.0
-    for index, share in enumerate(shares):
-        step = math.sqrt(share - before)
-        low, high = np.zeros(len(ALPHAS)), np.full(len(ALPHAS), 40.0)
-        for _ in range(60):
-            bound = (low + high) / 2
-            beyond = (mass * (ndtr((points - bound[:, None]) / step) + ndtr((-points - bound[:, None]) / step))).sum(1)
-            exceeded = beyond > ALPHAS * spent[index]
-            low, high = np.where(exceeded, bound, low), np.where(exceeded, high, bound)
-        levels[index] = 2 * ndtr(-high / math.sqrt(share))
-        at = high[:, None] * nodes
-        density = np.exp(-np.square((at[:, :, None] - points[:, None]) / step) / 2) / (step * math.sqrt(2 * math.pi))
-        points, mass, before = at, high[:, None] * weights * (density @ mass[:, :, None])[..., 0], share
-    return levels
-
-
 def _increments(looks: tuple[int, ...]) -> Array:
     """The share of alpha that each look may spend."""
     return np.diff(looks, prepend=0) / looks[-1]
 
 
-def _check(looks: tuple[int, ...], alpha: float = 0.05) -> None:
+def check_looks(looks: tuple[int, ...], alpha: float = 0.05) -> None:
+    """Raise ToolkitError for looks that do not rise from `LEAST` or more, or an alpha outside (0, 1)."""
     if not looks or looks[0] < LEAST or any(later <= earlier for earlier, later in pairwise(looks)):
         raise ToolkitError(
             f"looks at {_named(looks)} pairs do not rise from {LEAST} or more; make them with looks(minimum, maximum)"
@@ -346,7 +252,8 @@ def _check(looks: tuple[int, ...], alpha: float = 0.05) -> None:
         raise ToolkitError(f"alpha {alpha} is not between 0 and 1; take 0.05")
 
 
-def _too_many(pairs: int, looks: tuple[int, ...]) -> ToolkitError:
+def too_many(pairs: int, looks: tuple[int, ...]) -> ToolkitError:
+    """The error of more pairs than looks were planned for."""
     return ToolkitError(f"{pairs} pairs are more than the last planned look has ({_named(looks)}); plan more looks")
 
 

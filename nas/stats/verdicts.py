@@ -32,7 +32,8 @@ from nas.stats.paired import (
     paired_t_p,
     sign_flip_p,
 )
-from nas.stats.sequential import SequentialVariances, repeated_interval, sequential_p
+from nas.stats.sequential import repeated_interval, sequential_p
+from nas.stats.sequential_variances import SequentialVariances
 from space.array import Array
 from space.document import nearest
 from space.errors import ToolkitError

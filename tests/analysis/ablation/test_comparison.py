@@ -14,7 +14,8 @@ from analysis.ablation.attribution import shapley
 from analysis.ablation.comparison import compare, ladder
 from nas.stats.hierarchical import row_variances
 from nas.stats.paired import holm, sign_flip_p
-from nas.stats.sequential import SequentialVariances, bounds, looks, repeated_interval, sequential_p
+from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p
+from nas.stats.sequential_variances import SequentialVariances
 from space.errors import ToolkitError
 
 REPETITIONS = 2000
