@@ -80,6 +80,8 @@ def test_trials_that_have_not_ended_are_no_failures(tmp_path):
     assert "RUNNING" in set(data.ablation.seeds["state"])
     (table,) = ablation_tables(data)
     assert (table.frame["planned"] == table.frame["pairs"]).all()
+    compared = compare(data.ablation.rows("", "raw"), "plain")
+    assert (compared["planned"] == compared["pairs"]).all()
     assert "failed" not in " ".join(table.notes)
     sequential = ablation(tmp_path, seeds={"min": 4, "max": 6, "margin": 1e-6})
     loss = effects(sequential, noise=0.001, cosine=-0.2)
