@@ -115,7 +115,7 @@ class Rates:
     power: float
 
 
-def rates(cell: Cell, tables: int, seed: int = 0, chains: int = 4, kept: int = 100) -> dict[str, Rates]:
+def rates(cell: Cell, tables: int, seed: int | list[int] = 0, chains: int = 4, kept: int = 100) -> dict[str, Rates]:
     """Error rate, coverage and power of paired t tests and of the hierarchical rule."""
     values = drawn(cell.case, cell.variants, cell.seeds, tables, np.random.default_rng(seed))
     table = RowVariances(values, posterior_variances(values, 0, chains, kept), baseline=0)
