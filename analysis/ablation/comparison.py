@@ -64,8 +64,8 @@ def compare(
         metric: The column of the metric.
         level: The level of the intervals; 1 - level is the threshold of the verdicts.
         looks: The numbers of pairs at which the differences were looked at, where seeds were added until there was an
-            answer. Intervals are then repeated intervals and both p-values are the sequential one, valid under peeking
-            (see `nas.stats.sequential`), and pairs count in the order of their seeds.
+            answer. Intervals are then repeated intervals and p-values are sequential ones, valid under peeking (see
+            `nas.stats.sequential`), p_value that of the t test; pairs count in the order of their seeds.
         rule: `hierarchical`, or `t` for the paired t test.
         order: The variants of a ladder from the baseline up. The table then has the columns of a step too, as `ladder` has.
 
@@ -291,7 +291,7 @@ def _samples(frame: pd.DataFrame, metric: str, keys: tuple[str, ...] = ("variant
             raise ToolkitError(f"{_described(name)}, seed {seed} has two rows; keep one row per seed")
         if math.isfinite(value) and abs(value) > LARGEST:
             raise ToolkitError(
-                f"{_described(name)}, seed {seed} has {metric} {value:g}, beyond ±{LARGEST:g}, which differences cannot be computed "
+                f"{_described(name)}, seed {seed} has {metric} {value:g}, beyond ±{LARGEST:g}, which no difference can be computed "
                 "with; leave the value empty (NaN), as of a training that failed"
             )
         by_seed[seed] = value if math.isfinite(value) else math.nan

@@ -67,13 +67,13 @@ def reading(run: AblationFrames, baseline: str, compared: pd.DataFrame, rows: pd
 def claimed_by(compared: pd.DataFrame, comparisons: int, what: str) -> str:
     """The rule of a table's verdicts, and the family that is corrected together."""
     rule = next((name for name in compared["rule"] if name), RULES["t"])
-    normal = ", which assumes normal differences" if rule in (RULES["t"], SEQUENTIAL) else ""
+    normal = ", which assumes normal differences" if rule in (RULES["t"], SEQUENTIAL["t"]) else ""
     if comparisons < 2:
         return f"Verdicts are by the {rule}{normal}: a claim where p rule < {ALPHA}."
     kinds = f" ({what})" if what else ""
     return (
         f"Verdicts are by {rule}{normal}, with Holm's correction over all {comparisons} comparisons of this table{kinds}: a claim "
-        f"where p rule Holm < {ALPHA}. The chance of any false claim, {100 * ALPHA:.0f} %, is this table's; over several tables it adds up."
+        f"where p rule Holm < {ALPHA}. The {100 * ALPHA:.0f} % for any false claim are this table's; over several it adds up."
     )
 
 

@@ -132,8 +132,8 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
         exact += f" ({needed} seeds would get below {ALPHA})"
     if seeds.sequential:
         rule = (
-            f"{many} in a table, looked at after each of {seeds.min} to {seeds.max} seeds by a group-sequential t test, valid under "
-            "peeking if the differences are normal"
+            f"{many} in a table, looked at after each of {seeds.min} to {seeds.max} seeds by a group-sequential t test, valid "
+            "under peeking if the differences are normal"
         )
         exact = "; there is no exact one"
     yield "claims", rule + exact

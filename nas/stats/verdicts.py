@@ -2,7 +2,7 @@
 
 The rule `hierarchical` tests with variances that are estimated from all rows of the table together (`nas.stats.hierarchical`).
 A table of one comparison has nothing to share and gets the paired t test, and so do all tables by the rule `t`. Where seeds were
-added until there was an answer, the test is the group-sequential t test (`nas.stats.sequential`).
+added until there was an answer, both are group-sequential tests (`nas.stats.sequential`).
 
 A trial that failed may have failed because its seed was bad, and leaving its pair out would then favour its row: where rows fail
 at seeds above the 84 %, 69 % or 50 % quantile of their law, which is the baseline's, two-sided t tests of twelve pairs call them
@@ -33,6 +33,7 @@ from nas.stats.paired import (
     sign_flip_p,
 )
 from nas.stats.sequential import repeated_interval, sequential_p
+from nas.stats.sequential_variances import SequentialVariances
 from space.array import Array
 from space.document import nearest
 from space.errors import ToolkitError
@@ -46,11 +47,14 @@ RULES = {"hierarchical": "hierarchical variances", "t": "paired t"}
 RULE = "hierarchical"
 """The rule of this version."""
 
-SEQUENTIAL = "group-sequential t"
+SEQUENTIAL = {"hierarchical": "group-sequential hierarchical variances", "t": "group-sequential t"}
+"""The names of the rules where seeds were added until there was an answer."""
 
 BASELINE = "baseline"
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 NO_PAIR, ONE_SEED, BEFORE_FIRST_LOOK = "no common seed: no test", "one seed: no test", "before the first look: no test"
+
+Variances = RowVariances | SequentialVariances
 
 Pair = tuple[int, int]
 """The indices of a row and of the row that it is compared with."""
@@ -84,7 +88,7 @@ def judged(
             pairs than the last look has.
     """
     if rule not in RULES:
-        raise ToolkitError(f"no rule '{rule}'{nearest(rule, RULES)}; known: {', '.join(RULES)}")
+        raise ToolkitError(f"no rule '{rule}'{nearest(rule, RULES)}")
     seeds = sorted(set().union(*rows))
     values = np.array([[row.get(seed, math.nan) for seed in seeds] for row in rows], dtype=np.float64).reshape(
         len(rows), len(seeds)
@@ -92,14 +96,15 @@ def judged(
     failed = np.array([[seed in row for seed in seeds] for row in rows], dtype=bool).reshape(values.shape) & ~np.isfinite(values)
     values[~np.isfinite(values)] = math.nan
     pairs = [_Pairs.of(values, failed, pair, lower) for pair in comparisons]
-    variances = None if looks or rule == "t" else _shared_variances(values, pairs)
-    tests = [_tested(of, variances, level, tuple(looks) if looks else None) for of in pairs]
+    planned = tuple(looks) if looks else None
+    variances = _shared_variances(values, pairs, planned) if rule == "hierarchical" else None
+    tests = [_tested(of, variances, level, planned) for of in pairs]
     adjusted, dropped, exact = (
         _adjusted([getattr(test, name) if test else math.nan for test in tests]) for name in ("p_rule", "p_dropped", "p_value")
     )
     verdicts = [_verdict(of, p, 1 - level, lower, test) for of, p, test in zip(pairs, adjusted, tests, strict=True)]
     claims = [(1 - level) / len(pairs) if verdict in (BETTER, WORSE) else None for verdict in verdicts]
-    used = SEQUENTIAL if looks else RULES["hierarchical" if variances else "t"]
+    used = (SEQUENTIAL if looks else RULES)["hierarchical" if variances else "t"]
     return {
         "planned": [of.planned for of in pairs],
         "pairs": [len(of.used) for of in pairs],
@@ -167,7 +172,7 @@ class _Test:
     low: float
     high: float
     p_value: float
-    """By sign flips; the sequential one with looks."""
+    """By sign flips; by the group-sequential t test with looks."""
     p_rule: float
     p_dropped: float
     """By the rule with the failures left out."""
@@ -176,7 +181,7 @@ class _Test:
     freedom: float
 
 
-def _tested(pairs: _Pairs, variances: RowVariances | None, level: float, looks: tuple[int, ...] | None) -> _Test | None:
+def _tested(pairs: _Pairs, variances: Variances | None, level: float, looks: tuple[int, ...] | None) -> _Test | None:
     """The test of one comparison; None where there are too few pairs."""
     used, n = pairs.used, len(pairs.used)
     if n < (looks[0] if looks else 2):
@@ -187,7 +192,9 @@ def _tested(pairs: _Pairs, variances: RowVariances | None, level: float, looks: 
     # Differences without any spread are those of copies and of shifted copies, of which no row says anything.
     if variances and spread > 0:
         low, high, p_rule = variances.compare(*pairs.rows, level)
-        error, freedom = (high - low) / 2 / float(ndtri((1 + level) / 2)), math.inf
+        if looks is None:
+            # Repeated intervals are wider than the standard error says.
+            error, freedom = (high - low) / 2 / float(ndtri((1 + level) / 2)), math.inf
     dropped = p_rule
     if pairs.counted is not None:
         low_counted, high_counted, exact, p = _by_t(pairs.counted, level, looks)
@@ -205,14 +212,16 @@ def _by_t(differences: Array, level: float, looks: tuple[int, ...] | None) -> tu
     return (*repeated_interval(differences, looks, 1 - level), p_value, p_value)
 
 
-def _shared_variances(values: Array, pairs: Sequence[_Pairs]) -> RowVariances | None:
+def _shared_variances(values: Array, pairs: Sequence[_Pairs], looks: tuple[int, ...] | None) -> Variances | None:
     """The variances of all rows together; None where fewer than two comparisons show any, as one has nothing to share.
 
     Copies of a row, such as those of equal architecture, show the same spread once, or none.
     """
     tested = [of.used for of in pairs if len(of.used) > 1 and mean_and_spread(of.used)[1] > 0]
     distinct = {tuple(f"{deviation:.6g}" for deviation in used - used.mean()) for used in tested}
-    return row_variances(values, 0) if len(distinct) > 1 else None
+    if len(distinct) < 2:
+        return None
+    return SequentialVariances(values, 0, looks) if looks else row_variances(values, 0)
 
 
 def _adjusted(p_values: Sequence[float]) -> Array:

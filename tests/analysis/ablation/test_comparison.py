@@ -10,10 +10,12 @@ import pytest
 from scipy import stats
 
 from analysis.ablation import comparison
-from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
+from analysis.ablation.attribution import shapley
+from analysis.ablation.comparison import compare, ladder
 from nas.stats.hierarchical import row_variances
-from nas.stats.paired import holm, paired_t_p, sign_flip_p
+from nas.stats.paired import holm, sign_flip_p
 from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p
+from nas.stats.sequential_variances import SequentialVariances
 from space.errors import ToolkitError
 
 REPETITIONS = 2000
@@ -221,7 +223,7 @@ def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
     frame = drawn(5, {"plain": 0.0, "a": -0.05, "b": 0.0, "few": 0.1}, seeds=9)
     frame = frame[(frame["variant"] != "few") | (frame["seed"] < 2)]
     frame = frame[(frame["variant"] != "a") | (frame["seed"] < 4)].sample(frac=1, random_state=0)
-    table = compare(frame, "plain", looks=list(planned))
+    table = compare(frame, "plain", looks=list(planned), rule="t")
     a = row(table, "a")
     wide = frame.pivot(index="seed", columns="variant", values="val_loss")
     differences = (wide["a"] - wide["plain"]).dropna().to_numpy()
@@ -235,6 +237,12 @@ def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
     assert few[["ci_low", "p_value", "p_rule_holm"]].isna().all()
     with pytest.raises(ToolkitError, match="more than the last planned look|not one of the planned looks"):
         compare(frame, "plain", looks=looks(3, 6))
+    shared = compare(frame, "plain", looks=planned)
+    assert set(shared["rule"]) == {"", "group-sequential hierarchical variances"}
+    values = wide[["plain", "a", "b", "few"]].to_numpy().T
+    expected = SequentialVariances(values, 0, planned).compare(1, 0)
+    assert tuple(row(shared, "a")[["ci_low", "ci_high", "p_rule"]]) == pytest.approx(expected)
+    assert row(shared, "few")["verdict"] == "before the first look: no test"
 
 
 def test_claims_of_sequential_seeds_stay_true():
@@ -248,7 +256,7 @@ def test_claims_of_sequential_seeds_stay_true():
     false = 0
     for own, stopped in zip(values, stops, strict=True):
         kept = {"plain": own[0]} | {f"v{place}": own[place + 1, :stop] for place, stop in enumerate(stopped)}
-        false += compare(frame_of(kept), "plain", looks=planned)["verdict"].isin(["better", "worse"]).any()
+        false += compare(frame_of(kept), "plain", looks=planned, rule="t")["verdict"].isin(["better", "worse"]).any()
     assert 0 < false / len(values) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(values))
 
 
@@ -279,84 +287,13 @@ def test_a_ladder_compares_with_the_first_and_the_row_before():
 
 def test_a_ladder_takes_looks():
     frame = drawn(8, {"plain": 0.0, "a": -0.1, "b": -0.11}, seeds=5)
-    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6))
+    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6), rule="t")
     assert table["step_p"].equals(table["step_p_rule"])
-    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6)), "b")["ci_low"]
+    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6), rule="t"), "b")["ci_low"]
 
 
-def gains(seed, raw, matched, seeds=6, noise=0.01):
-    """Baseline `plain` at raw, `big` at raw and flop-matched, with known differences to it."""
-    frame = drawn(seed, {"plain": 0.0, "big": raw, "matched": matched}, seeds, noise)
-    control = frame["variant"].map({"plain": "raw", "big": "raw", "matched": "flop-matched"})
-    return frame.assign(control=control, variant=frame["variant"].replace("matched", "big"))
-
-
-def test_shares_of_a_gain_cover():
-    """A third of the gain is left; Fieller's interval is exact for normal values, correlated ones too."""
-    rng = np.random.default_rng(3)
-    levels, common = 0.3 + 0.05 * rng.standard_normal(6), 0.01 * rng.standard_normal((REPETITIONS, 6))
-    raw, matched = (levels + gain + common + 0.01 * rng.standard_normal((REPETITIONS, 6)) for gain in (-0.9, -0.3))
-    frames = [frame_of({"plain": levels} | dict(enumerate(raw))).assign(control="raw")]
-    frames.append(frame_of(dict(enumerate(matched))).assign(control="flop-matched"))
-    found = gain_at_equal_cost(pd.concat(frames), "plain", rule="t")
-    assert (found["note"] == "").all()
-    assert 0.93 <= ((found["share_low"] <= 1 / 3) & (found["share_high"] >= 1 / 3)).mean() <= 0.97
-
-
-def test_a_share_stands_beside_its_two_differences():
-    frame = gains(1, -0.09, -0.03)
-    other = frame[(frame["variant"] == "plain") | (frame["control"] == "raw")]
-    (found,) = gain_at_equal_cost(frame, "plain").itertuples()
-    raw = row(compare(other, "plain"), "big")
-    matched = row(compare(frame[(frame["variant"] == "plain") | (frame["control"] == "flop-matched")], "plain"), "big")
-    (by_t,) = gain_at_equal_cost(frame, "plain", rule="t").itertuples()
-    assert (by_t.raw, by_t.raw_low, by_t.raw_high) == tuple(raw[["difference", "ci_low", "ci_high"]])
-    assert (by_t.matched, by_t.matched_low, by_t.matched_high) == tuple(matched[["difference", "ci_low", "ci_high"]])
-    assert by_t.p_rule_holm == pytest.approx(holm([raw["p_rule"], matched["p_rule"]])[1])
-    assert (found.raw_verdict, found.verdict, found.rule) == ("better", "better", "hierarchical variances")
-    assert found.share == pytest.approx(matched["difference"] / raw["difference"])
-    assert found.share_low < found.share < found.share_high
-    wide = frame.assign(key=frame["variant"] + frame["control"]).pivot(index="seed", columns="key", values="val_loss")
-    for bound in (found.share_low, found.share_high):
-        left = (wide["bigflop-matched"] - wide["plainraw"]) - bound * (wide["bigraw"] - wide["plainraw"])
-        assert paired_t_p(left.to_numpy()) == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("raw", [0.0, 0.09])
-def test_without_a_gain_there_is_no_share(raw):
-    (found,) = gain_at_equal_cost(gains(1, raw, -0.03), "plain").itertuples()
-    assert found.note == "no gain to share"
-    assert math.isnan(found.share)
-    assert math.isnan(found.share_low)
-    assert not math.isnan(found.matched)
-
-
-def test_gains_of_metrics_that_should_rise():
-    frame = gains(1, 0.09, 0.03).rename(columns={"val_loss": "precision"})
-    (found,) = gain_at_equal_cost(frame, "plain", "precision").itertuples()
-    assert (found.note, found.verdict) == ("", "better")
-    (fallen,) = gain_at_equal_cost(
-        gains(1, -0.09, -0.03).rename(columns={"val_loss": "precision"}), "plain", "precision"
-    ).itertuples()
-    assert (fallen.note, fallen.verdict) == ("no gain to share", "worse")
-
-
-def test_gains_take_the_seeds_that_all_have():
-    frame = gains(1, -0.09, -0.03)
-    left_out = (frame["variant"] == "big") & (frame["control"] == "raw") & (frame["seed"] < 2)
-    left_out |= (frame["control"] == "flop-matched") & (frame["seed"] == 2)
-    frame.loc[left_out, "val_loss"] = np.nan
-    (found,) = gain_at_equal_cost(frame, "plain").itertuples()
-    assert found.pairs == 3
-    frame.loc[frame["seed"] < 5, "val_loss"] = np.nan
-    (single,) = gain_at_equal_cost(frame, "plain").itertuples()
-    assert (single.pairs, single.note, single.verdict) == (1, "one seed: no test", "one seed: no test")
-    unmatched = pd.concat([frame, frame[frame["control"] == "raw"].replace("big", "odd")[lambda f: f["variant"] == "odd"]])
-    assert gain_at_equal_cost(unmatched, "plain")["note"].tolist()[1] == "no common seed: no test"
-
-
+FACTORS = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]}).assign(a=[False, False, True, True])
 GOOD = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]})
-CONTROLLED = gains(1, -0.1, -0.1)
 
 
 @pytest.mark.parametrize(
@@ -371,26 +308,20 @@ CONTROLLED = gains(1, -0.1, -0.1)
         (lambda: compare(GOOD.iloc[:0], "plain"), "column val_loss holds no finite value"),
         (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column 'val_loss' does not hold numbers"),
         (lambda: compare(GOOD.assign(seed=[0, 1, None, 1]), "plain"), "a row of the frame has no variant or no seed"),
+        (lambda: compare(GOOD.assign(seed=[0, "1"] * 2), "plain"), "seeds of several types, such as '1' \\(str\\), 0 \\(int\\)"),
+        (lambda: compare(GOOD.assign(seed=[0, 1, "0", "1"]), "plain"), "which make no pairs; convert the column to one type"),
+        (lambda: shapley(FACTORS.assign(seed=[0, "0"] * 2), ["a"]), "'seed' holds seeds of several types"),
+        (lambda: compare(pd.concat([GOOD, GOOD[["val_loss"]]], axis=1), "plain"), "the frame has two columns 'val_loss'"),
+        (lambda: compare(pd.concat([GOOD, GOOD[["seed"]]], axis=1), "plain"), "the frame has two columns 'seed'"),
+        (lambda: compare(GOOD.assign(val_loss=GOOD["val_loss"] + 1j), "plain"), "column 'val_loss' does not hold numbers"),
+        (lambda: compare(GOOD.assign(val_loss=[0.3, 0.4, 1e200, 0.3]), "plain"), "'cosine', seed 0 has val_loss 1e\\+200, beyond"),
+        (lambda: compare(GOOD.assign(val_loss=[0.3, -1e308, 1e308, 0.3]), "plain"), "which no difference can be computed"),
+        (lambda: compare(GOOD, "plain", rule="welch"), "no rule 'welch'"),
+        (lambda: compare(GOOD, "plain", order=["cosine", "plain"]), "the order cosine, plain does not start from 'plain'"),
         (lambda: compare(GOOD, "plain", level=95), "level 95 is not between 0 and 1"),
         (lambda: ladder(GOOD, ["plain"]), "a ladder of plain has no steps"),
         (lambda: ladder(GOOD, ["plain", "cosine", "plain"]), "each once"),
         (lambda: ladder(GOOD, ["plain", "cosin"]), "did you mean 'cosine'?"),
-        (lambda: gain_at_equal_cost(GOOD, "plain"), "the frame has no column 'control'"),
-        (lambda: gain_at_equal_cost(CONTROLLED, "big "), "did you mean 'big'?"),
-        (
-            lambda: gain_at_equal_cost(CONTROLLED, "plain", control="flops-matched"),
-            "no control 'flops-matched'.*did you mean 'flop-matched'?",
-        ),
-        (lambda: gain_at_equal_cost(CONTROLLED, "plain", control="raw"), "no control 'raw'"),
-        (lambda: gain_at_equal_cost(CONTROLLED[CONTROLLED["variant"] == "big"], "plain"), "no variant 'plain'"),
-        (
-            lambda: gain_at_equal_cost(CONTROLLED.assign(control="flop-matched", seed=range(18)), "plain"),
-            "'plain' has no rows of control raw",
-        ),
-        (
-            lambda: gain_at_equal_cost(pd.concat([CONTROLLED] * 2), "plain"),
-            "variant 'plain' of control raw, seed 0 has two rows",
-        ),
     ],
 )
 def test_refusals_are_one_sentence(call, message):
