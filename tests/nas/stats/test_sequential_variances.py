@@ -1,5 +1,6 @@
 """Looks at a table's comparisons after every seed: levels, p-values, intervals and prospects."""
 
+import doctest
 import math
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from scipy.special import ndtri
 
 from benchmarks.sequential_seeds import played
+from nas.stats import sequential_variances
 from nas.stats.hierarchical import row_variances
 from nas.stats.sequential import looks
-from nas.stats.sequential_variances import SequentialVariances, normal_levels, smallest_alpha
+from nas.stats.sequential_variances import SequentialVariances, expected_seeds, normal_levels, smallest_alpha
 from space.errors import ToolkitError
 
 LOOKS = looks(3, 12)
@@ -21,6 +23,12 @@ def drawn(seed, rows=5, seeds=12, effect=2.0):
     table = random.standard_normal((rows, seeds)) + random.standard_normal(seeds)
     table[1] += effect
     return table
+
+
+def test_examples():
+    found = doctest.testmod(sequential_variances)
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.5])
@@ -90,6 +98,14 @@ def test_prospects_follow_the_trend():
     assert none < 0.1 < some < sure
     assert SequentialVariances(drawn(6)[:, :2], 0, LOOKS).prospects(1, 0, 0.01) == 1
     assert SequentialVariances(drawn(6, effect=9.0)[:, :5], 0, looks(3, 5)).prospects(1, 0, 0.01) == 1
+
+
+def test_the_expected_seeds_are_between_the_least_and_the_most():
+    found = expected_seeds(6, [(row, 0) for row in range(1, 6)], [0.01] * 5, LOOKS)
+    assert found.sum() == pytest.approx(25.5, abs=1), "as many as with estimated variances, by benchmarks/sequential_seeds.py"
+    assert found[0] == found.max()
+    assert expected_seeds(2, [(1, 0)], [0.05], (3, 4))[0] == pytest.approx(expected_seeds(2, [(1, 0)], [0.05], (3, 4))[1])
+    assert expected_seeds(2, [], [], LOOKS).tolist() == [3, 3]
 
 
 def test_more_pairs_than_looks_are_refused():
