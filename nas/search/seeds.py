@@ -96,7 +96,7 @@ class PairedSeeds:
         if len(differences) < 3:
             return self._count > 2 * self._seeds.min
         planned, margin = looks(self._seeds.min, self._seeds.max), self._seeds.margin
-        if table.comparisons == 1:
+        if len(set(table.digests)) < 3:
             # One comparison has no other rows to share a spread with.
             if settled(differences, planned, table.alpha, margin):
                 return True
