@@ -15,9 +15,8 @@ import numpy as np
 from scipy.special import stdtr
 
 from benchmarks.claims import UNIT, drawn, holm
-from nas.search.seeds import FUTILE
 from nas.stats.hierarchical import RowVariances, posterior_variances
-from nas.stats.sequential import bounds, conditional_power, looks, sequential_p
+from nas.stats.sequential import FUTILE, bounds, conditional_power, looks, sequential_p
 from nas.stats.sequential_variances import normal_levels, smallest_alpha
 from space.array import Array
 
@@ -39,7 +38,7 @@ class Outcome:
 def played(case: str, effect: float, tables: int, rule: str, limit: float, seed: int = 0) -> Outcome:
     """Simulate tables by the rule `hierarchical` or `t`; a limit of 0 never stops for futility."""
     values = drawn(case, VARIANTS, LOOKS[-1], tables, np.random.default_rng(seed))
-    values[:, 1 : 1 + TRUE] += effect * UNIT
+    values[:, 1 : 1 + TRUE] -= effect * UNIT
     last = normal_levels(LOOKS, ALPHA)[-1] if rule == "hierarchical" else 2 * stdtr(LOOKS[-1] - 1, -bounds(LOOKS, ALPHA)[-1])
     going, found = np.ones((tables, VARIANTS), dtype=bool), np.ones((tables, VARIANTS))
     trainings = np.full(tables, float(LOOKS[0] * (1 + VARIANTS)))

@@ -12,8 +12,10 @@ from nas.reporting.text import compute, line
 from nas.runs.throughput import Throughput
 from nas.stats.paired import attainable_p, exaggeration, minimum_detectable_effect, pairs_needed
 from nas.stats.pairing import spared_variance
-from nas.stats.verdicts import RULE, RULES
-from nas.study.rows import Row, families
+from nas.stats.sequential import looks
+from nas.stats.sequential_variances import expected_seeds
+from nas.stats.verdicts import RULE, RULES, SEQUENTIAL
+from nas.study.rows import Row, comparisons, families
 from nas.study.settings import FidSettings
 from nas.study.study import Study
 from space.costs.cost import cost
@@ -42,8 +44,14 @@ def ablation_estimate(study: Study, root: Path, throughput: Throughput | None = 
 
 def planned_macs(study: Study, seeds: int) -> int:
     """Training multiply-accumulates of all architectures of an ablation, each with `seeds` seeds."""
-    specs = {row.spec.digest: row.spec for row in study.rows}.values()
-    return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
+    return seeds * sum(_macs(study).values())
+
+
+def _macs(study: Study) -> dict[str, int]:
+    """Training multiply-accumulates of one seed of each architecture, by digest."""
+    specs = {row.spec.digest: row.spec for row in study.rows}
+    size = study.training.batch_size
+    return {digest: study.budget.milestones_of(cost(spec).step_macs(size))[-1] for digest, spec in specs.items()}
 
 
 def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[tuple[str, str]]:
@@ -54,6 +62,10 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     often = f"{seeds.min} to {seeds.max}" if seeds.sequential else str(seeds.min)
     trials = f"{count * seeds.min} to {count * seeds.max}" if seeds.sequential else str(count * seeds.min)
     yield "trials", f"{trials}: {count} architectures × {often} seeds, the first of them {study.training.seed}"
+    if seeds.sequential and seeds.margin is None:
+        expected = _expected_seeds(study)
+        macs = sum(expected[digest] * macs for digest, macs in _macs(study).items())
+        yield "expected", f"about {sum(expected.values()):.0f} trials ({compute(round(macs))}) where no row differs, by simulation"
     yield from _blocks(study)
     for name, unit in UNITS.items():
         costs = [float(getattr(cost(row.spec), name)) for row in study.rows]
@@ -73,6 +85,18 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     yield "hours", hours(planned_macs(study, seeds.max) + scoring, count * seeds.max, throughput, drawn)
     yield from _claims(study, root)
     yield "units", f"FLOPs are multiply-accumulates; a training step is of {study.training.batch_size} samples"
+
+
+def _expected_seeds(study: Study) -> dict[str, float]:
+    """The mean number of seeds of each architecture, by digest, where no row differs."""
+    assert study.ablation is not None
+    digests = list(_macs(study))
+    corrected = {family: len(pairs) for family, pairs in families(study.rows).items()}
+    pairs = [pair for pair in comparisons(study.rows) if pair.row.spec.digest != pair.reference.spec.digest]
+    places = [(digests.index(pair.row.spec.digest), digests.index(pair.reference.spec.digest)) for pair in pairs]
+    alphas = [ALPHA / corrected[pair.holm_family] for pair in pairs]
+    planned = looks(study.ablation.seeds.min, study.ablation.seeds.max)
+    return dict(zip(digests, map(float, expected_seeds(len(digests), places, alphas, planned)), strict=True))
 
 
 def _sampling_macs(study: Study) -> tuple[int, int]:
@@ -132,8 +156,8 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
         exact += f" ({needed} seeds would get below {ALPHA})"
     if seeds.sequential:
         rule = (
-            f"{many} in a table, looked at after each of {seeds.min} to {seeds.max} seeds by a group-sequential t test, valid "
-            "under peeking if the differences are normal"
+            f"{many} in a table, looked at after each of {seeds.min} to {seeds.max} seeds by "
+            f"{SEQUENTIAL[RULE if most > 1 else 't']}, valid under peeking if the differences are normal"
         )
         exact = "; there is no exact one"
     yield "claims", rule + exact

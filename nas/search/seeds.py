@@ -13,15 +13,12 @@ from nas.runs.run import Run, final_value
 from nas.search.halving import SuccessiveHalving
 from nas.search.sources import trial_began
 from nas.stats.hierarchical import RowVariances
-from nas.stats.sequential import looks, prospects, settled
+from nas.stats.sequential import FUTILE, looks, prospects, settled
 from nas.stats.sequential_variances import SequentialVariances
 from nas.study.rows import comparisons, families
 from nas.study.study import Study
 from space.array import Array
 from space.spec import ModelSpec
-
-FUTILE = 0.1
-"""The conditional power at the last look below which a row gets no more seeds."""
 
 CONFIDENCE = 0.95
 """The confidence of all claims of a table together."""
@@ -99,7 +96,7 @@ class PairedSeeds:
         if len(differences) < 3:
             return self._count > 2 * self._seeds.min
         planned, margin = looks(self._seeds.min, self._seeds.max), self._seeds.margin
-        if table.comparisons == 1:
+        if len(set(table.digests)) < 3:
             # One comparison has no other rows to share a spread with.
             if settled(differences, planned, table.alpha, margin):
                 return True

@@ -124,7 +124,7 @@ def row_variances(values: Array, baseline: int) -> RowVariances:
     >>> table = np.array([[0.84, 0.79, 0.81, 0.86], [0.81, 0.78, 0.77, 0.83], [0.85, 0.78, 0.82, 0.84]])
     >>> low, high, p = row_variances(table, baseline=0).compare(1, 0)
     >>> print(f"{low:.3f} {high:.3f} {p:.3f}")
-    -0.051 -0.004 0.031
+    -0.051 -0.004 0.034
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or not 0 <= baseline < len(table):

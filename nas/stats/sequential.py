@@ -29,6 +29,9 @@ from space.errors import ToolkitError
 LEAST = 3
 """Pairs at the first look: two pairs have one degree of freedom, and bounds of dozens of standard errors."""
 
+FUTILE = 0.1
+"""The conditional power at the last look below which a comparison gets no more pairs."""
+
 PATHS = 200_000
 """Simulated sequences of normal differences, the same every time; their alpha is accurate to about 0.0002 at 0.05."""
 

@@ -33,6 +33,27 @@ def test_the_estimate_says_what_is_trained(tmp_path):
     assert rated["hours"].startswith("about 50 s of training")
 
 
+def test_the_bill_of_sequential_seeds_has_the_least_the_expected_and_the_most(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 3, "max": 12})
+    found = estimate_of(tmp_path, seeds={"min": 3, "max": 12})
+    assert found["trials"].startswith("12 to 48: 4 architectures × 3 to 12 seeds")
+    trials = int(found["expected"].split()[1])
+    assert 15 < trials < 20
+    one = planned_macs(study, 1) / 4
+    assert found["training"] == f"{compute(12 * one)} to {compute(48 * one)}"
+    assert found["expected"].startswith(f"about {trials} trials (")
+    assert "expected" not in estimate_of(tmp_path, seeds={"min": 3, "max": 12, "margin": 0.1}), "without futility"
+    assert "expected" not in estimate_of(tmp_path, seeds=6)
+
+
+def test_a_ladders_rows_go_on_for_both_of_their_steps(tmp_path):
+    plain, ladder = (
+        int(estimate_of(tmp_path, design=design, seeds={"min": 3, "max": 12})["expected"].split()[1])
+        for design in ("table", "ladder")
+    )
+    assert plain - 1 <= ladder <= plain + 4
+
+
 def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
     found = estimate_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
     assert found["budget"] == "4 TFLOPs, 8 TFLOPs of training a trial"
@@ -53,7 +74,7 @@ def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
         (
             {"min": 3, "max": 12},
             3,
-            "3 comparisons in a table, looked at after each of 3 to 12 seeds by a group-sequential t test, valid under",
+            "3 comparisons in a table, looked at after each of 3 to 12 seeds by group-sequential hierarchical variances, valid",
         ),
     ],
 )

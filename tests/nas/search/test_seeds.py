@@ -20,9 +20,8 @@ from nas.runs.run import read_run
 from nas.runs.winners import winners
 from nas.search.controller import Search
 from nas.search.optuna_export import export_run
-from nas.search.seeds import FUTILE
 from nas.stats.hierarchical import row_variances
-from nas.stats.sequential import looks, prospects, settled
+from nas.stats.sequential import FUTILE, looks, prospects, settled
 from nas.stats.sequential_variances import normal_levels
 from nas.study.load import load_study
 from nas.study.metrics import SCORES
