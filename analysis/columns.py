@@ -16,7 +16,7 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     """Check that `frame` is a DataFrame with these columns.
 
     Raises:
-        ToolkitError: It is something else, or lacks a column.
+        ToolkitError: It is something else, lacks a column, or has two of one name.
     """
     if not isinstance(frame, pd.DataFrame):
         raise ToolkitError(
@@ -27,6 +27,26 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing:
         names = "', '".join(missing)
         raise ToolkitError(f"the frame has no column '{names}'{nearest(missing[0], [str(name) for name in frame.columns])}")
+    twice = next((name for name in columns if list(frame.columns).count(name) > 1), None)
+    if twice is not None:
+        raise ToolkitError(f"the frame has two columns '{twice}'; rename or drop one of them")
+
+
+def require_seeds(frame: pd.DataFrame) -> None:
+    """Check that the column `seed` has an order, by which values are paired.
+
+    Raises:
+        ToolkitError: Its seeds are of types that have no common order, such as 0 and "1".
+    """
+    seeds = frame["seed"].dropna().unique().tolist()
+    try:
+        sorted(seeds)
+    except TypeError:
+        kinds = {type(seed): seed for seed in reversed(seeds)}
+        named = ", ".join(f"{seed!r} ({kind.__name__})" for kind, seed in kinds.items())
+        raise ToolkitError(
+            f"column 'seed' holds seeds of several types, such as {named}, which make no pairs; convert the column to one type"
+        ) from None
 
 
 def require_table(table: pd.DataFrame, columns: Sequence[str], maker: str) -> None:
@@ -49,7 +69,9 @@ def numeric_column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
         ToolkitError: It holds something other than numbers.
     """
     try:
-        # numpy would read numbers from text.
+        # numpy would read numbers from text, and drop imaginary parts.
+        if np.iscomplexobj(frame[name]):
+            raise TypeError
         if not is_numeric_dtype(frame[name]) and any(isinstance(value, str) for value in frame[name]):
             raise TypeError
         return pd.Series(frame[name].to_numpy(dtype=np.float64, na_value=np.nan), index=frame.index)

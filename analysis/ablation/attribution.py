@@ -9,7 +9,7 @@ from math import comb, prod
 import numpy as np
 import pandas as pd
 
-from analysis.columns import numeric_column, require_columns
+from analysis.columns import numeric_column, require_columns, require_seeds
 from nas.stats.paired import holm, paired_interval, paired_t_p, sign_flip_p
 from space.array import Array
 from space.errors import ToolkitError
@@ -164,6 +164,7 @@ def _check(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> None:
     if isinstance(factors, str) or not factors or len(set(factors)) < len(factors):
         raise ToolkitError(f"factors are {factors!r}; give a list of column names, each once")
     require_columns(frame, ("variant", "seed", metric, *factors))
+    require_seeds(frame)
     for factor in factors:
         if not frame[factor].isin([True, False]).all():
             raise ToolkitError(

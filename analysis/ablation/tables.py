@@ -10,15 +10,15 @@ import pandas as pd
 
 import space.published as printed
 from analysis.ablation.attribution import SHAPLEY, factorial_effects, shapley
-from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
+from analysis.ablation.comparison import compare, gain_at_equal_cost
+from analysis.ablation.notes import claimed_by, reading
 from analysis.runs.ablation import AblationBlock, AblationFrames
 from analysis.runs.data import RunData, require_loaded
-from nas.stats.paired import attainable_p, pairs_needed
-from nas.study.metrics import SCORES, lower_is_better
+from nas.runs.records import State
+from nas.stats.verdicts import RULE
+from nas.study.metrics import SCORES
 from space.document import nearest
 from space.errors import RunError, ToolkitError
-
-ALPHA = 0.05
 
 COSTS = {"GFLOPs": "gflops", "train GFLOPs": "train_gflops", "params (M)": "params_m"}
 """The columns of an architecture's costs, and their names in the frames."""
@@ -41,24 +41,26 @@ class AblationTable:
     """The result of `analysis.compare`, for a figure; None for a table without a comparison with the baseline."""
 
 
-def ablation_tables(data: RunData, metric: str | None = None) -> list[AblationTable]:
+def ablation_tables(data: RunData, metric: str | None = None, rule: str = RULE) -> list[AblationTable]:
     """The tables of an ablation.
 
     Args:
         data: The result of `analysis.load`.
         metric: The metric to compare; the study's by default.
+        rule: The rule of the verdicts, as for `compare`.
 
     Returns:
         Per block: a table for each control; for each matched control a table of the gain that is left at equal cost; for a
         ladder or a factorial the attribution to its components; and a table by rung where there are several. Columns of a
-        table of comparisons: variant; the metric's mean, sd and n; difference to the baseline with its 95 % interval; p (exact
-        sign-flip) and p Holm, p t and p t Holm (paired t); the verdict; in a ladder the step to the row before, with
-        interval, p and verdict; GFLOPs, training GFLOPs, parameters, steps per second; and the published scores, marked †
-        where they were measured otherwise. One seed per row gives neither intervals nor tests, and the notes say so.
+        table of comparisons: variant; the metric's mean, sd and n; planned seeds and pairs; difference to the baseline with its
+        95 % interval; p (exact sign-flip) and p Holm, p rule and p rule Holm (of the rule that the verdict rests on); the
+        verdict; in a ladder the step to the row before, with interval, p and verdict; the exaggeration of a claim; the rule;
+        GFLOPs, training GFLOPs, parameters, steps per second; and the published scores, marked † where they were measured
+        otherwise. One seed per row gives neither intervals nor tests, and the notes say so.
 
     Raises:
         RunError: The run is a search, or no trial has a value of the metric yet.
-        ToolkitError: The metric is not measured.
+        ToolkitError: The metric is not measured, or the rule is unknown.
     """
     require_loaded(data)
     run = data.ablation
@@ -72,11 +74,11 @@ def ablation_tables(data: RunData, metric: str | None = None) -> list[AblationTa
         for control in run.controls:
             rows = run.rows(block.name, control)
             if rows[metric].notna().any() and rows.loc[rows["baseline"], metric].notna().any():
-                tables.append(_table(run, block, control, rows, metric))
+                tables.append(_table(run, block, control, rows, metric, rule))
         for control in run.controls:
             matched = run.seeds[(run.seeds["block"] == block.name) & (run.seeds["control"] == control)]
             if control != "raw" and matched[metric].notna().any():
-                tables.append(_gain_left(run, block, control, metric))
+                tables.append(_gain_left(run, block, control, metric, rule))
         if len(block.components) > 1 and block.design in ("ladder", "factorial"):
             tables += _attributed(run, block, metric)
         if not run.reports.empty and run.reports["rung"].max() > 1:
@@ -84,14 +86,13 @@ def ablation_tables(data: RunData, metric: str | None = None) -> list[AblationTa
     return tables
 
 
-def _table(run: AblationFrames, block: AblationBlock, control: str, rows: pd.DataFrame, metric: str) -> AblationTable:
-    compared = compare(rows, block.baseline, metric, looks=run.looks)
-    frame = compared.rename(columns={"mean": metric, "p_value": "p", "p_holm": "p Holm", "p_t": "p t", "p_t_holm": "p t Holm"})
-    frame = frame.rename(columns={"ci_low": "low", "ci_high": "high"})
-    chain = [name for name in block.chain if name in set(compared["variant"])]
-    if len(chain) > 1:
-        steps = ladder(rows, chain, metric, looks=run.looks).set_index("variant")
-        frame = frame.join(steps[[*_STEPS]].rename(columns=_STEPS), on="variant")
+def _table(run: AblationFrames, block: AblationBlock, control: str, rows: pd.DataFrame, metric: str, rule: str) -> AblationTable:
+    rows = _measured(rows, metric)
+    known = set(rows["variant"])
+    chain = [name for name in block.chain if name in known]
+    compared = compare(rows, block.baseline, metric, looks=run.looks, rule=rule, order=chain if len(chain) > 1 else ())
+    frame = compared.rename(columns={"mean": metric} | _TITLES)
+    frame = frame.drop(columns=[name for name in frame if name in _UNTITLED])
     names = COSTS if control == "raw" else WIDTHS | COSTS
     costs = rows.groupby("variant")[[*names.values(), "steps_per_s"]].mean()
     costs = costs.rename(columns={name: title for title, name in names.items()} | {"steps_per_s": "steps/s"})
@@ -100,16 +101,38 @@ def _table(run: AblationFrames, block: AblationBlock, control: str, rows: pd.Dat
     if published is not None:
         frame = frame.join(published, on="variant")
     title = f"{_name(run, block)}: {metric} ({block.design}, {_control(control)})"
-    return AblationTable(title, frame, (*_reading(run, block, compared, metric), *notes), compared)
+    return AblationTable(title, frame, (*reading(run, block.baseline, compared, rows, metric), *notes), compared)
 
 
-_STEPS = {
-    "step": "step",
+_TITLES = {
+    "ci_low": "low",
+    "ci_high": "high",
+    "p_value": "p",
+    "p_holm": "p Holm",
+    "p_rule": "p rule",
+    "p_rule_holm": "p rule Holm",
     "step_low": "step low",
     "step_high": "step high",
-    "step_p_t_holm": "step p t Holm",
+    "step_p_rule_holm": "step p rule Holm",
     "step_verdict": "step verdict",
+    "step_exaggeration": "step exaggeration",
 }
+
+_UNTITLED = {
+    "verdict_without_failures",
+    "step_planned",
+    "step_pairs",
+    "step_p",
+    "step_p_holm",
+    "step_p_rule",
+    "step_verdict_without_failures",
+}
+"""Columns of `compare` that a table leaves out; its notes tell of them."""
+
+
+def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows without complete trials that were scored without the metric: those have not failed."""
+    return rows[rows[metric].notna() | (rows["state"] == State.FAILED.value)]
 
 
 def _name(run: AblationFrames, block: AblationBlock) -> str:
@@ -121,14 +144,15 @@ def _control(control: str) -> str:
     return matched.get(control, "as given")
 
 
-def _gain_left(run: AblationFrames, block: AblationBlock, control: str, metric: str) -> AblationTable:
+def _gain_left(run: AblationFrames, block: AblationBlock, control: str, metric: str, rule: str) -> AblationTable:
     # Only the seeds planned for all rows: those added while looking would need other intervals.
-    planned = run.seeds[(run.seeds["block"] == block.name) & (run.seeds["seed"] < run.first_seeds)]
-    frame = gain_at_equal_cost(planned, block.baseline, metric, control)
+    frame = gain_at_equal_cost(_measured(run.ended(block.name, first=True), metric), block.baseline, metric, control, rule=rule)
     note = f"share is the part of the raw gain over {block.baseline} that is left {_control(control)}, with Fieller's 95 % interval"
-    frame = frame.rename(columns={"p_t_holm": "p t Holm"})
+    note += "; it is given where the raw gain is claimed."
+    corrected = claimed_by(frame, 2 * len(frame), "raw and matched differences")
+    frame = frame.rename(columns={"p_rule_holm": "p rule Holm"})
     title = f"{_name(run, block)}: what is left of the gain in {metric} {_control(control)}"
-    return AblationTable(title, frame, (note, *_planned_seeds_note(run)))
+    return AblationTable(title, frame, (note, corrected, *_planned_seeds_note(run)))
 
 
 def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Iterator[AblationTable]:
@@ -144,7 +168,7 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
         how = "averaged over every order (Shapley)" if exact else "in the ladder's order"
         frame = shares.drop(columns="kind").rename(columns={"component": "variant", "ci_low": "low", "ci_high": "high"})
         note = "share is of the total difference between all components and none; another order would credit them otherwise."
-        notes = (*(() if exact else (note,)), *_planned_seeds_note(run))
+        notes = (*(() if exact else (note,)), _BY_T, *_planned_seeds_note(run))
         yield AblationTable(f"{title}: what each component adds to {metric}, {how}", frame, notes)
     if block.design == "factorial":
         with suppress(ToolkitError):
@@ -153,7 +177,10 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}
             frame = effects.drop(columns=["p_value", "p_t"]).rename(columns=names)
             note = "An effect is the mean with the component minus that without; × is half the change of one effect by the other."
-            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, *_planned_seeds_note(run)))
+            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, _BY_T, *_planned_seeds_note(run)))
+
+
+_BY_T = "Intervals and p-values are of the paired t test over seeds, by which nothing is marked here."
 
 
 def _plain(name: str) -> str:
@@ -187,80 +214,6 @@ def _in_steps(table: printed.PublishedTable, label: str) -> list[printed.Publish
     """The rows that are printed under a name, in order of training steps."""
     rows = [row for row in table.rows if label in (row.label, row.printed) and row.train_steps_k]
     return sorted(rows, key=lambda row: float(row.train_steps_k))
-
-
-def _reading(run: AblationFrames, block: AblationBlock, compared: pd.DataFrame, metric: str) -> Iterator[str]:
-    """The notes on the metric, the intervals and the tests of a table."""
-    better = "lower" if lower_is_better(metric) else "higher"
-    others = compared[compared["variant"] != block.baseline]
-    pairs = int(others["pairs"].max()) if len(others) else 0
-    yield from _interim(run)
-    yield from _unmeasured(run, metric)
-    yield from _sampled(run, metric)
-    if pairs < 2:
-        yield f"{metric}: {better} is better. One seed per row: no intervals, no tests and no marks, as seeds differ too."
-        return
-    least = int(others["pairs"].min())
-    count = f"{pairs}" if least == pairs else f"{least} to {pairs}"
-    yield f"{metric}: {better} is better. Differences are to {block.baseline}, paired by seed ({count} pairs), with 95 % intervals."
-    if run.looks:
-        yield (
-            "Seeds were added while differences were undecided: intervals and p-values are of a group-sequential design "
-            f"with looks from {run.looks[0]} to {run.looks[-1]} pairs, valid under peeking."
-        )
-        if run.margin is not None:
-            yield f"No seeds were added where the interval lay within ±{run.margin:g}: too small to matter."
-    else:
-        exact = attainable_p(pairs, len(others))
-        more = "" if exact <= ALPHA else f" ({pairs_needed(len(others), ALPHA)} pairs would get below {ALPHA})"
-        yield (
-            f"p is that of the exact sign-flip test; with Holm's correction over {_count(len(others), 'comparison')} it reaches "
-            f"{exact:.2g} at best{more}. p t is that of the paired t test, which assumes normal differences; "
-            f"the verdict rests on p t Holm < {ALPHA}."
-        )
-    if run.replanned:
-        yield "The ablation was changed after the first results (rows, seeds, design or metric): no p-value here allows for that."
-
-
-def _interim(run: AblationFrames) -> Iterator[str]:
-    """The notes on trials that have not ended, and on trials that failed."""
-    trials = run.seeds.drop_duplicates("trial")["state"]
-    failed = int((trials == "FAILED").sum())
-    ended = int((trials == "COMPLETE").sum()) + failed
-    if ended < run.planned:
-        yield f"Interim: {ended} of {run.planned} planned trials have ended, and p-values hold for the planned number only."
-    if failed:
-        yield f"{_count(failed, 'trial')} FAILED; their seeds are left out of those rows' pairs."
-
-
-def _unmeasured(run: AblationFrames, metric: str) -> Iterator[str]:
-    """The note on complete trials that were scored without the metric, as by an earlier version."""
-    trials = run.seeds.drop_duplicates("trial")
-    lacking = int((trials[metric].isna() & (trials["state"] == "COMPLETE")).sum())
-    if lacking:
-        yield f"{_count(lacking, 'complete trial')} had no {metric} measured; their seeds are left out of those rows' pairs."
-
-
-def _sampled(run: AblationFrames, metric: str) -> Iterator[str]:
-    """The notes on a metric of samples: what its spread is over, and whether the samples are enough to order models by it."""
-    if run.sampled is None or metric == "val_loss":
-        return
-    sets = len(run.sampled.seeds)
-    of = f"the mean over {sets} sampling seeds" if sets > 1 else "of one sampling seed"
-    yield f"The {metric} of a training is {of}; every spread and interval here is over trainings."
-    scored = run.seeds.drop_duplicates("trial").dropna(subset=metric)
-    older = int(scored["fid_infinity"].isna().sum())
-    if metric == "kid" and 0 < older < len(scored):
-        yield (
-            f"{older} of {len(scored)} trials have no fid_infinity: an earlier version scored them, whose kid was a little lower, "
-            "as it did not allow for samples in equal numbers a class; train them anew in another run directory."
-        )
-    if biased := run.sampled.biased_order(metric):
-        yield f"{biased[0].upper()}{biased[1:]}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 Rows = dict[str, printed.PublishedRow]

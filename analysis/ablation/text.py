@@ -17,7 +17,10 @@ _MARKS = {"better": " *", "worse": " *"}
 """The mark of a difference with a verdict; the others have none."""
 
 _DIGITS = {**dict.fromkeys(COSTS, 4), "steps/s": 2, "channels": 0, "FFN ratio": 2}
-_P_COLUMNS = ("p", "p Holm", "p t", "p t Holm", "p_t_holm", "step p t Holm")
+_P_COLUMNS = ("p", "p Holm", "p t Holm", "p rule", "p rule Holm", "step p rule Holm")
+
+_CSV_ONLY = ("rule", "raw_verdict", "exaggeration", "step exaggeration")
+"""Columns that the notes tell of, where a table is text."""
 
 
 def render_tables(tables: Sequence[AblationTable], form: str) -> str:
@@ -43,7 +46,7 @@ def render_tables(tables: Sequence[AblationTable], form: str) -> str:
 def display(frame: pd.DataFrame) -> pd.DataFrame:
     """A table's frame as text: means with their spread, differences with their interval, digits as the spread warrants."""
     text: dict[str, list[str]] = {"variant": [str(name) for name in frame["variant"]]}
-    left = {str(name): frame[name] for name in frame.columns if name != "variant"}
+    left = {str(name): frame[name] for name in frame.columns if name not in ("variant", *_CSV_ONLY)}
     metric = str(frame.columns[1])
     if "sd" in left:
         digits = _digits(left["sd"])
@@ -55,6 +58,9 @@ def display(frame: pd.DataFrame) -> pd.DataFrame:
             claims = left.get(verdict, pd.Series([""] * len(frame)))
             columns = zip(left.pop(name), left.pop(low), left.pop(high), claims, strict=True)
             text[f"{name} [95 %]"] = [_interval(value, below, above, digits, claim) for value, below, above, claim in columns]
+    if "planned" in left:
+        both = zip(left["pairs"], left.pop("planned"), strict=True)
+        left["pairs"] = pd.Series([f"{pairs} of {planned}" if pairs < planned else pairs for pairs, planned in both])
     for name, column in left.items():
         text[name] = [_cell(value, name) for value in column]
     order = ["variant", *(name for name in _ORDER if name in text), *(name for name in text if name not in (*_ORDER, "variant"))]
@@ -122,7 +128,8 @@ def parts(frame: pd.DataFrame) -> list[pd.DataFrame]:
         return [text]
     printed = [str(name) for name in text if "printed" in str(name) and name not in _SECOND]
     second = [name for name in text if name in _SECOND] + [name for name in printed if name != _main_printed(printed)]
-    left_out = {"p", "p t"} | ({"pairs"} if (frame["pairs"] == frame["n"])[1:].all() else set())
+    whole = (frame["pairs"] == frame["n"]) & (frame["pairs"] == frame["planned"])
+    left_out = {"p", "p rule"} | ({"pairs"} if whole[1:].all() else set())
     first = [name for name in text if name not in second and name not in left_out]
     first.insert(1, first.pop(first.index("GFLOPs")))
     return [text[first], text[["variant", *second]]]

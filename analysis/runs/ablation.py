@@ -73,17 +73,22 @@ class AblationFrames:
         return not self.seeds.empty and bool(self.seeds[self.metric].notna().any())
 
     def rows(self, block: str, control: str = "raw", first: bool = False) -> pd.DataFrame:
-        """The rows of a block under a control, with the baseline's raw rows among them.
+        """The rows of a block under a control, with the baseline's raw rows among them, of trials that have ended.
+
+        A trial without a value has failed, and a seed without a trial has no row, as `analysis.compare` takes it.
 
         Args:
             block: The block's name; empty for an ablation without blocks.
             control: `raw`, or a control that matched the cost of the variants to the baseline's.
             first: Whether to keep only the planned seeds, which all rows share.
         """
-        rows = self.seeds[self.seeds["block"] == block]
-        if first:
-            rows = rows[rows["seed"] < self.first_seeds]
+        rows = self.ended(block, first)
         return rows[(rows["control"] == control) | rows["baseline"]].reset_index(drop=True)
+
+    def ended(self, block: str, first: bool = False) -> pd.DataFrame:
+        """The rows of a block under all controls, of trials that have ended; `first` as for `rows`."""
+        rows = self.seeds[(self.seeds["block"] == block) & (self.seeds["state"] != State.RUNNING.value)]
+        return rows[rows["seed"] < self.first_seeds] if first else rows
 
 
 def ablation_frames(run: Run) -> AblationFrames:

@@ -193,7 +193,8 @@ def status_command(run: str) -> None:
 @run_argument
 @click.option("--format", "form", default="md", type=click.Choice(["md", "latex", "csv"]), show_default=True)
 @click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
-def table_command(run: str, form: str, metric: str | None) -> None:
+@click.option("--rule", help="Of an ablation: the rule of the verdicts, hierarchical (variances of all rows together) or t.")
+def table_command(run: str, form: str, metric: str | None, rule: str | None) -> None:
     """Print the table of a run: a search's ranking, or an ablation's comparisons."""
     from analysis.runs.data import load
     from analysis.runs.tables import ranking_table, render
@@ -202,10 +203,11 @@ def table_command(run: str, form: str, metric: str | None) -> None:
     if data.study.ablation:
         from analysis.ablation.tables import ablation_tables
         from analysis.ablation.text import render_tables
+        from nas.stats.verdicts import RULE
 
-        click.echo(render_tables(ablation_tables(data, metric), form), nl=False)
-    elif metric:
-        raise ToolkitError("--metric is for ablations; a search ranks by its objectives")
+        click.echo(render_tables(ablation_tables(data, metric, rule or RULE), form), nl=False)
+    elif metric or rule:
+        raise ToolkitError(f"--{'metric' if metric else 'rule'} is for ablations; a search ranks by its objectives")
     else:
         click.echo(render(ranking_table(data), form), nl=False)
 

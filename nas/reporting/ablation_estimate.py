@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,8 +11,12 @@ from nas.reporting.power import pooled_sd
 from nas.reporting.text import compute, line
 from nas.runs.run import Run
 from nas.runs.throughput import Throughput
-from nas.stats.paired import attainable_p, minimum_detectable_effect, pairs_needed
-from nas.study.rows import Row, comparisons, names_of
+from nas.stats.paired import attainable_p, exaggeration, minimum_detectable_effect, pairs_needed
+from nas.stats.pairing import spared_variance
+from nas.stats.sequential import looks
+from nas.stats.sequential_variances import expected_seeds
+from nas.stats.verdicts import RULE, RULES, SEQUENTIAL
+from nas.study.rows import Row, comparisons, families, names_of
 from nas.study.settings import FidSettings
 from nas.study.study import Study
 from space.costs.cost import cost
@@ -41,8 +45,14 @@ def ablation_estimate(study: Study, root: Path, throughput: Throughput | None = 
 
 def planned_macs(study: Study, seeds: int) -> int:
     """Training multiply-accumulates of all architectures of an ablation, each with `seeds` seeds."""
-    specs = {row.spec.digest: row.spec for row in study.rows}.values()
-    return seeds * sum(study.budget.milestones_of(cost(spec).step_macs(study.training.batch_size))[-1] for spec in specs)
+    return seeds * sum(_macs(study).values())
+
+
+def _macs(study: Study) -> dict[str, int]:
+    """Training multiply-accumulates of one seed of each architecture, by digest."""
+    specs = {row.spec.digest: row.spec for row in study.rows}
+    size = study.training.batch_size
+    return {digest: study.budget.milestones_of(cost(spec).step_macs(size))[-1] for digest, spec in specs.items()}
 
 
 def what_is_new(study: Study, run: Run) -> str:
@@ -81,6 +91,10 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     often = f"{seeds.min} to {seeds.max}" if seeds.sequential else str(seeds.min)
     trials = f"{count * seeds.min} to {count * seeds.max}" if seeds.sequential else str(count * seeds.min)
     yield "trials", f"{trials}: {count} architectures × {often} seeds, the first of them {study.training.seed}"
+    if seeds.sequential and seeds.margin is None:
+        expected = _expected_seeds(study)
+        macs = sum(expected[digest] * macs for digest, macs in _macs(study).items())
+        yield "expected", f"about {sum(expected.values()):.0f} trials ({compute(round(macs))}) where no row differs, by simulation"
     yield from _blocks(study)
     for name, unit in UNITS.items():
         costs = [float(getattr(cost(row.spec), name)) for row in study.rows]
@@ -102,6 +116,18 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     yield "hours", hours(planned_macs(study, seeds.max) + scoring, count * seeds.max, throughput, drawn)
     yield from _claims(study, root)
     yield "units", f"FLOPs are multiply-accumulates; a training step is of {study.training.batch_size} samples"
+
+
+def _expected_seeds(study: Study) -> dict[str, float]:
+    """The mean number of seeds of each architecture, by digest, where no row differs."""
+    assert study.ablation is not None
+    digests = list(_macs(study))
+    corrected = {family: len(pairs) for family, pairs in families(study.rows).items()}
+    pairs = [pair for pair in comparisons(study.rows) if pair.row.spec.digest != pair.reference.spec.digest]
+    places = [(digests.index(pair.row.spec.digest), digests.index(pair.reference.spec.digest)) for pair in pairs]
+    alphas = [ALPHA / corrected[pair.holm_family] for pair in pairs]
+    planned = looks(study.ablation.seeds.min, study.ablation.seeds.max)
+    return dict(zip(digests, map(float, expected_seeds(len(digests), places, alphas, planned)), strict=True))
 
 
 def _sampling_macs(study: Study) -> tuple[int, int]:
@@ -133,7 +159,7 @@ def _mismatches(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
 
 def _equals(rows: tuple[Row, ...]) -> Iterator[tuple[str, str]]:
     """Rows with the same architecture as their reference: they cannot differ, yet count in the correction."""
-    same = [pair for pair in comparisons(rows) if pair.row.spec.digest == pair.reference.spec.digest]
+    same = [pair for family in families(rows).values() for pair in family if pair.row.spec.digest == pair.reference.spec.digest]
     if same:
         text = "; ".join(f"{pair.row.variant} is {pair.reference.variant} ({pair.row.control})" for pair in same)
         yield "equal rows", f"{text}; they cannot differ, but count in the correction"
@@ -145,24 +171,27 @@ def _evaluation(fid: FidSettings) -> str:
 
 
 def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
-    """The attainable p-value and the smallest visible difference of the planned seeds."""
+    """The attainable p-value, the smallest visible difference of the planned seeds, and what pairing them brings."""
     assert study.ablation is not None
     seeds = study.ablation.seeds
-    most = max(Counter(pair.holm_family for pair in comparisons(study.rows)).values())
+    most = max(len(family) for family in families(study.rows).values())
     if seeds.max < 2:
         yield "claims", "one seed a row: no test and no interval; differences of one seed are not evidence"
         return
     p, needed = attainable_p(seeds.max, most), pairs_needed(most, ALPHA)
     many = f"{most} comparisons" if most > 1 else "one comparison"
-    exact = f"{seeds.max} seeds and {many}: the exact sign-flip test with Holm reaches p = {p:.2g} at best"
+    by = RULES[RULE] if most > 1 else RULES["t"]
+    rule = f"{many} in a table, decided by {by}{' with Holm' if most > 1 else ''}"
+    exact = f"; the exact sign-flip test, beside it, reaches p = {p:.2g} at best with {seeds.max} seeds"
     if p > ALPHA:
-        exact += f", {needed} seeds would get below {ALPHA}; the paired t test can, if the differences are normal"
+        exact += f" ({needed} seeds would get below {ALPHA})"
     if seeds.sequential:
-        exact = (
-            f"{many}, looked at after each of {seeds.min} to {seeds.max} seeds by a group-sequential t test, valid under "
-            "peeking if the differences are normal; there is no exact one"
+        rule = (
+            f"{many} in a table, looked at after each of {seeds.min} to {seeds.max} seeds by "
+            f"{SEQUENTIAL[RULE if most > 1 else 't']}, valid under peeking if the differences are normal"
         )
-    yield "claims", exact
+        exact = "; there is no exact one"
+    yield "claims", rule + exact
     spread = pooled_sd(root, study)
     share = minimum_detectable_effect(1.0, seeds.max, ALPHA / most)
     if spread is None:
@@ -172,3 +201,25 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
         seen = f"{share * spread.sd:.2g} in {study.ablation.metric}, as {known}"
     least = "at the best, as looks cost some, " if seeds.sequential else ""
     yield "visible", f"{least}with a chance of 80 % (paired t, Bonferroni), a difference of {seen}"
+    too_large = (exaggeration(share / times, seeds.max**-0.5, seeds.max - 1, ALPHA / most) - 1 for times in (1, 2))
+    of_visible, of_half = (f"{100 * factor:.0f} %" for factor in too_large)
+    yield (
+        "too large",
+        (
+            f"claimed estimates are, on average (type M error of the paired t): by {of_visible} where the true difference has that "
+            f"size, by {of_half} where it has half of it"
+        ),
+    )
+    if spread is not None and spread.seeds is not None:
+        rows = max(sum(pair.reference.is_baseline for pair in family) for family in families(study.rows).values())
+        yield "pairing", f"{spread.seeds} in run {spread.run}{_baseline_seeds(spread.seeds.icc, rows)}"
+
+
+def _baseline_seeds(icc: float, rows: int) -> str:
+    """What more seeds of the baseline than of the other rows would bring at equal cost, where that is something."""
+    spared = spared_variance(max(icc, 0.0), rows)
+    if spared < 0.05:
+        return ""
+    return (
+        f"; {math.sqrt(rows):.1f} times as many seeds for the baseline, unpaired, would remove {100 * spared:.0f} % at equal cost"
+    )

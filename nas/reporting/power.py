@@ -11,6 +11,7 @@ import numpy as np
 
 from nas.runs.layout import LEDGER
 from nas.runs.run import Run, final_value, read_run
+from nas.stats.pairing import SeedCorrelation, seed_correlation
 from nas.study.study import Study
 from space.errors import ToolkitError
 
@@ -23,6 +24,8 @@ class PooledSd:
     run: str
     pairs: int
     """Degrees of freedom: the number of pairs, minus one per compared architecture."""
+    seeds: SeedCorrelation | None = None
+    """What the run's architectures have in common at a seed; None where no two have two seeds in common."""
 
 
 def pooled_sd(root: Path, study: Study) -> PooledSd | None:
@@ -72,4 +75,8 @@ def _pooled(run: Run, metric: str, name: str) -> PooledSd | None:
         if len(differences) > 1 and differences.any():
             squares += float(((differences - differences.mean()) ** 2).sum())
             freedom += len(differences) - 1
-    return PooledSd(math.sqrt(squares / freedom), name, freedom) if freedom else None
+    if not freedom:
+        return None
+    seeds = sorted(set().union(*values.values()))
+    table = np.array([[of.get(seed, math.nan) for seed in seeds] for of in values.values()])
+    return PooledSd(math.sqrt(squares / freedom), name, freedom, seed_correlation(table))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-import numpy as np
-
+from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, final_value
 from nas.stats.sequential import looks
 from nas.stats.verdicts import BETTER, judged
 from nas.study.metrics import lower_is_better
-from nas.study.rows import Row
+from nas.study.rows import families
 
 
 def winners(run: Run) -> list[TrialResult]:
@@ -26,25 +26,23 @@ def winners(run: Run) -> list[TrialResult]:
 
 
 def _better(run: Run) -> Iterator[str]:
-    """The digests of the rows that are claimed to be better than their baseline."""
+    """The digests of the rows that are claimed to be better than their baseline, with all comparisons of a table as one family."""
     ablation, metric = run.study.ablation, run.metric
     assert ablation is not None
     values: dict[str, dict[int, float]] = {}
     for trial in run.trials.values():
-        value = final_value(trial, metric)
-        by_seed = values.setdefault(trial.digest, {})
-        if value is not None:
-            by_seed[trial.seed] = value
+        value, by_seed = final_value(trial, metric), values.setdefault(trial.digest, {})
+        if value is not None or trial.state is State.FAILED:
+            by_seed[trial.seed] = math.nan if value is None else value
     most_seeds = max([ablation.seeds.max, *map(len, values.values())])
     looked = looks(ablation.seeds.min, most_seeds) if ablation.seeds.sequential else None
-    baselines = {row.block: values.get(row.spec.digest, {}) for row in run.study.rows if row.is_baseline}
-    tables: dict[tuple[str, str], list[Row]] = {}
-    for row in run.study.rows:
-        if not row.is_baseline:
-            tables.setdefault((row.block, row.control), []).append(row)
-    for (block, _), rows in tables.items():
-        base = baselines[block]
-        compared = [values.get(row.spec.digest, {}) for row in rows]
-        pairs = [np.array([of[seed] - base[seed] for seed in sorted(of.keys() & base.keys())]) for of in compared]
-        verdicts = judged(pairs, lower_is_better(metric), looks=looked)["verdict"]
-        yield from (row.spec.digest for row, verdict in zip(rows, verdicts, strict=True) if verdict == BETTER)
+    for family in families(run.study.rows).values():
+        baseline = next(asked.reference.spec.digest for asked in family if asked.reference.is_baseline)
+        place = {baseline: 0}
+        for asked in family:
+            place.setdefault(asked.row.spec.digest, len(place))
+        pairs = [(place[asked.row.spec.digest], place[asked.reference.spec.digest]) for asked in family]
+        results = judged([values.get(digest, {}) for digest in place], pairs, lower_is_better(metric), looks=looked)
+        for asked, verdict in zip(family, results["verdict"], strict=True):
+            if asked.reference.is_baseline and verdict == BETTER:
+                yield asked.row.spec.digest

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import chdtri, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
 from space.array import Array
 from space.errors import ToolkitError
@@ -18,7 +18,13 @@ RESAMPLES = 100_000
 """The number of random sign flips beyond `EXACT` pairs."""
 
 ROUNDING = 1e-9
-"""Relatively smaller differences count as zero, since differences of losses carry the rounding of the losses."""
+"""A spread or a sum that is smaller than this share of its terms is rounding."""
+
+RESOLUTION = 1e-12
+"""Differences below this share of the values that they are taken of are rounding: some thousand steps of a float64."""
+
+LARGEST = 1e100
+"""Squares of larger values overflow when they are added up."""
 
 
 def checked_differences(differences: Sequence[float] | Array, least: int) -> Array:
@@ -35,6 +41,33 @@ def checked_differences(differences: Sequence[float] | Array, least: int) -> Arr
     return values
 
 
+def paired_differences(values: Sequence[float] | Array, reference: Sequence[float] | Array) -> Array:
+    """The differences values - reference (n,) of finite values paired by seed, without the rounding of the values.
+
+    A difference within `RESOLUTION` of its values is 0, and differences that are equal within it are made equal, so that rounding,
+    which often has one sign, is no evidence.
+
+    Raises:
+        ToolkitError: A value is not finite, or beyond ±`LARGEST`.
+
+    >>> losses = np.array([0.081, 0.083, 0.079])
+    >>> paired_differences((losses + 0.1) - 0.1, losses).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    first, second = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    sizes = np.maximum(np.abs(first), np.abs(second))
+    if not (sizes <= LARGEST).all():
+        raise ToolkitError(
+            f"a value is beyond ±{LARGEST:g}, which differences cannot be computed with; leave that value empty (NaN), as of a "
+            "training that failed"
+        )
+    differences = first - second
+    differences[np.abs(differences) <= RESOLUTION * sizes] = 0.0
+    if len(differences) and np.ptp(differences) <= RESOLUTION * sizes.max():
+        return np.full(len(differences), differences.mean())
+    return differences
+
+
 def mean_and_spread(differences: Sequence[float] | Array) -> tuple[float, float]:
     """Mean and standard deviation (n - 1) of at least two paired differences; a spread of mere rounding counts as 0.
 
@@ -44,6 +77,8 @@ def mean_and_spread(differences: Sequence[float] | Array) -> tuple[float, float]
     (-2.0, 1.0)
     """
     values = checked_differences(differences, 2)
+    if np.abs(values).max() > LARGEST:
+        raise ToolkitError(f"a paired difference is beyond ±{LARGEST:g}, whose square overflows; leave out that seed")
     mean = float(values.mean())
     # Equal to np.std(values, ddof=1), at a third of its overhead.
     spread = math.sqrt(float(np.square(values - mean).sum()) / (len(values) - 1))
@@ -233,6 +268,44 @@ def minimum_detectable_effect(sd: float, pairs: int, alpha: float = 0.05, power:
     while missing_power(highest) < 0:
         highest *= 2
     return float(brentq(missing_power, 0, highest)) * sd / math.sqrt(pairs)
+
+
+def exaggeration(effect: float, error: float, freedom: float, alpha: float = 0.05) -> float:
+    """The factor by which claimed estimates of a true effect are too large on average, as only large ones are claimed.
+
+    This is the type M error of Gelman & Carlin (2014, Beyond power calculations, Perspectives on Psychological Science 9(6)): the
+    mean |estimate| of those that a two-sided t test claims at alpha, divided by |effect|. The estimate is normal, and its standard
+    error is itself estimated with `freedom` degrees of freedom.
+
+    Args:
+        effect: The true effect, not zero, in any unit.
+        error: The standard error of its estimate, in the same unit; for n pairs the sd of the differences / √n.
+        freedom: Degrees of freedom of the standard error, n - 1 for n pairs; infinite where it is known.
+        alpha: The level of the test; for m comparisons pass alpha / m, the level of the first step of Holm's method.
+
+    Raises:
+        ToolkitError: An argument is out of its range.
+
+    >>> print(f"{exaggeration(1.0, 0.5, 5):.2f} {exaggeration(2.0, 0.5, 5):.2f}")
+    1.41 1.04
+    """
+    _fraction(alpha, "alpha")
+    if not (math.isfinite(effect) and effect and math.isfinite(error) and error > 0 and freedom > 0):
+        raise ToolkitError(
+            f"an effect of {effect} with a standard error of {error} is never too large by a factor; take finite ones, not zero"
+        )
+    shift = abs(effect) / error
+    # The quantiles of the estimated error over the true one: a midpoint rule over its distribution.
+    spreads = np.sqrt(chdtri(freedom, 1 - _MIDPOINTS) / freedom) if math.isfinite(freedom) else np.ones(1)
+    bound = -float(stdtrit(freedom, alpha / 2)) * spreads if math.isfinite(freedom) else np.array([-float(ndtri(alpha / 2))])
+    above, below = bound - shift, bound + shift
+    claimed = ndtr(-above) + ndtr(-below)
+    density = (np.exp(-above * above / 2) + np.exp(-below * below / 2)) / math.sqrt(2 * math.pi)
+    size = shift * (ndtr(-above) - ndtr(-below)) + density
+    return float(size.sum() / claimed.sum() / shift)
+
+
+_MIDPOINTS = (np.arange(200) + 0.5) / 200
 
 
 def ratio_interval(

@@ -20,7 +20,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from nas.stats.paired import checked_differences, mean_and_spread, nominal_p
 from space.array import Array
@@ -28,6 +28,9 @@ from space.errors import ToolkitError
 
 LEAST = 3
 """Pairs at the first look: two pairs have one degree of freedom, and bounds of dozens of standard errors."""
+
+FUTILE = 0.1
+"""The conditional power at the last look below which a comparison gets no more pairs."""
 
 PATHS = 200_000
 """Simulated sequences of normal differences, the same every time; their alpha is accurate to about 0.0002 at 0.05."""
@@ -65,7 +68,7 @@ def bounds(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
     >>> [round(bound, 1) for bound in bounds((3, 4, 5, 6), 0.05)]
     [6.2, 5.0, 4.0, 3.5]
     """
-    _check(looks, alpha)
+    check_looks(looks, alpha)
     if alpha < GRID[0]:
         levels = alpha * _increments(looks)
     else:
@@ -109,7 +112,7 @@ def sequential_p(differences: Sequence[float] | Array, looks: tuple[int, ...]) -
     >>> round(sequential_p([-0.012, -0.009, -0.015, -0.011], looks(3, 12)), 3)
     0.021
     """
-    _check(looks)
+    check_looks(looks)
     increments, union, simulated = _increments(looks), 1.0, 1.0
     for index, mean, spread in _so_far(differences, looks):
         if spread == 0:
@@ -143,7 +146,7 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
     >>> settled([-0.012, -0.009, -0.015], looks(3, 12), 0.05), settled([-0.012, -0.009, -0.015, -0.011], looks(3, 12), 0.05)
     (False, True)
     """
-    _check(looks, alpha)
+    check_looks(looks, alpha)
     if margin is not None and not margin > 0:
         raise ToolkitError(
             f"a margin of {margin} is not positive; give the difference that does not matter, in the unit of the metric"
@@ -157,11 +160,50 @@ def settled(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha:
     return False
 
 
+def conditional_power(p_value: Array | float, share: float, level: float) -> Array:
+    """The chance that a test is significant at the last look if its trend so far goes on.
+
+    The statistic is taken as a Brownian motion whose drift is the estimate so far (Lan & Wittes 1988, The B-value, Biometrics 44).
+    Ending a comparison where this is small makes no claim more likely: such futility is non-binding (Jennison & Turnbull 2000,
+    Group Sequential Methods, chapter 10).
+
+    Args:
+        p_value: Two-sided p-values so far, each of one look alone.
+        share: The pairs so far as a share of those at the last look.
+        level: The nominal level of the last look.
+
+    >>> print(f"{conditional_power(0.05, 0.5, 0.05):.2f} {conditional_power(0.5, 0.5, 0.05):.2f}")
+    0.87 0.08
+    """
+    statistic, bound = -ndtri(np.maximum(p_value, 1e-300) / 2), -float(ndtri(level / 2))
+    if share >= 1:
+        return np.where(statistic >= bound, 1.0, 0.0)
+    return np.asarray(ndtr((statistic / math.sqrt(share) - bound) / math.sqrt(1 - share)))
+
+
+def prospects(differences: Sequence[float] | Array, looks: tuple[int, ...], alpha: float) -> float:
+    """The `conditional_power` of `settled` at the last look, by the latest look; 1 before the first, or without any spread.
+
+    Raises:
+        ToolkitError: There are more differences than the last look has, or one is not finite.
+
+    >>> round(prospects([-0.012, 0.009, -0.005], looks(3, 12), 0.05), 2)
+    0.03
+    """
+    check_looks(looks, alpha)
+    latest = list(_so_far(differences, looks))[-1:]
+    if not latest or latest[0][2] == 0:
+        return 1.0
+    index, mean, spread = latest[0]
+    level = float(2 * stdtr(looks[-1] - 1, -bounds(looks, alpha)[-1]))
+    return float(conditional_power(nominal_p(mean, spread, looks[index]), looks[index] / looks[-1], level))
+
+
 def _so_far(differences: Sequence[float] | Array, looks: tuple[int, ...]) -> Iterator[tuple[int, float, float]]:
     """For each look that the differences have reached: its index, and the mean and spread of the differences then."""
     values = checked_differences(differences, 0)
     if len(values) > looks[-1]:
-        raise ToolkitError(f"{len(values)} pairs are more than the last planned look has ({_named(looks)}); plan more looks")
+        raise too_many(len(values), looks)
     for index, pairs in enumerate(looks):
         if pairs <= len(values):
             yield index, *mean_and_spread(values[:pairs])
@@ -203,13 +245,19 @@ def _increments(looks: tuple[int, ...]) -> Array:
     return np.diff(looks, prepend=0) / looks[-1]
 
 
-def _check(looks: tuple[int, ...], alpha: float = 0.05) -> None:
+def check_looks(looks: tuple[int, ...], alpha: float = 0.05) -> None:
+    """Raise ToolkitError for looks that do not rise from `LEAST` or more, or an alpha outside (0, 1)."""
     if not looks or looks[0] < LEAST or any(later <= earlier for earlier, later in pairwise(looks)):
         raise ToolkitError(
             f"looks at {_named(looks)} pairs do not rise from {LEAST} or more; make them with looks(minimum, maximum)"
         )
     if not 0 < alpha < 1:
         raise ToolkitError(f"alpha {alpha} is not between 0 and 1; take 0.05")
+
+
+def too_many(pairs: int, looks: tuple[int, ...]) -> ToolkitError:
+    """The error of more pairs than looks were planned for."""
+    return ToolkitError(f"{pairs} pairs are more than the last planned look has ({_named(looks)}); plan more looks")
 
 
 def _named(looks: tuple[int, ...]) -> str:

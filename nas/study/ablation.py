@@ -26,8 +26,8 @@ class SeedSettings(Frozen):
     """The number of seeds per variant; a bare number N is a fixed plan, `min` = `max` = N.
 
     With `max` above `min`, seeds are sequential: after the first `min`, one seed at a time is added, and only for variants whose
-    difference is still open. A difference is open while its interval (valid under peeking, see `nas.stats.sequential`) holds 0
-    and, where a `margin` is given, reaches beyond ±margin.
+    difference is still open. A difference is open until it is claimed or lies within ±margin (by tests valid under peeking, see
+    `nas.stats.sequential_variances`) or, without a margin, more seeds up to `max` would most likely bring no claim.
     """
 
     min: Annotated[int, Field(ge=1, le=1000)]

@@ -44,15 +44,19 @@ class Row:
         return self.variant == self.baseline
 
 
+Family = tuple[str, Control]
+"""A block and a control: one table, whose comparisons are corrected together."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """A row and its reference: the row before it in a ladder, otherwise the baseline."""
+    """A row and its reference: the baseline, or the row before it in a ladder."""
 
     row: Row
     reference: Row
 
     @property
-    def holm_family(self) -> tuple[str, Control]:
+    def holm_family(self) -> Family:
         """The block and control, whose comparisons are corrected together."""
         return self.row.block, self.row.control
 
@@ -74,17 +78,29 @@ def rows_of(ablation: AblationSettings, make: Make) -> tuple[Row, ...]:
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
-    """The comparisons of an ablation: every row except the baselines, with its reference under the same control."""
+    """The comparisons that seeds are added for: every row except the baselines, with the row before in a ladder or the baseline."""
     by_name = {(row.block, row.variant, row.control): row for row in rows}
-    compared = []
+    return [_comparison(row, row.previous or row.baseline, by_name) for row in rows if not row.is_baseline]
+
+
+def families(rows: Sequence[Row]) -> dict[Family, list[Comparison]]:
+    """The comparisons that are tested and corrected together: all of one table, which is a block under a control.
+
+    These are every row with the baseline, and in a ladder every row with the row before too (the first step is both, and counts
+    once). Rows of equal architecture count, although they cannot differ.
+    """
+    by_name = {(row.block, row.variant, row.control): row for row in rows}
+    found: dict[Family, list[Comparison]] = {}
     for row in rows:
-        if row.is_baseline:
-            continue
-        reference = row.previous or row.baseline
-        # A control matches the others to the baseline, so the baseline exists once, as its `raw` row.
-        control: Control = "raw" if reference == row.baseline else row.control
-        compared.append(Comparison(row, by_name[row.block, reference, control]))
-    return compared
+        if not row.is_baseline:
+            references = dict.fromkeys([row.baseline, row.previous or row.baseline])
+            found.setdefault((row.block, row.control), []).extend(_comparison(row, name, by_name) for name in references)
+    return found
+
+
+def _comparison(row: Row, reference: str, by_name: Mapping[tuple[str, str, Control], Row]) -> Comparison:
+    # A control matches the others to the baseline, so the baseline exists once, as its `raw` row.
+    return Comparison(row, by_name[row.block, reference, "raw" if reference == row.baseline else row.control])
 
 
 def names_of(rows: Sequence[Row]) -> dict[str, str]:

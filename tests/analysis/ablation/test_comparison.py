@@ -10,16 +10,20 @@ import pytest
 from scipy import stats
 
 from analysis.ablation import comparison
-from analysis.ablation.comparison import compare, gain_at_equal_cost, ladder
-from nas.stats.paired import holm, paired_t_p, sign_flip_p
+from analysis.ablation.attribution import shapley
+from analysis.ablation.comparison import compare, ladder
+from nas.stats.hierarchical import row_variances
+from nas.stats.paired import holm, sign_flip_p
 from nas.stats.sequential import bounds, looks, repeated_interval, sequential_p
+from nas.stats.sequential_variances import SequentialVariances
 from space.errors import ToolkitError
 
 REPETITIONS = 2000
 ERROR = 3 * math.sqrt(0.05 * 0.95 / REPETITIONS)
 """Three standard errors of a share of 5 %."""
 OWN = ["variant", "mean", "sd", "n"]
-COLUMNS = [*OWN, "pairs", "difference", "ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm", "verdict"]
+TESTED = ["difference", "ci_low", "ci_high", "p_value", "p_holm", "p_rule", "p_rule_holm"]
+COLUMNS = [*OWN, "planned", "pairs", *TESTED, "verdict", "verdict_without_failures", "exaggeration", "rule"]
 
 
 def drawn(seed, effects, seeds=6, noise=0.01, spread=0.05):
@@ -48,7 +52,7 @@ def test_examples():
 
 def test_a_row_says_what_scipy_says():
     frame = drawn(1, {"plain": 0, "cosine": -0.01, "rope": 0.02})
-    table = compare(frame, "plain")
+    table = compare(frame, "plain", rule="t")
     assert list(table.columns) == COLUMNS
     assert table["variant"].tolist() == ["plain", "cosine", "rope"]
     values = {name: own["val_loss"].to_numpy() for name, own in frame.groupby("variant")}
@@ -61,14 +65,41 @@ def test_a_row_says_what_scipy_says():
         assert found["sd"] == pytest.approx(values[name].std(ddof=1))
         assert found["difference"] == pytest.approx((values[name] - values["plain"]).mean())
         assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
-        assert found["p_t"] == pytest.approx(theirs.pvalue)
+        assert found["p_rule"] == pytest.approx(theirs.pvalue)
         assert found["p_value"] == sign_flip_p(values[name] - values["plain"])
         p_values.append(theirs.pvalue)
-    np.testing.assert_allclose(table["p_t_holm"][1:], holm(p_values))
+    np.testing.assert_allclose(table["p_rule_holm"][1:], holm(p_values))
     np.testing.assert_allclose(table["p_holm"][1:], holm(table["p_value"][1:]))
     first = table.iloc[0]
-    assert first[["difference", "ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm"]].isna().all()
-    assert (first["verdict"], first["n"]) == ("baseline", 6)
+    assert first[TESTED].isna().all()
+    assert (first["verdict"], first["n"], first["rule"]) == ("baseline", 6, "")
+    assert set(table["rule"][1:]) == {"paired t"}
+
+
+def test_tables_of_two_comparisons_share_their_variances():
+    frame = drawn(1, {"plain": 0, "cosine": -0.01, "rope": 0.02})
+    values = frame.pivot(index="variant", columns="seed", values="val_loss").loc[["plain", "cosine", "rope"]].to_numpy()
+    table, by_t = compare(frame, "plain"), compare(frame, "plain", rule="t")
+    assert table["rule"].tolist() == ["", "hierarchical variances", "hierarchical variances"]
+    for number, name in enumerate(("cosine", "rope"), start=1):
+        found = row(table, name)
+        assert (found["ci_low"], found["ci_high"], found["p_rule"]) == row_variances(values, 0).compare(number, 0)
+    np.testing.assert_allclose(table["p_rule_holm"][1:], holm(table["p_rule"][1:]))
+    same = [*OWN, "planned", "pairs", "difference", "p_value", "p_holm"]
+    pd.testing.assert_frame_equal(table[same], by_t[same])
+    alone = compare(frame[frame["variant"] != "rope"], "plain")
+    pd.testing.assert_series_equal(row(alone, "cosine")[TESTED[:4]].astype(float), row(by_t, "cosine")[TESTED[:4]].astype(float))
+    assert row(alone, "cosine")["rule"] == "paired t", "one comparison has nothing to share"
+
+
+def test_copies_of_rows_share_no_variance():
+    frame = drawn(1, {"plain": 0, "cosine": -0.01})
+    copies = [frame, frame[frame["variant"] == "plain"].assign(variant="plain again")]
+    copies.append(frame[frame["variant"] == "cosine"].assign(variant="cosine again"))
+    table = compare(pd.concat(copies), "plain")
+    assert set(table["rule"]) == {"", "paired t"}
+    assert row(table, "plain again")["verdict"] == "no evidence"
+    assert row(table, "cosine")["p_rule_holm"] == 3 * row(compare(frame, "plain"), "cosine")["p_rule"]
 
 
 @pytest.mark.parametrize("seeds", [6, 8, 12])
@@ -77,7 +108,7 @@ def test_intervals_cover_known_effects(seeds):
     rng = np.random.default_rng(seeds)
     levels, effects = 0.3 + 0.05 * rng.standard_normal(seeds), 0.02 * rng.standard_normal(REPETITIONS)
     values = levels + effects[:, None] + 0.01 * rng.standard_normal((REPETITIONS, seeds))
-    table = compare(frame_of({"plain": levels.tolist()} | dict(enumerate(values.tolist()))), "plain").iloc[1:]
+    table = compare(frame_of({"plain": levels.tolist()} | dict(enumerate(values.tolist()))), "plain", rule="t").iloc[1:]
     assert 0.93 <= ((table["ci_low"] <= effects) & (effects <= table["ci_high"])).mean() <= 0.97
 
 
@@ -94,15 +125,15 @@ def test_intervals_of_separate_tables_cover_known_effects(seeds):
 
 
 def test_claims_err_in_five_of_a_hundred_tables_at_most():
-    """Six variants without any effect that share a baseline, by the claims (t) and by the exact test with eight seeds."""
+    """Six variants without any effect that share a baseline, by the rule t and by the exact test with eight seeds."""
     frame = drawn(0, dict.fromkeys("abcdefg", 0.0), seeds=8)
     levels, noise = (np.random.default_rng(1).standard_normal((REPETITIONS, n, 8)) for n in (1, 7))
     claims = exact = uncorrected = 0
     for values in 0.3 + 0.05 * levels + 0.01 * noise:
-        table = compare(frame.assign(val_loss=values.ravel()), "a")
+        table = compare(frame.assign(val_loss=values.ravel()), "a", rule="t")
         claims += not {"better", "worse"}.isdisjoint(table["verdict"])
         exact += table["p_holm"].min() < 0.05
-        uncorrected += table["p_t"].min() < 0.05
+        uncorrected += table["p_rule"].min() < 0.05
     assert claims / REPETITIONS <= 0.05 + ERROR
     assert exact / REPETITIONS <= 0.05 + ERROR
     assert claims > 0.02 * REPETITIONS, "the bound is not kept by never claiming anything"
@@ -134,7 +165,7 @@ def test_better_is_lower_for_losses_and_higher_for_precision():
 
 def test_the_level_sets_interval_and_claim():
     frame = drawn(6, {"plain": 0.0, "a": -0.03})
-    p_value = compare(frame, "plain")["p_t_holm"][1]
+    p_value = compare(frame, "plain")["p_rule_holm"][1]
     assert 0.001 < p_value < 0.05
     assert compare(frame, "plain", level=1 - 1.01 * p_value)["verdict"][1] == "better"
     strict = compare(frame, "plain", level=1 - 0.99 * p_value)
@@ -162,23 +193,23 @@ def test_unfinished_seeds_are_left_out_of_their_pairs():
 
 def test_single_seeds_get_no_verdict_and_say_why():
     frame = frame_of({"plain": [0.3, 0.31, 0.33], "one": [0.2], "none": [math.nan, math.nan], "two": [0.2, 0.22]})
-    table = compare(frame, "plain")
+    table = compare(frame, "plain", rule="t")
     assert table["verdict"].tolist()[1:3] == ["one seed: no test", "no common seed: no test"]
     one, none = row(table, "one"), row(table, "none")
     assert one["difference"] == pytest.approx(-0.1)
-    assert one[["sd", "ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm"]].isna().all()
+    assert one[["sd", *TESTED[1:]]].isna().all()
     assert none[["mean", "sd", "difference", "p_value"]].isna().all()
     two = row(table, "two")
-    assert two["p_t_holm"] == pytest.approx(min(1, 3 * two["p_t"])), "what is still to be tested counts too"
+    assert two["p_rule_holm"] == pytest.approx(min(1, 3 * two["p_rule"])), "what is still to be tested counts too"
 
 
 def test_equal_rows_make_sense():
     frame = frame_of({"plain": [0.3, 0.32, 0.35], "same": [0.3, 0.32, 0.35], "shifted": [0.2, 0.22, 0.25]})
     table = compare(frame, "plain")
     same, shifted = row(table, "same"), row(table, "shifted")
-    assert (same["difference"], same["p_value"], same["p_t"], same["verdict"]) == (0, 1, 1, "no evidence")
+    assert (same["difference"], same["p_value"], same["p_rule"], same["verdict"]) == (0, 1, 1, "no evidence")
     assert (same["ci_low"], same["ci_high"]) == (0, 0)
-    assert shifted["p_t"] == shifted["p_value"] == 0.25, "equal differences tell nothing of a spread"
+    assert shifted["p_rule"] == shifted["p_value"] == 0.25, "equal differences tell nothing of a spread"
     assert shifted["verdict"] == "no evidence"
 
 
@@ -192,20 +223,26 @@ def test_sequential_seeds_get_repeated_intervals_and_sequential_p():
     frame = drawn(5, {"plain": 0.0, "a": -0.05, "b": 0.0, "few": 0.1}, seeds=9)
     frame = frame[(frame["variant"] != "few") | (frame["seed"] < 2)]
     frame = frame[(frame["variant"] != "a") | (frame["seed"] < 4)].sample(frac=1, random_state=0)
-    table = compare(frame, "plain", looks=list(planned))
+    table = compare(frame, "plain", looks=list(planned), rule="t")
     a = row(table, "a")
     wide = frame.pivot(index="seed", columns="variant", values="val_loss")
     differences = (wide["a"] - wide["plain"]).dropna().to_numpy()
     assert len(differences) == a["pairs"] == 4
     assert (a["ci_low"], a["ci_high"]) == pytest.approx(repeated_interval(differences, planned))
-    assert a["p_value"] == a["p_t"] == pytest.approx(sequential_p(differences, planned))
+    assert a["p_value"] == a["p_rule"] == pytest.approx(sequential_p(differences, planned))
     assert a["p_holm"] == pytest.approx(3 * a["p_value"])
     few = row(table, "few")
     assert few["verdict"] == "before the first look: no test"
     assert few["difference"] > 0
-    assert few[["ci_low", "p_value", "p_t_holm"]].isna().all()
+    assert few[["ci_low", "p_value", "p_rule_holm"]].isna().all()
     with pytest.raises(ToolkitError, match="more than the last planned look|not one of the planned looks"):
         compare(frame, "plain", looks=looks(3, 6))
+    shared = compare(frame, "plain", looks=planned)
+    assert set(shared["rule"]) == {"", "group-sequential hierarchical variances"}
+    values = wide[["plain", "a", "b", "few"]].to_numpy().T
+    expected = SequentialVariances(values, 0, planned).compare(1, 0)
+    assert tuple(row(shared, "a")[["ci_low", "ci_high", "p_rule"]]) == pytest.approx(expected)
+    assert row(shared, "few")["verdict"] == "before the first look: no test"
 
 
 def test_claims_of_sequential_seeds_stay_true():
@@ -219,108 +256,44 @@ def test_claims_of_sequential_seeds_stay_true():
     false = 0
     for own, stopped in zip(values, stops, strict=True):
         kept = {"plain": own[0]} | {f"v{place}": own[place + 1, :stop] for place, stop in enumerate(stopped)}
-        false += compare(frame_of(kept), "plain", looks=planned)["verdict"].isin(["better", "worse"]).any()
+        false += compare(frame_of(kept), "plain", looks=planned, rule="t")["verdict"].isin(["better", "worse"]).any()
     assert 0 < false / len(values) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(values))
 
 
 def test_a_ladder_compares_with_the_first_and_the_row_before():
     frame = drawn(8, {"plain": 0.0, "other": 0.5, "a": -0.1, "b": -0.1, "c": 0.1})
     order = ["plain", "a", "b", "c"]
-    table = ladder(frame.sample(frac=1, random_state=1), order)
+    table = ladder(frame.sample(frac=1, random_state=1), order, rule="t")
     assert table["variant"].tolist() == order
-    to_first = compare(frame[frame["variant"] != "other"], "plain")
-    pd.testing.assert_frame_equal(table[COLUMNS], to_first[COLUMNS])
+    to_first = compare(frame[frame["variant"] != "other"], "plain", rule="t")
+    own = [*OWN, "planned", "pairs", *TESTED[:4], "p_rule"]
+    pd.testing.assert_frame_equal(table[own], to_first[own])
     names = {"pairs": "step_pairs", "difference": "step", "ci_low": "step_low", "ci_high": "step_high", "p_value": "step_p"}
-    names |= {"p_t": "step_p_t"}
+    names |= {"p_rule": "step_p_rule", "planned": "step_planned"}
     for before, name in itertools.pairwise(order):
         alone = row(compare(frame[frame["variant"].isin([before, name])], before), name)
         found = row(table, name)
         for column, step in names.items():
             assert found[step] == pytest.approx(alone[column])
-    np.testing.assert_allclose(table["step_p_holm"][1:], holm(table["step_p"][1:]))
-    np.testing.assert_allclose(table["step_p_t_holm"][1:], holm(table["step_p_t"][1:]))
+    for kind in ("p_value", "p_rule"):
+        step, adjusted = ("step_p", "p_holm") if kind == "p_value" else ("step_p_rule", "p_rule_holm")
+        # The first step is the first rung's difference, and counts once.
+        family = holm([*table[kind][1:], *table[step][2:]])
+        np.testing.assert_allclose(table[adjusted][1:], family[:3])
+        np.testing.assert_allclose(table[f"step_{adjusted}"][1:], [family[0], *family[3:]])
     assert table["step_verdict"].tolist() == ["baseline", "better", "no evidence", "worse"]
     assert table.iloc[0][["step", "step_low", "step_p", "step_p_holm"]].isna().all()
 
 
 def test_a_ladder_takes_looks():
     frame = drawn(8, {"plain": 0.0, "a": -0.1, "b": -0.11}, seeds=5)
-    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6))
-    assert table["step_p"].equals(table["step_p_t"])
-    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6)), "b")["ci_low"]
+    table = ladder(frame, ["plain", "a", "b"], looks=looks(3, 6), rule="t")
+    assert table["step_p"].equals(table["step_p_rule"])
+    assert row(table, "b")["step_low"] == row(compare(frame, "a", looks=looks(3, 6), rule="t"), "b")["ci_low"]
 
 
-def gains(seed, raw, matched, seeds=6, noise=0.01):
-    """Baseline `plain` at raw, `big` at raw and flop-matched, with known differences to it."""
-    frame = drawn(seed, {"plain": 0.0, "big": raw, "matched": matched}, seeds, noise)
-    control = frame["variant"].map({"plain": "raw", "big": "raw", "matched": "flop-matched"})
-    return frame.assign(control=control, variant=frame["variant"].replace("matched", "big"))
-
-
-def test_shares_of_a_gain_cover():
-    """A third of the gain is left; Fieller's interval is exact for normal values, correlated ones too."""
-    rng = np.random.default_rng(3)
-    levels, common = 0.3 + 0.05 * rng.standard_normal(6), 0.01 * rng.standard_normal((REPETITIONS, 6))
-    raw, matched = (levels + gain + common + 0.01 * rng.standard_normal((REPETITIONS, 6)) for gain in (-0.09, -0.03))
-    frames = [frame_of({"plain": levels} | dict(enumerate(raw))).assign(control="raw")]
-    frames.append(frame_of(dict(enumerate(matched))).assign(control="flop-matched"))
-    found = gain_at_equal_cost(pd.concat(frames), "plain")
-    assert (found["note"] == "").all()
-    assert 0.93 <= ((found["share_low"] <= 1 / 3) & (found["share_high"] >= 1 / 3)).mean() <= 0.97
-
-
-def test_a_share_stands_beside_its_two_differences():
-    frame = gains(1, -0.09, -0.03)
-    other = frame[(frame["variant"] == "plain") | (frame["control"] == "raw")]
-    (found,) = gain_at_equal_cost(frame, "plain").itertuples()
-    raw = row(compare(other, "plain"), "big")
-    matched = row(compare(frame[(frame["variant"] == "plain") | (frame["control"] == "flop-matched")], "plain"), "big")
-    assert (found.raw, found.raw_low, found.raw_high) == tuple(raw[["difference", "ci_low", "ci_high"]])
-    assert (found.matched, found.matched_low, found.matched_high) == tuple(matched[["difference", "ci_low", "ci_high"]])
-    assert (found.p_t_holm, found.verdict) == (matched["p_t_holm"], matched["verdict"])
-    assert found.share == pytest.approx(matched["difference"] / raw["difference"])
-    assert found.share_low < found.share < found.share_high
-    wide = frame.assign(key=frame["variant"] + frame["control"]).pivot(index="seed", columns="key", values="val_loss")
-    for bound in (found.share_low, found.share_high):
-        left = (wide["bigflop-matched"] - wide["plainraw"]) - bound * (wide["bigraw"] - wide["plainraw"])
-        assert paired_t_p(left.to_numpy()) == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("raw", [0.0, 0.09])
-def test_without_a_gain_there_is_no_share(raw):
-    (found,) = gain_at_equal_cost(gains(1, raw, -0.03), "plain").itertuples()
-    assert found.note == "no gain to share"
-    assert math.isnan(found.share)
-    assert math.isnan(found.share_low)
-    assert not math.isnan(found.matched)
-
-
-def test_gains_of_metrics_that_should_rise():
-    frame = gains(1, 0.09, 0.03).rename(columns={"val_loss": "precision"})
-    (found,) = gain_at_equal_cost(frame, "plain", "precision").itertuples()
-    assert (found.note, found.verdict) == ("", "better")
-    (fallen,) = gain_at_equal_cost(
-        gains(1, -0.09, -0.03).rename(columns={"val_loss": "precision"}), "plain", "precision"
-    ).itertuples()
-    assert (fallen.note, fallen.verdict) == ("no gain to share", "worse")
-
-
-def test_gains_take_the_seeds_that_all_have():
-    frame = gains(1, -0.09, -0.03)
-    left_out = (frame["variant"] == "big") & (frame["control"] == "raw") & (frame["seed"] < 2)
-    left_out |= (frame["control"] == "flop-matched") & (frame["seed"] == 2)
-    frame.loc[left_out, "val_loss"] = np.nan
-    (found,) = gain_at_equal_cost(frame, "plain").itertuples()
-    assert found.pairs == 3
-    frame.loc[frame["seed"] < 5, "val_loss"] = np.nan
-    (single,) = gain_at_equal_cost(frame, "plain").itertuples()
-    assert (single.pairs, single.note, single.verdict) == (1, "one seed: no test", "one seed: no test")
-    unmatched = pd.concat([frame, frame[frame["control"] == "raw"].replace("big", "odd")[lambda f: f["variant"] == "odd"]])
-    assert gain_at_equal_cost(unmatched, "plain")["note"].tolist()[1] == "no common seed: no test"
-
-
+FACTORS = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]}).assign(a=[False, False, True, True])
 GOOD = frame_of({"plain": [0.3, 0.4], "cosine": [0.2, 0.3]})
-CONTROLLED = gains(1, -0.1, -0.1)
 
 
 @pytest.mark.parametrize(
@@ -335,26 +308,20 @@ CONTROLLED = gains(1, -0.1, -0.1)
         (lambda: compare(GOOD.iloc[:0], "plain"), "column val_loss holds no finite value"),
         (lambda: compare(GOOD.assign(val_loss="low"), "plain"), "column 'val_loss' does not hold numbers"),
         (lambda: compare(GOOD.assign(seed=[0, 1, None, 1]), "plain"), "a row of the frame has no variant or no seed"),
+        (lambda: compare(GOOD.assign(seed=[0, "1"] * 2), "plain"), "seeds of several types, such as '1' \\(str\\), 0 \\(int\\)"),
+        (lambda: compare(GOOD.assign(seed=[0, 1, "0", "1"]), "plain"), "which make no pairs; convert the column to one type"),
+        (lambda: shapley(FACTORS.assign(seed=[0, "0"] * 2), ["a"]), "'seed' holds seeds of several types"),
+        (lambda: compare(pd.concat([GOOD, GOOD[["val_loss"]]], axis=1), "plain"), "the frame has two columns 'val_loss'"),
+        (lambda: compare(pd.concat([GOOD, GOOD[["seed"]]], axis=1), "plain"), "the frame has two columns 'seed'"),
+        (lambda: compare(GOOD.assign(val_loss=GOOD["val_loss"] + 1j), "plain"), "column 'val_loss' does not hold numbers"),
+        (lambda: compare(GOOD.assign(val_loss=[0.3, 0.4, 1e200, 0.3]), "plain"), "'cosine', seed 0 has val_loss 1e\\+200, beyond"),
+        (lambda: compare(GOOD.assign(val_loss=[0.3, -1e308, 1e308, 0.3]), "plain"), "which no difference can be computed"),
+        (lambda: compare(GOOD, "plain", rule="welch"), "no rule 'welch'"),
+        (lambda: compare(GOOD, "plain", order=["cosine", "plain"]), "the order cosine, plain does not start from 'plain'"),
         (lambda: compare(GOOD, "plain", level=95), "level 95 is not between 0 and 1"),
         (lambda: ladder(GOOD, ["plain"]), "a ladder of plain has no steps"),
         (lambda: ladder(GOOD, ["plain", "cosine", "plain"]), "each once"),
         (lambda: ladder(GOOD, ["plain", "cosin"]), "did you mean 'cosine'?"),
-        (lambda: gain_at_equal_cost(GOOD, "plain"), "the frame has no column 'control'"),
-        (lambda: gain_at_equal_cost(CONTROLLED, "big "), "did you mean 'big'?"),
-        (
-            lambda: gain_at_equal_cost(CONTROLLED, "plain", control="flops-matched"),
-            "no control 'flops-matched'.*did you mean 'flop-matched'?",
-        ),
-        (lambda: gain_at_equal_cost(CONTROLLED, "plain", control="raw"), "no control 'raw'"),
-        (lambda: gain_at_equal_cost(CONTROLLED[CONTROLLED["variant"] == "big"], "plain"), "no variant 'plain'"),
-        (
-            lambda: gain_at_equal_cost(CONTROLLED.assign(control="flop-matched", seed=range(18)), "plain"),
-            "'plain' has no rows of control raw",
-        ),
-        (
-            lambda: gain_at_equal_cost(pd.concat([CONTROLLED] * 2), "plain"),
-            "variant 'plain' of control raw, seed 0 has two rows",
-        ),
     ],
 )
 def test_refusals_are_one_sentence(call, message):

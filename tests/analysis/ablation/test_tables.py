@@ -13,6 +13,7 @@ from analysis.ablation.tables import ablation_tables
 from analysis.ablation.text import display, parts, render_tables
 from analysis.runs.data import load
 from nas.cli.app import main
+from nas.runs.winners import winners
 from space.errors import ToolkitError
 from tests.nas.ablations import VARIANTS, ablation, effects
 from tests.nas.scripted import searched
@@ -56,8 +57,37 @@ def test_a_pruned_or_failed_trial_has_no_score(tmp_path):
     missing = data.ablation.seeds[data.ablation.seeds["val_loss"].isna()]
     assert missing[["variant", "seed", "state"]].values.tolist() == [["+ cosine", 0, "FAILED"]]
     table = ablation_tables(data)[0].frame.set_index("variant")
-    assert table.loc["+ cosine", ["n", "pairs"]].tolist() == [2, 2]
-    assert table.loc["+ RoPE", ["n", "pairs"]].tolist() == [3, 3]
+    assert table.loc["+ cosine", ["n", "planned", "pairs"]].tolist() == [2, 3, 2]
+    assert table.loc["+ RoPE", ["n", "planned", "pairs"]].tolist() == [3, 3, 3]
+
+
+def test_failed_trials_are_told_and_undo_a_verdict(tmp_path):
+    study = ablation(tmp_path, seeds=6)
+    loss = effects(study, noise=0.001, cosine=-0.1)
+    assert ablation_tables(load(searched(study, tmp_path / "whole", loss=loss).run))[0].frame["verdict"][1] == "better"
+    run = searched(study, tmp_path / "run", loss=loss, failing={1}).run
+    (table,) = ablation_tables(load(run))
+    assert table.frame["verdict"][1] == "no evidence"
+    assert not winners(run)
+    told = "+ cosine: 1 of 6 pairs failed; the others alone would say 'better', but with the failures counted against it"
+    assert any(note.startswith(told) for note in table.notes)
+    assert parts(table.frame)[0].set_index("variant")["pairs"].tolist()[1:] == ["5 of 6", "6", "6"]
+
+
+def test_trials_that_have_not_ended_are_no_failures(tmp_path):
+    study = ablation(tmp_path, seeds=4)
+    data = load(searched(study, tmp_path / "run", stop_after=13, workers=2).run)
+    assert "RUNNING" in set(data.ablation.seeds["state"])
+    (table,) = ablation_tables(data)
+    assert (table.frame["planned"] == table.frame["pairs"]).all()
+    compared = compare(data.ablation.rows("", "raw"), "plain")
+    assert (compared["planned"] == compared["pairs"]).all()
+    assert "failed" not in " ".join(table.notes)
+    sequential = ablation(tmp_path, seeds={"min": 4, "max": 6, "margin": 1e-6})
+    loss = effects(sequential, noise=0.001, cosine=-0.2)
+    frame = ablation_tables(load(searched(sequential, tmp_path / "looked", loss=loss).run))[0].frame
+    assert frame["n"].nunique() > 1
+    assert (frame["planned"] == frame["pairs"]).all()
 
 
 def test_a_ladder_is_compared_with_baseline_and_row_before(ladder):
@@ -78,14 +108,42 @@ def test_a_ladder_is_compared_with_baseline_and_row_before(ladder):
         "what cosine had gained is lost again, as the scripted effects add nothing up"
     )
     assert frame.loc["+ conv", "verdict"] == "no evidence"
-    direct = compare(ladder.ablation.rows("", "raw"), "plain").set_index("variant")
-    for ours, theirs in (("difference", "difference"), ("low", "ci_low"), ("p t Holm", "p_t_holm")):
+    order = ["plain", "+ cosine", "+ RoPE", "+ conv"]
+    direct = compare(ladder.ablation.rows("", "raw"), "plain", order=order).set_index("variant")
+    for ours, theirs in (("difference", "difference"), ("low", "ci_low"), ("p rule Holm", "p_rule_holm")):
         assert frame[ours].tolist() == pytest.approx(direct[theirs].tolist(), nan_ok=True)
     cost = ladder.ablation.rows("", "raw").groupby("variant")[["gflops", "params_m", "train_gflops"]].first()
     assert (
         frame.loc["+ conv", ["GFLOPs", "params (M)", "train GFLOPs"]].tolist()
         == cost.loc["+ conv", ["gflops", "params_m", "train_gflops"]].tolist()
     )
+
+
+def test_a_table_names_its_rule_and_its_family(ladder):
+    raw, _, left, _ = ablation_tables(ladder)
+    by = "Verdicts are by hierarchical variances, with Holm's correction over all"
+    assert any(note.startswith(f"{by} 5 comparisons of this table (differences and steps)") for note in raw.notes)
+    assert any(note.startswith(f"{by} 6 comparisons of this table (raw and matched differences)") for note in left.notes)
+    assert set(raw.frame["rule"]) == {"", "hierarchical variances"}
+    by_t = ablation_tables(ladder, rule="t")
+    assert any("Verdicts are by paired t, which assumes normal differences, with Holm's" in note for note in by_t[0].notes)
+    assert "hierarchical" not in render_tables(by_t, "md") + render_tables(by_t, "csv")
+    claimed = raw.frame[raw.frame["verdict"].isin(["better", "worse"])]
+    assert claimed["exaggeration"].between(1, 2).all()
+    assert "so claimed ones are too large on average: by" in render_tables([raw], "md")
+    assert "Seeds: ICC " in render_tables([raw], "md")
+
+
+def test_a_table_of_the_run_exports_the_row_that_it_claims(ladder, tmp_path):
+    """One family for the table and for the winner: an effect that three differences alone would claim, not five comparisons."""
+    study = ablation(tmp_path, design="ladder", seeds=6)
+    for shift in (-0.025, -0.022):
+        folder = tmp_path / f"{shift:.4f}"
+        run = searched(study, folder, loss=effects(study, noise=0.01, cosine=shift, RoPE=shift / 2)).run
+        verdicts = ablation_tables(load(run))[0].frame.set_index("variant")["verdict"]
+        better = {row.spec.digest for row in study.rows if verdicts[row.variant] == "better"}
+        assert bool(better) == (shift == -0.025)
+        assert [trial.digest in better for trial in winners(run)] == [True] * bool(better)
 
 
 def test_the_published_numbers_stand_beside_flagged(ladder):
@@ -130,10 +188,10 @@ def test_sequential_seeds_and_changed_ones_are_told(tmp_path):
 
 
 def test_fewer_seeds_than_were_trained_still_have_a_table(tmp_path):
-    run_of(tmp_path, seeds={"min": 3, "max": 8})
-    less = ablation(tmp_path, seeds={"min": 3, "max": 4})
+    run_of(tmp_path, seeds={"min": 3, "max": 6, "margin": 1e-6})
+    less = ablation(tmp_path, seeds={"min": 3, "max": 4, "margin": 1e-6})
     data = load(searched(less, tmp_path / "run").run)
-    assert data.ablation.looks[-1] == 8
+    assert data.ablation.looks[-1] == 6
     assert ablation_tables(data)
 
 
@@ -148,9 +206,9 @@ def test_an_unfinished_or_failed_run_says_so(tmp_path):
 
 
 def test_seeds_added_while_looking_are_left_out_where_intervals_are_plain(tmp_path):
-    study = ablation(tmp_path, design="ladder", seeds={"min": 4, "max": 8}, controls=["raw", "flop-matched"])
+    study = ablation(tmp_path, design="ladder", seeds={"min": 4, "max": 6, "margin": 1e-6}, controls=["raw", "flop-matched"])
     data = load(searched(study, tmp_path / "run", loss=effects(study)).run)
-    assert set(data.ablation.seeds.groupby("variant")["seed"].nunique()) == {8}, "nothing differs, so all is open to the end"
+    assert set(data.ablation.seeds.groupby("variant")["seed"].nunique()) == {6}, "nothing differs, so all is open to the end"
     left, shares = ablation_tables(data)[-2:]
     assert set(left.frame["pairs"]) == {4}
     assert set(shares.frame["seeds"]) == {4}
@@ -291,5 +349,13 @@ def test_the_command_prints_the_tables(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["table", str(tmp_path / "run")])
     assert ended.value.code == 0
-    assert "| + cosine |" in capsys.readouterr().out
+    assert "| + cosine |" in (printed := capsys.readouterr().out)
+    assert "Verdicts are by hierarchical variances" in printed
     assert load(tmp_path / "run").name == "tiny"
+    with pytest.raises(SystemExit):
+        main(["table", str(tmp_path / "run"), "--rule", "t"])
+    assert "Verdicts are by paired t" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as refused:
+        main(["table", str(tmp_path / "run"), "--rule", "tt"])
+    assert refused.value.code == 2
+    assert "no rule 'tt'; did you mean 't'?" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from nas.reporting.ablation_estimate import ablation_estimate, planned_macs
 from nas.reporting.power import pooled_sd
 from nas.reporting.text import compute
 from nas.runs.throughput import Throughput
-from nas.stats.paired import minimum_detectable_effect
+from nas.stats.paired import exaggeration, minimum_detectable_effect
+from nas.stats.pairing import spared_variance
 from space.costs.cost import cost
 from tests.nas.ablations import VARIANTS, ablation, effects
 from tests.nas.reporting.test_estimate import lines
@@ -32,6 +33,27 @@ def test_the_estimate_says_what_is_trained(tmp_path):
     assert rated["hours"].startswith("about 50 s of training")
 
 
+def test_the_bill_of_sequential_seeds_has_the_least_the_expected_and_the_most(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 3, "max": 12})
+    found = estimate_of(tmp_path, seeds={"min": 3, "max": 12})
+    assert found["trials"].startswith("12 to 48: 4 architectures × 3 to 12 seeds")
+    trials = int(found["expected"].split()[1])
+    assert 15 < trials < 20
+    one = planned_macs(study, 1) / 4
+    assert found["training"] == f"{compute(12 * one)} to {compute(48 * one)}"
+    assert found["expected"].startswith(f"about {trials} trials (")
+    assert "expected" not in estimate_of(tmp_path, seeds={"min": 3, "max": 12, "margin": 0.1}), "without futility"
+    assert "expected" not in estimate_of(tmp_path, seeds=6)
+
+
+def test_a_ladders_rows_go_on_for_both_of_their_steps(tmp_path):
+    plain, ladder = (
+        int(estimate_of(tmp_path, design=design, seeds={"min": 3, "max": 12})["expected"].split()[1])
+        for design in ("table", "ladder")
+    )
+    assert plain - 1 <= ladder <= plain + 4
+
+
 def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
     found = estimate_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
     assert found["budget"] == "4 TFLOPs, 8 TFLOPs of training a trial"
@@ -41,35 +63,56 @@ def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
 @pytest.mark.parametrize(
     ("seeds", "rows", "words"),
     [
-        (6, 6, "6 seeds and 6 comparisons: the exact sign-flip test with Holm reaches p = 0.19 at best, 8 seeds would get below"),
-        (6, 1, "6 seeds and one comparison: the exact sign-flip test with Holm reaches p = 0.031 at best"),
+        (
+            6,
+            6,
+            "6 comparisons in a table, decided by hierarchical variances with Holm; the exact sign-flip test, beside it, reaches "
+            "p = 0.19 at best with 6 seeds (8 seeds would get below 0.05)",
+        ),
+        (6, 1, "one comparison in a table, decided by paired t; the exact sign-flip test, beside it, reaches p = 0.031 at best"),
         (1, 3, "one seed a row: no test and no interval; differences of one seed are not evidence"),
         (
             {"min": 3, "max": 12},
             3,
-            "3 comparisons, looked at after each of 3 to 12 seeds by a group-sequential t test, valid under",
+            "3 comparisons in a table, looked at after each of 3 to 12 seeds by group-sequential hierarchical variances, valid",
         ),
     ],
 )
 def test_the_estimate_says_which_p_value_can_be_reached(tmp_path, seeds, rows, words):
     variants = [{"name": f"ratio {n}", "set": {"feed_forward.ratio": 2 + n / 4}} for n in range(1, rows + 1)]
-    claims = estimate_of(tmp_path, seeds=seeds, variants=variants)["claims"]
-    assert claims.startswith(words)
-    assert ("the paired t test can, if the differences are normal" in claims) == (seeds == rows == 6)
+    assert estimate_of(tmp_path, seeds=seeds, variants=variants)["claims"].startswith(words)
 
 
-def test_the_smallest_difference_comes_from_earlier_runs(tmp_path):
-    without = estimate_of(tmp_path, seeds=6)["visible"]
-    sds = f"{minimum_detectable_effect(1.0, 6, 0.05 / 3):.2g}"
-    assert f"a chance of 80 % (paired t, Bonferroni), a difference of {sds} standard deviations of the paired" in without
-    assert "no earlier run under" in without
-    study = ablation(tmp_path, seeds=6)
-    searched(study, tmp_path / "runs" / "first", loss=effects(study, noise=0.01))
-    spread = pooled_sd(tmp_path / "runs", study)
-    seen = minimum_detectable_effect(spread.sd, 6, 0.05 / 3)
-    found = estimate_of(tmp_path, seeds=6)["visible"]
-    known = f"paired differences scatter by {spread.sd:.2g} in run first (15 pairs)"
-    assert f"a difference of {seen:.2g} in val_loss, as {known}" in found
+def test_the_comparisons_of_a_ladders_table_are_one_family(tmp_path):
+    """Three rows with the baseline and two further steps; the first step is the first row's difference."""
+    found = estimate_of(tmp_path, design="ladder", seeds=6, controls=["raw", "flop-matched"])
+    assert found["claims"].startswith("5 comparisons in a table, decided by hierarchical variances")
+    assert f"a difference of {minimum_detectable_effect(1.0, 6, 0.05 / 5):.2g} standard deviations" in found["visible"]
+
+
+def test_the_bill_says_how_much_too_large_claims_are(tmp_path):
+    share = minimum_detectable_effect(1.0, 6, 0.05 / 3)
+    visible, half = (100 * (exaggeration(share / times, 6**-0.5, 5, 0.05 / 3) - 1) for times in (1, 2))
+    found = estimate_of(tmp_path, seeds=6)["too large"]
+    assert f"by {visible:.0f} % where the true difference has that size, by {half:.0f} % where it has half of it" in found
+    assert 0 < visible < 20 < half
+    assert "too large" not in estimate_of(tmp_path, seeds=1)
+
+
+def test_the_bill_says_what_pairing_brought_in_an_earlier_run(tmp_path):
+    variants = [{"name": f"ratio {n}", "set": {"feed_forward.ratio": 2 + n / 4}} for n in range(1, 7)]
+    study = ablation(tmp_path, seeds=20, variants=variants)
+    assert "pairing" not in estimate_of(tmp_path, seeds=6, variants=variants)
+    searched(study, tmp_path / "runs" / "apart", loss=effects(study, sd=0.0, noise=0.01))
+    apart = pooled_sd(tmp_path / "runs", study).seeds
+    assert apart.icc < 0.1
+    spared = f"2.4 times as many seeds for the baseline, unpaired, would remove {100 * spared_variance(max(apart.icc, 0), 6):.0f} %"
+    found = estimate_of(tmp_path, seeds=6, variants=variants)["pairing"]
+    assert found == f"{apart} in run apart; {spared} at equal cost"
+    searched(study, tmp_path / "others" / "common", loss=effects(study, sd=1.0, noise=0.01))
+    text = ablation_estimate(study, tmp_path / "others")
+    assert lines(text)["pairing"] == f"{pooled_sd(tmp_path / 'others', study).seeds} in run common"
+    assert "removes 100 % of a difference's variance" in lines(text)["pairing"]
 
 
 def test_sequential_seeds_are_estimated_from_least_to_most(tmp_path):

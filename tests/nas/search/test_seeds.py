@@ -2,8 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from analysis.ablation.tables import ablation_tables
 from analysis.runs.data import load
@@ -18,7 +20,9 @@ from nas.runs.run import read_run
 from nas.runs.winners import winners
 from nas.search.controller import Search
 from nas.search.optuna_export import export_run
-from nas.stats.sequential import bounds, looks
+from nas.stats.hierarchical import row_variances
+from nas.stats.sequential import FUTILE, looks, prospects, settled
+from nas.stats.sequential_variances import normal_levels
 from nas.study.load import load_study
 from nas.study.metrics import SCORES
 from nas.training.checkpoint import write_checkpoint
@@ -59,7 +63,7 @@ def test_even_rungs_are_evenly_spaced(tmp_path):
 @pytest.mark.parametrize("stop_after", [0, 1, 5, 11])
 def test_an_interrupted_ablation_goes_on_as_it_would_have(tmp_path, stop_after):
     study = ablation(tmp_path, seeds={"min": 3, "max": 8})
-    loss = effects(study, cosine=-0.1)
+    loss = effects(study, cosine=-0.1, conv=-0.02)
     whole = searched(study, tmp_path / "whole", loss=loss)
     searched(study, tmp_path / "broken", loss=loss, stop_after=stop_after)
     searched(study, tmp_path / "broken", loss=loss)
@@ -69,25 +73,76 @@ def test_an_interrupted_ablation_goes_on_as_it_would_have(tmp_path, stop_after):
 
 def test_seeds_are_added_only_where_a_difference_is_open(tmp_path):
     study = ablation(tmp_path, seeds={"min": 4, "max": 9})
-    search = searched(study, tmp_path / "run", workers=3, loss=effects(study, noise=0.001, cosine=-0.2, RoPE=0.1))
-    assert seeds_of(search, study) == {"plain": 9, "+ cosine": 4, "+ RoPE": 4, "+ conv": 9}, "the baseline goes with what is open"
+    search = searched(study, tmp_path / "run", workers=3, loss=effects(study, noise=0.001, cosine=-0.2, RoPE=0.1, conv=0.001))
+    assert seeds_of(search, study) == {"plain": 8, "+ cosine": 4, "+ RoPE": 4, "+ conv": 8}, "the baseline goes with what is open"
     best = next(row.spec.digest for row in study.rows if row.variant == "+ cosine")
     assert search.run.best()[0].digest == best, "those with more seeds do not come first"
 
 
+def test_a_row_without_prospects_ends_and_does_not_go_on_with_others(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 4, "max": 9})
+    search = searched(study, tmp_path / "run", loss=effects(study, noise=0.001, cosine=0.001, RoPE=0.1))
+    assert seeds_of(search, study) == {"plain": 8, "+ cosine": 8, "+ RoPE": 4, "+ conv": 4}
+
+
+def test_with_a_margin_a_row_without_prospects_goes_on_for_the_other_answer(tmp_path):
+    study = ablation(tmp_path, seeds={"min": 4, "max": 9, "margin": 0.0005})
+    search = searched(study, tmp_path / "run", loss=effects(study, noise=0.001, cosine=-0.2, RoPE=0.1))
+    assert seeds_of(search, study)["+ conv"] == 9
+
+
 def test_every_difference_is_judged_with_its_share_of_the_error(tmp_path):
     study = ablation(tmp_path, seeds={"min": 4, "max": 5})
-    single, shared = (bounds(looks(4, 5), 0.05 / comparisons)[0] for comparisons in (1, 3))
-    wanted = {"+ cosine": (single + shared) / 2, "+ RoPE": shared + 1, "+ conv": shared + 1}
-    of = {row.spec.digest: row.variant for row in study.rows}
+    planned, random = looks(4, 5), np.random.default_rng(3)
+    table = random.standard_normal((4, 4))
+    table -= table.mean(axis=1, keepdims=True)
+    single, shared = (normal_levels(planned, 0.05 / comparisons)[0] for comparisons in (1, 3))
+
+    variances = row_variances(table, 0)
+
+    def needed(row, wanted):
+        """The effect whose p-value at the first look is the wanted one; effects do not change variances."""
+        pairs = variances.pairs(row, 0)
+        return float(brentq(lambda effect: pairs.p_value(-np.ldexp(effect, -variances.exponent))[0] - wanted, 0, 20))
+
+    for row, wanted in ((1, (single + shared) / 2), (2, 0.9 * shared), (3, 0.9 * shared)):
+        table[row] += needed(row, wanted)
+    place = {row.spec.digest: number for number, row in enumerate(study.rows)}
 
     def loss(plan, rung):
-        # Differences of mean t/2 standard deviations, so that t is their statistic at four pairs.
-        name, spread = of[plan.spec.digest], 0.01 * (4 / 3) ** 0.5
-        return 1.0 if name == "plain" else 1 + wanted[name] * spread / 2 + 0.01 * (-1) ** plan.seed
+        return float(5 + table[place[plan.spec.digest], plan.seed]) if plan.seed < 4 else 5.0
 
     search = searched(study, tmp_path / "run", loss=loss)
     assert seeds_of(search, study) == {"plain": 5, "+ cosine": 5, "+ RoPE": 4, "+ conv": 4}
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.0, 4), (0.006, 8), (0.2, 4)])
+def test_a_single_comparison_is_settled_by_the_t_test(tmp_path, effect, seeds):
+    study = ablation(tmp_path, variants=VARIANTS[:1], seeds={"min": 4, "max": 9})
+    random = np.random.default_rng(1)
+    level, noise = random.standard_normal(9), random.standard_normal(9) * 0.01
+    first = study.rows[0].spec.digest
+
+    def loss(plan, rung):
+        return float(5 + level[plan.seed] + (0 if plan.spec.digest == first else effect + noise[plan.seed]))
+
+    search = searched(study, tmp_path / "run", loss=loss)
+    differences, planned = effect + noise, looks(4, 9)
+    ended = lambda n: settled(differences[:n], planned, 0.05) or prospects(differences[:n], planned, 0.05) < FUTILE  # noqa: E731
+    wanted = next((n for n in planned if ended(n)), 9)
+    assert set(seeds_of(search, study).values()) == {wanted}
+    assert wanted == seeds
+
+
+def test_a_run_that_another_rule_gave_more_seeds_is_gone_on_with(tmp_path):
+    """Rows that a rule without futility trained on stay, and the decisions of each look are those of its seeds."""
+    loss = lambda study: effects(study, noise=0.001, cosine=0.001, RoPE=0.1)  # noqa: E731
+    more = ablation(tmp_path, seeds=6)
+    searched(more, tmp_path / "run", loss=loss(more))
+    study = ablation(tmp_path, seeds={"min": 4, "max": 9})
+    search = searched(study, tmp_path / "run", loss=loss(study))
+    assert seeds_of(search, study) == {"plain": 8, "+ cosine": 8, "+ RoPE": 6, "+ conv": 6}
+    assert search.complete
 
 
 def test_a_margin_settles_what_is_too_small_to_matter(tmp_path):
