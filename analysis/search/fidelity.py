@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from analysis.columns import numeric_column, require_columns
 from analysis.runs.data import RunData, require_loaded
-from nas.stats.ranks import LEAST, agreement, resampled
+from nas.stats.ranks import LEAST, agreement, pair_signs, resampled
 from nas.study.metrics import lower_is_better
 from space.errors import ToolkitError
 
@@ -107,7 +107,7 @@ def tau_bounds(here: Floats, last: Floats) -> tuple[float, float]:
     """
     known = np.isfinite(last)
     ranks, inverse = np.unique(last[known], return_inverse=True)
-    order_here, order_last = _signs(here, here), _signs(last[known], last[known])
+    order_here, order_last = pair_signs(here), pair_signs(last[known])
     untied_here = np.count_nonzero(order_here) / 2
     tied_last = (order_last.size - len(inverse) - np.count_nonzero(order_last)) / 2
     untied_last = len(here) * (len(here) - 1) / 2 - tied_last
@@ -226,8 +226,3 @@ def _top_regret(here: Floats, last: Floats, top: int) -> float:
 
 def _best(here: Floats, top: int) -> NDArray[np.intp]:
     return np.argsort(here, kind="stable")[:top]
-
-
-def _signs(of: Floats, against: Floats) -> Floats:
-    """For every pair, 1 where the row's value is above the column's, -1 where it is below, 0 where they are equal."""
-    return np.sign(of[:, None] - against[None, :])
