@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations, islice, pairwise
 from math import comb, prod
 
 import numpy as np
 import pandas as pd
 
-from analysis.columns import numeric_column, require_columns, require_seeds
-from nas.stats.paired import holm, paired_interval, paired_t_p, sign_flip_p
+from analysis.ablation.cells import NAMED, Coalition, Contrasts, contrasts, label, read_cells
+from nas.stats.paired import holm, ratio_interval, sign_flip_p
 from space.array import Array
 from space.errors import ToolkitError
 
 SHAPLEY = "shapley"
 IN_ORDER = "in this order"
-
-_NAMED = 4
-"""The number of missing combinations that an error names."""
-
-_ROUNDING = 16 * np.finfo(float).eps
-"""A sum of cells below this share of the largest cell is rounding error."""
-
-Coalition = frozenset[str]
-"""A combination of components."""
 
 
 def shapley(frame: pd.DataFrame, factors: Sequence[str], metric: str = "val_loss") -> pd.DataFrame:
@@ -39,33 +30,42 @@ def shapley(frame: pd.DataFrame, factors: Sequence[str], metric: str = "val_loss
     leave-one-out together show the change that a component makes first and last. These two bound its Shapley value only where
     components never both help and hinder one another, so they are not accepted as an attribution.
 
+    Where a seed lacks the metric of some combinations (missing or not finite), the others still count: see
+    `analysis.ablation.cells.contrasts` for the estimates and their intervals, which then hold if what is missing is missing for
+    reasons other than its value.
+
+    A share of a total that may be zero says nothing: where none of three components does anything, the largest share exceeds 200 %
+    in a fifth of tables. So there are shares only where the total's 95 % interval does not hold zero.
+
     Args:
         frame: One row per (variant, seed), with columns variant, seed, the metric, and a boolean column for each factor, true
-            where the variant has that component. Other columns are ignored. A seed is left out if the metric of any
-            combination is missing or not finite, so that all values rest on the same pairs.
+            where the variant has that component. Other columns are ignored.
         factors: The columns of the components.
         metric: The column of the metric.
 
     Returns:
-        One row per component, in the order of `factors` or of the ladder: component; share of the total (shares sum to 1; a
-        share is negative for a component that works against the total, and NaN where the total is zero); value in the unit
-        of the metric, negative where the component lowers it; ci_low and ci_high, its 95 % paired interval over seeds (NaN
-        for a single seed); seeds, the number counted; kind, "shapley" or "in this order". The values sum to the metric with
-        all components minus that with none. `attrs["metric"]` names the metric.
+        One row per component, in the order of `factors` or of the ladder: component; share of the total with its 95 % interval
+        share_low to share_high (Fieller's; shares sum to 1, and a share is negative for a component that works against the total);
+        value in the unit of the metric, negative where the component lowers it; ci_low and ci_high, its 95 % paired interval over
+        seeds (NaN for a single seed); seeds, the number counted; kind, "shapley" or "in this order". The values sum to the metric
+        with all components minus that with none. `attrs` holds metric, its name; missing, the number of cells that the seeds lack;
+        total, total_low and total_high, the whole change and its interval; and note, why there are no shares (empty where there
+        are).
 
     Raises:
         ToolkitError: A column is missing, a factor is not boolean, two variants have the same components, a variant has two
-            rows for a seed, no seed has all combinations, or the combinations are neither all 2^k nor a ladder.
+            rows for a seed, the cells that are there do not determine the values, or the combinations are neither all 2^k nor a
+            ladder.
 
-    >>> frame = pd.DataFrame({"variant": ["none", "a", "b", "both"], "seed": [0] * 4,
-    ...                       "a": [False, True, False, True], "b": [False, False, True, True],
-    ...                       "val_loss": [1.0, 0.75, 0.5, 0.0]})
-    >>> print(shapley(frame, ["a", "b"])[["component", "share", "value", "kind"]].to_string(index=False))
-    component  share  value    kind
-            a  0.375 -0.375 shapley
-            b  0.625 -0.625 shapley
+    >>> frame = pd.DataFrame({"variant": ["none", "a", "b", "both"] * 3, "seed": [0] * 4 + [1] * 4 + [2] * 4,
+    ...                       "a": [False, True, False, True] * 3, "b": [False, False, True, True] * 3,
+    ...                       "val_loss": [1.0, 0.75, 0.5, 0.0, 1.1, 0.8, 0.6, 0.1, 0.9, 0.65, 0.5, 0.0]})
+    >>> print(shapley(frame, ["a", "b"]).drop(columns=["ci_low", "ci_high", "seeds"]).round(2).to_string(index=False))
+    component  share  share_low  share_high  value    kind
+            a    0.4       0.35        0.46  -0.38 shapley
+            b    0.6       0.54        0.65  -0.58 shapley
     """
-    present, cells = _cells(frame, factors, metric)
+    present, cells = read_cells(frame, factors, metric)
     order = _ladder_order(present, factors)
     if len(present) == 2 ** len(factors):
         kind, components, weights = SHAPLEY, list(factors), _shapley_weights(present, factors)
@@ -73,14 +73,17 @@ def shapley(frame: pd.DataFrame, factors: Sequence[str], metric: str = "val_loss
         kind, components, weights = IN_ORDER, order, _step_weights(present)
     else:
         raise _missing_error(present, factors, "the total cannot be attributed", "; a ladder, at least in one order")
-    complete = _complete_seeds(cells, metric)
-    values = _combined(complete, weights)
-    means = values.mean(axis=0)
+    names = [label(coalition, factors) for coalition in present]
+    values = contrasts(cells, weights, names, metric)
     # All minus none. The sum of the values is the same but for rounding, which would give shares of a total of zero.
-    total = (complete[:, -1] - complete[:, 0]).mean()
-    table = pd.DataFrame({"component": components, "share": means / total if total else np.nan, "value": means})
-    table = table.assign(**_intervals(values), seeds=len(values), kind=kind)
-    table.attrs["metric"] = metric
+    total = contrasts(cells, _step_weights(present).sum(axis=1, keepdims=True), names, metric)
+    shares, note = _shares(values, total)
+    table = pd.DataFrame({"component": components, **shares, "value": values.means})
+    table = table.assign(**_intervals(values), seeds=len(values.values), kind=kind)
+    (low, high), *_ = total.intervals().tolist()
+    table.attrs.update(
+        metric=metric, missing=values.missing, total=float(total.means[0]), total_low=low, total_high=high, note=note
+    )
     return table
 
 
@@ -93,16 +96,17 @@ def factorial_effects(frame: pd.DataFrame, factors: Sequence[str], metric: str =
     neither shown nor pooled into an error: the spread comes from the seeds.
 
     Args:
-        frame: As for `shapley`, with all 2^k combinations.
+        frame: As for `shapley`, with all 2^k combinations, each in some seed.
         factors: The columns of the components.
         metric: The column of the metric.
 
     Returns:
         One row per effect, main effects first: effect ("A" or "A × B"); value, the mean over seeds in the unit of the metric;
-        ci_low and ci_high, its 95 % paired interval; p_value of the exact two-sided sign-flip test and p_holm, adjusted over
-        the table (S. Holm, 1979); p_t of the paired t test, which assumes that the seeds' values are normal, and p_t_holm;
-        seeds, the number counted. With a single seed, which shows no spread, intervals and p-values are NaN.
-        `attrs["metric"]` names the metric.
+        ci_low and ci_high, its 95 % paired interval; p_value of the two-sided sign-flip test (exact where no cell is missing) and
+        p_holm, adjusted over the table (S. Holm, 1979); p_t of the paired t test, which assumes that the seeds' values are normal,
+        and p_t_holm; seeds, the number counted. With a single seed, which shows no spread, intervals and p-values are NaN; where
+        cells are missing, so are those of an effect that is not determined without one of the seeds. `attrs` holds metric, its
+        name, and missing, the number of cells that the seeds lack.
 
     Raises:
         ToolkitError: As for `shapley`, and when a combination is missing.
@@ -116,71 +120,42 @@ def factorial_effects(frame: pd.DataFrame, factors: Sequence[str], metric: str =
          b -0.625
      a × b -0.125
     """
-    present, cells = _cells(frame, factors, metric)
+    present, cells = read_cells(frame, factors, metric)
     if len(present) < 2 ** len(factors):
         raise _missing_error(present, factors, "the effects cannot be separated")
     effects = [*combinations(factors, 1), *combinations(factors, 2)]
     signs = [[prod(1 if factor in coalition else -1 for factor in effect) for effect in effects] for coalition in present]
-    values = _combined(_complete_seeds(cells, metric), np.array(signs) / 2 ** (len(factors) - 1))
-    table = pd.DataFrame({"effect": [" × ".join(effect) for effect in effects], "value": values.mean(axis=0)})
-    table = table.assign(**_intervals(values), p_value=np.nan, p_holm=np.nan, p_t=np.nan, p_t_holm=np.nan, seeds=len(values))
-    if len(values) > 1:
-        table["p_value"] = [sign_flip_p(column) for column in values.T]
-        table["p_t"] = [paired_t_p(column) for column in values.T]
-        table["p_holm"], table["p_t_holm"] = holm(table["p_value"].to_numpy()), holm(table["p_t"].to_numpy())
-    table.attrs["metric"] = metric
+    names = [label(coalition, factors) for coalition in present]
+    found = contrasts(cells, np.array(signs) / 2 ** (len(factors) - 1), names, metric)
+    table = pd.DataFrame({"effect": [" × ".join(effect) for effect in effects], "value": found.means})
+    table = table.assign(**_intervals(found), p_value=np.nan, p_holm=np.nan, p_t=np.nan, p_t_holm=np.nan, seeds=len(found.values))
+    known = found.known
+    table.loc[known, "p_value"] = [sign_flip_p(column) for column in found.values.T[known]]
+    table["p_t"] = found.p_values()
+    for name, adjusted in (("p_value", "p_holm"), ("p_t", "p_t_holm")):
+        table.loc[known, adjusted] = holm(table.loc[known, name].to_numpy())
+    table.attrs.update(metric=metric, missing=found.missing)
     return table
 
 
-def _cells(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> tuple[list[Coalition], Array]:
-    """The combinations in the frame, smaller ones first, and their metric, (seeds, combinations), NaN where it is missing."""
-    _check(frame, factors, metric)
-    flags = frame[list(factors)].to_numpy(dtype=bool)
-    rows = [frozenset(factor for factor, on in zip(factors, row, strict=True) if on) for row in flags]
-    components: dict[Hashable, Coalition] = {}
-    variants: dict[Coalition, Hashable] = {}
-    cells: dict[tuple[Hashable, Coalition], float] = {}
-    for variant, seed, coalition, value in zip(frame["variant"], frame["seed"], rows, numeric_column(frame, metric), strict=True):
-        if components.setdefault(variant, coalition) != coalition:
-            raise ToolkitError(
-                f"variant {variant} has different components in some rows than in others; give each set its own name"
-            )
-        if variants.setdefault(coalition, variant) != variant:
-            raise ToolkitError(
-                f"variants {variants[coalition]} and {variant} both have {_label(coalition, factors)}; "
-                "keep the rows of one block and one control"
-            )
-        if (seed, coalition) in cells:
-            raise ToolkitError(f"variant {variant} has two rows for seed {seed}; keep one row per variant and seed")
-        cells[seed, coalition] = value
-    present = sorted(variants, key=lambda coalition: (len(coalition), [factor not in coalition for factor in factors]))
-    # Sorted, so that the result does not depend on the order of the rows, not even in rounding.
-    seeds = sorted(set(frame["seed"]))
-    values = [[cells.get((seed, coalition), np.nan) for coalition in present] for seed in seeds]
-    return present, np.array(values).reshape(len(seeds), len(present))
-
-
-def _check(frame: pd.DataFrame, factors: Sequence[str], metric: str) -> None:
-    if isinstance(factors, str) or not factors or len(set(factors)) < len(factors):
-        raise ToolkitError(f"factors are {factors!r}; give a list of column names, each once")
-    require_columns(frame, ("variant", "seed", metric, *factors))
-    require_seeds(frame)
-    for factor in factors:
-        if not frame[factor].isin([True, False]).all():
-            raise ToolkitError(
-                f"column {factor} must be true where the variant has the component and false elsewhere, without missing values"
-            )
-
-
-def _complete_seeds(values: Array, metric: str) -> Array:
-    """The rows of the seeds that have every combination; raises ToolkitError when there are none."""
-    complete = values[np.isfinite(values).all(axis=1)]
-    if not len(complete):
-        raise ToolkitError(
-            f"none of the {len(values)} seeds has {metric} for all {values.shape[1]} combinations; "
-            "train those that are missing or failed for at least one seed"
-        )
-    return complete
+def _shares(values: Contrasts, total: Contrasts) -> tuple[dict[str, Array], str]:
+    """The shares of the total with their intervals, all NaN where the total may be zero, and why there are none."""
+    none = np.full(values.values.shape[1], np.nan)
+    (low, high), *_ = total.intervals().tolist()
+    if not total.known.all():
+        note = "no shares: without the spread of at least two seeds the total may be zero"
+    elif low <= 0 <= high:
+        note = f"no shares: the 95 % interval of the total, {total.means[0]:+.2g} [{low:+.2g}, {high:+.2g}], holds zero"
+    else:
+        # A share without an interval, which a missing cell may cause, is not given either.
+        bounds = [
+            ratio_interval(column, total.for_intervals[:, 0]) if known else (np.nan, np.nan)
+            for column, known in zip(values.for_intervals.T, values.known, strict=True)
+        ]
+        share_low, share_high = np.array(bounds).T
+        shares = np.where(values.known, values.means / total.means, np.nan)
+        return {"share": shares, "share_low": share_low, "share_high": share_high}, ""
+    return {"share": none, "share_low": none, "share_high": none}, note
 
 
 def _shapley_weights(present: Sequence[Coalition], factors: Sequence[str]) -> Array:
@@ -210,17 +185,8 @@ def _ladder_order(present: Sequence[Coalition], factors: Sequence[str]) -> list[
     return [next(iter(components)) for components in added] if len(added) == len(factors) else []
 
 
-def _combined(cells: Array, weights: Array) -> Array:
-    """Weighted sums of cells, (seeds, columns of weights), with rounding errors set to 0: of one sign, they would be evidence."""
-    sums = cells @ weights
-    return np.where(np.abs(sums) > _ROUNDING * np.abs(cells).max(axis=1, keepdims=True), sums, 0.0)
-
-
-def _intervals(values: Array) -> dict[str, Array]:
-    """The 95 % paired interval of each column over its rows; NaN for a single row."""
-    if len(values) < 2:
-        return {"ci_low": np.full(values.shape[1], np.nan), "ci_high": np.full(values.shape[1], np.nan)}
-    bounds = np.array([paired_interval(column) for column in values.T])
+def _intervals(found: Contrasts) -> dict[str, Array]:
+    bounds = found.intervals()
     return {"ci_low": bounds[:, 0], "ci_high": bounds[:, 1]}
 
 
@@ -229,7 +195,7 @@ def _missing_error(present: Sequence[Coalition], factors: Sequence[str], problem
     known = set(present)
     missing = (coalition for coalition in _all_combinations(factors) if coalition not in known)
     count = 2 ** len(factors) - len(known)
-    named = ", ".join(_label(coalition, factors) for coalition in islice(missing, _NAMED)) + (", …" if count > _NAMED else "")
+    named = ", ".join(label(coalition, factors) for coalition in islice(missing, NAMED)) + (", …" if count > NAMED else "")
     return ToolkitError(
         f"{problem}: {count} of the {2 ** len(factors)} combinations of {', '.join(factors)} have no row ({named}); "
         f"a factorial design has all of them{alternative}"
@@ -238,7 +204,3 @@ def _missing_error(present: Sequence[Coalition], factors: Sequence[str], problem
 
 def _all_combinations(factors: Sequence[str]) -> Iterator[Coalition]:
     return map(frozenset, chain.from_iterable(combinations(factors, size) for size in range(len(factors) + 1)))
-
-
-def _label(coalition: Coalition, factors: Sequence[str]) -> str:
-    return " + ".join(factor for factor in factors if factor in coalition) or "none of them"

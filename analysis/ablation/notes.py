@@ -54,7 +54,7 @@ def reading(run: AblationFrames, baseline: str, compared: pd.DataFrame, rows: pd
         more = "" if exact <= ALPHA else f" ({pairs_needed(comparisons, ALPHA)} pairs would get below {ALPHA})"
         yield (
             f"p is that of the exact sign-flip test, which decides nothing: with Holm's correction over "
-            f"{_count(comparisons, 'comparison')} it reaches {exact:.2g} at best{more}."
+            f"{counted(comparisons, 'comparison')} it reaches {exact:.2g} at best{more}."
         )
     yield from _failures(compared)
     yield from _exaggeration(compared)
@@ -116,7 +116,7 @@ def _interim(run: AblationFrames) -> Iterator[str]:
     if ended < run.planned:
         yield f"Interim: {ended} of {run.planned} planned trials have ended, and p-values hold for the planned number only."
     if failed:
-        yield f"{_count(failed, 'trial')} FAILED; their seeds are left out of those rows' pairs, and count against claims."
+        yield f"{counted(failed, 'trial')} FAILED; their seeds are left out of those rows' pairs, and count against claims."
 
 
 def _unmeasured(run: AblationFrames, metric: str) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _unmeasured(run: AblationFrames, metric: str) -> Iterator[str]:
     trials = run.seeds.drop_duplicates("trial")
     lacking = int((trials[metric].isna() & (trials["state"] == State.COMPLETE.value)).sum())
     if lacking:
-        yield f"{_count(lacking, 'complete trial')} had no {metric} measured; their seeds are left out of those rows' pairs."
+        yield f"{counted(lacking, 'complete trial')} had no {metric} measured; their seeds are left out of those rows' pairs."
 
 
 def _sampled(run: AblationFrames, metric: str) -> Iterator[str]:
@@ -145,5 +145,6 @@ def _sampled(run: AblationFrames, metric: str) -> Iterator[str]:
         yield f"{biased[0].upper()}{biased[1:]}."
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 trial`, `2 trials`."""
     return f"{number} {noun}{'s' if number != 1 else ''}"

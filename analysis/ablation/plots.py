@@ -106,17 +106,22 @@ def effects_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
 def shapley_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
     """The bars of a table of `shapley`: largest first, or in the ladder's order where the values are of that order only.
 
-    The verdict of a row is its `kind`. Raises ToolkitError when columns are missing.
+    The verdict of a row is its `kind`; a row has its share of the total where there is one, with its interval. Raises ToolkitError
+    when columns are missing.
     """
-    require_table(table, ("component", "share", "value", "ci_low", "ci_high", "kind"), "shapley")
+    require_table(table, ("component", "share", "share_low", "share_high", "value", "ci_low", "ci_high", "kind"), "shapley")
     if (table["kind"] == SHAPLEY).all():
         table = table.loc[table["value"].abs().sort_values(ascending=False, kind="stable").index]
     metric, direction = _metric(table, metric)
-    shares = [with_minus(f"   {share:.0%}") if isfinite(share) else "" for share in table["share"]]
+    shares = [
+        with_minus(f"   {share:.0%} [{low:.0%}, {high:.0%}]") if isfinite(share) else ""
+        for share, low, high in zip(table["share"], table["share_low"], table["share_high"], strict=True)
+    ]
     rows = _rows(table["component"], table[["value", "ci_low", "ci_high"]], table["kind"])
     rows = tuple(replace(row, note=row.note + share) for row, share in zip(rows, shares, strict=True))
     total = with_minus(f"{table['value'].sum():+.3g}")
-    return ForestInfo(rows, f"change of {metric}; all together {total}{direction}")
+    note = f"; {with_minus(table.attrs['note'])}" if table.attrs.get("note") else ""
+    return ForestInfo(rows, f"change of {metric}; all together {total}{direction}{note}")
 
 
 def ladder_info(table: pd.DataFrame, metric: str | None = None) -> ForestInfo:
@@ -168,12 +173,12 @@ def plot_effects(table: pd.DataFrame, ax: Axes | None = None, metric: str | None
 
 
 def plot_shapley(table: pd.DataFrame, ax: Axes | None = None, metric: str | None = None) -> Axes:
-    """Draw a table of `shapley`: a bar per component with its interval and its share of the total.
+    """Draw a table of `shapley`: a bar per component with its interval and, where the total is not zero, its share of the total.
 
     Units and errors are those of `shapley_info`.
 
-    >>> table = pd.DataFrame({"component": ["a", "b"], "share": [0.25, 0.75], "value": [-0.01, -0.03], "ci_low": [-0.02, -0.04],
-    ...                       "ci_high": [0.0, -0.02], "kind": "shapley"})
+    >>> table = pd.DataFrame({"component": ["a", "b"], "share": [0.25, 0.75], "share_low": [0.0, 0.4], "share_high": [0.6, 1.0],
+    ...                       "value": [-0.01, -0.03], "ci_low": [-0.02, -0.04], "ci_high": [0.0, -0.02], "kind": "shapley"})
     >>> print(plot_shapley(table, metric="val_loss").get_xlabel())
     change of val_loss; all together −0.04 (← lower is better)
     """

@@ -11,7 +11,7 @@ import pandas as pd
 import space.published as printed
 from analysis.ablation.attribution import SHAPLEY, factorial_effects, shapley
 from analysis.ablation.comparison import compare, gain_at_equal_cost
-from analysis.ablation.notes import claimed_by, reading
+from analysis.ablation.notes import claimed_by, counted, reading
 from analysis.runs.ablation import AblationBlock, AblationFrames
 from analysis.runs.data import RunData, require_loaded
 from nas.runs.records import State
@@ -167,9 +167,10 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
         exact = shares["kind"].iloc[0] == SHAPLEY
         how = "averaged over every order (Shapley)" if exact else "in the ladder's order"
         frame = shares.drop(columns="kind").rename(columns={"component": "variant", "ci_low": "low", "ci_high": "high"})
-        note = "share is of the total difference between all components and none; another order would credit them otherwise."
-        notes = (*(() if exact else (note,)), _BY_T, *_planned_seeds_note(run))
-        yield AblationTable(f"{title}: what each component adds to {metric}, {how}", frame, notes)
+        notes = _share_notes(shares.attrs["note"], exact)
+        yield AblationTable(
+            f"{title}: what each component adds to {metric}, {how}", frame, (*notes, _BY_T, *_cells_notes(run, shares))
+        )
     if block.design == "factorial":
         with suppress(ToolkitError):
             effects = factorial_effects(rows, factors, metric)
@@ -177,15 +178,37 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}
             frame = effects.drop(columns=["p_value", "p_t"]).rename(columns=names)
             note = "An effect is the mean with the component minus that without; × is half the change of one effect by the other."
-            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, _BY_T, *_planned_seeds_note(run)))
+            notes = (note, _BY_T, *_cells_notes(run, effects))
+            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, notes)
 
 
 _BY_T = "Intervals and p-values are of the paired t test over seeds, by which nothing is marked here."
 
 
+def _share_notes(why_none: str, exact: bool) -> Iterator[str]:
+    """The notes on the shares of a total, or on why there are none."""
+    if why_none:
+        yield f"{why_none[0].upper()}{why_none[1:]}."
+    else:
+        yield "share is of the total difference between all components and none, with Fieller's 95 % interval."
+    if not exact:
+        yield "Another order would credit the components otherwise."
+
+
 def _plain(name: str) -> str:
     """The study's name of a component, or of an interaction of two."""
     return " × ".join(part.removeprefix("has.") for part in name.split(" × "))
+
+
+def _cells_notes(run: AblationFrames, table: pd.DataFrame) -> Iterator[str]:
+    """The notes on the cells that a table of `shapley` or `factorial_effects` rests on."""
+    missing = table.attrs["missing"]
+    if missing:
+        yield (
+            f"{counted(missing, 'trial')} missing: values are least squares over those that are there, which is right if the others "
+            "are missing for reasons other than their results (a training that diverged is not)."
+        )
+    yield from _planned_seeds_note(run)
 
 
 def _planned_seeds_note(run: AblationFrames) -> tuple[str, ...]:

@@ -27,7 +27,10 @@ LEAST = 8
 """The least number of trials at a rung."""
 
 RESAMPLES = 100
-"""The number of resamples of the trials for the intervals, and of shuffles for the importance by chance."""
+"""The number of resamples of the trials for the intervals."""
+
+SHUFFLES = 100
+"""The number of shuffles of the parameters' values for the importance by chance."""
 
 _COLUMNS = ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"]
 
@@ -60,11 +63,15 @@ def param_importances(
         One row per rung and parameter, the most important first: rung and train_tflops (training multiply-accumulates / 1e12, the
         median over reports); parameter; importance, its share of the sum over all parameters; low to high, the 95 % percentile
         interval over trials drawn with replacement (a resample has fewer distinct trials, which draws the shares together, so the
-        interval is widened to the importance where needed); chance, the share that the importance stays within in 95 % of shuffles
-        of the parameter's values (after Altmann et al., Permutation importance, Bioinformatics 26, 2010); trials, the number that
-        the row rests on; censored, the trials that reported but have no value at this rung. Only an importance above its chance
-        is evidence: with few trials, a wide range or a long choice gets a large share by chance. Importances are NaN at a rung with
-        fewer than 8 trials, or whose values are all equal (or so many of them that the best share is all).
+        interval is widened to the importance where needed); chance, the share that an importance must exceed to be evidence: with
+        few trials, a wide range or a long choice gets a large share by chance; trials, the number that the row rests on; censored,
+        the trials that reported but have no value at this rung. Importances are NaN at a rung with fewer than 8 trials, or whose
+        values are all equal (or so many of them that the best share is all). `attrs` holds metric, best and shuffles.
+
+        The chance is corrected for all parameters and rungs of the table: where no parameter matters, 5 % of tables have any
+        importance above its chance (5.0 % of 1,000 simulated ones of 13 parameters, 40 trials and one rung). It comes from shuffles
+        of every parameter's values and the greatest importance in each (P. H. Westfall and S. S. Young, Resampling-based multiple
+        testing, 1993). A table of one rung is corrected for that rung alone, so choose the rung before you look.
 
     Raises:
         RunError: The run is an ablation.
@@ -87,15 +94,43 @@ def param_importances(
     reached = values.notna().sum()
     _check(data.name, reached, rung)
     tflops = rung_tflops(data)
-    tables = []
+    tables, shuffled = [], []
     for number in reached.index if rung is None else [rung]:
         here = values[number].dropna()
-        table = _one_rung(space, [space.params[str(digest)] for digest in here.index], here.to_numpy(dtype=float), best)
+        table, by_chance = _one_rung(space, [space.params[str(digest)] for digest in here.index], here.to_numpy(dtype=float), best)
         counts = {"trials": len(here), "censored": len(values) - len(here)}
         tables.append(table.assign(rung=number, train_tflops=tflops.get(number, np.nan), **counts))
-    table = pd.concat(tables, ignore_index=True)[_COLUMNS]
-    table.attrs.update(metric=metric, best=best)
+        shuffled.append(by_chance)
+    table = pd.concat(tables, ignore_index=True)
+    table["chance"] = exceeded_by_chance(np.concatenate(shuffled, axis=1)) / table.pop("total")
+    # The most important first, at each rung.
+    table = table.sort_values(["rung", "importance"], ascending=[True, False], kind="stable", ignore_index=True)[_COLUMNS]
+    table.attrs.update(metric=metric, best=best, shuffles=SHUFFLES)
     return table
+
+
+def exceeded_by_chance(shuffled: Floats, level: float = 0.95) -> Floats:
+    """Bounds (tests,) that any of many statistics exceeds with probability 1 - `level` where none of them has an effect.
+
+    Every statistic gets the same share of that probability: the cube root of an importance is about normal, as that of a
+    chi-squared statistic (E. B. Wilson and M. M. Hilferty, 1931), so the roots are standardised, and the bound is the quantile
+    of the greatest in each shuffle. A shuffle is standardised by the others, as the table is by all of them.
+
+    Args:
+        shuffled: The statistics, (shuffles, tests), from 0 on; NaN throughout for a test that has none.
+        level: The probability that none is exceeded.
+    """
+    roots = np.cbrt(shuffled)
+    count, apart = len(roots), roots - roots.mean(axis=0)
+    squares = (apart**2).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        others = np.sqrt(np.maximum(squares - apart**2 * count / (count - 1), 0) / (count - 2))
+        scores = apart * count / (count - 1) / others
+    # No finite score: a parameter with a single value, or one that no trial has.
+    greatest = np.where(np.isfinite(scores), scores, -np.inf).max(axis=1)
+    bound = np.percentile(greatest, 100 * level, method="higher")
+    spread = np.sqrt(squares / (count - 1))
+    return np.asarray(np.maximum(roots.mean(axis=0) + np.where(spread > 0, bound * spread, 0.0), 0.0) ** 3)
 
 
 class _Searched:
@@ -150,25 +185,28 @@ def _check(name: str, reached: pd.Series[int], rung: int | None) -> None:
         )
 
 
-def _one_rung(space: _Searched, taken: Sequence[Params], values: Floats, best: float) -> pd.DataFrame:
-    """One row per parameter, the most important first."""
-    table = pd.DataFrame({"parameter": space.names}).assign(importance=np.nan, low=np.nan, high=np.nan, chance=np.nan)
+def _one_rung(space: _Searched, taken: Sequence[Params], values: Floats, best: float) -> tuple[pd.DataFrame, Floats]:
+    """One row per parameter, with the sum of the importances, `total`; and the importances in shuffles, (shuffles, parameters)."""
+    table = pd.DataFrame({"parameter": space.names}).assign(importance=np.nan, low=np.nan, high=np.nan, total=np.nan)
+    shuffled = np.full((SHUFFLES, len(space.names)), np.nan)
     if len(taken) < LEAST:
-        return table
+        return table, shuffled
     raw = space.importances(taken, values, best)
     if not np.nansum(raw) > 0:
-        return table
+        return table, shuffled
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(taken), size=(RESAMPLES, len(taken)))
     shares = np.array([_shares(space.importances([taken[row] for row in rows], values[rows], best)) for rows in drawn])
-    shuffled = np.array([space.importances(_shuffled(taken, space.names, rng), values, best) for _ in range(RESAMPLES)])
+    # Of a generator of their own: rungs with the same trials have the same shuffles, as they have the same parameters' values.
+    rng = np.random.default_rng(1)
+    shuffled = np.array([space.importances(_shuffled(taken, space.names, rng), values, best) for _ in range(SHUFFLES)])
     importance = table["importance"] = _shares(raw)
+    table["total"] = np.nansum(raw)
     # A parameter that was active in no trial keeps its NaN.
     active = np.isfinite(raw)
     low, high = np.nanpercentile(shares[:, active], [2.5, 97.5], axis=0)
     table.loc[active, "low"], table.loc[active, "high"] = np.minimum(low, importance[active]), np.maximum(high, importance[active])
-    table.loc[active, "chance"] = np.percentile(shuffled[:, active], 95, axis=0, method="higher") / raw[active].sum()
-    return table.sort_values("importance", ascending=False, kind="stable")
+    return table, shuffled
 
 
 def _shuffled(taken: Sequence[Params], names: Sequence[str], rng: np.random.Generator) -> list[Params]:

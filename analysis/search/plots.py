@@ -19,9 +19,10 @@ _COMPUTE = "training TFLOPs (multiply-accumulates / 1e12)"
 def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
     """Draw the table of `analysis.rank_fidelity`: τ on the first axes and the regret on the second, both against training compute.
 
-    Points are τ over the complete architectures with their intervals. The band is the bounds of τ over all of the rung's
-    architectures, for any values of the censored ones; below it is the number of complete architectures per rung. A rung has no
-    regret where none of its best has a final value. Without compute in the table, the horizontal axis is the rung.
+    Points are τ within seeds over the complete architectures with their intervals. The band is the bounds of τ over all of the
+    rung's architectures, for any values of the censored ones; below it is the number of complete architectures per rung. Squares
+    are τ across seeds, and the dotted line is the noise ceiling; without replicates the legend says that luck counts as fidelity.
+    A rung has no regret where none of its best has a final value. Without compute in the table, the horizontal axis is the rung.
 
     Args:
         table: The result of `analysis.rank_fidelity`.
@@ -39,18 +40,24 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
     >>> tau.get_ylabel()
     "Kendall's τ against the last rung"
     """
-    require_table(table, ["rung", "train_tflops", "complete", "architectures", "tau", "tau_least", "top_regret"], "rank_fidelity")
+    needed = ["rung", "train_tflops", "complete", "architectures", "tau_within", "tau_least", "tau_across", "top_regret"]
+    require_table(table, needed, "rank_fidelity")
     tau, regret = ax if ax is not None else _pair()
     at = table["train_tflops"] if table["train_tflops"].notna().all() else table["rung"]
     if (table["complete"] < table["architectures"]).any():
         tau.fill_between(at, table["tau_least"], table["tau_most"], color="0.88", label="bounds over all", zorder=0)
-    few = "" if table["tau_low"].notna().any() else ", too few for intervals"
-    _with_interval(tau, at, table, "tau", "C0", f"complete ones{few}")
+    few = "" if table["within_low"].notna().any() else ", too few for intervals"
+    ceiling = table["tau_across"].iloc[-1]
+    luck = "" if np.isfinite(ceiling) else "\n(no replicates: a training's luck counts as fidelity)"
+    _with_interval(tau, at, table, "tau_within", "C0", f"within seeds, complete ones{few}{luck}")
+    if np.isfinite(ceiling):
+        _with_interval(tau, at, table, "tau_across", "C1", "across seeds", marker="s")
+        tau.axhline(ceiling, color="C1", linewidth=1, linestyle=":", zorder=1, label="noise ceiling: two full trainings")
     for compute, row in zip(at, table.itertuples(), strict=True):
         counts = f"{row.complete} of {row.architectures}"
         tau.annotate(counts, (compute, 0.02), xycoords=tau.get_xaxis_transform(), fontsize=8, ha="center")
     tau.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-    lowest = np.nanmin([0.0, *table["tau_least"], *table["tau_low"]])
+    lowest = np.nanmin([0.0, *table["tau_least"], *table["within_low"], *table["across_low"], *table["tau_across"]])
     tau.set(ylim=(max(-1.0, lowest) - 0.25, 1.08), ylabel="Kendall's τ against the last rung", title="order of the architectures")
     tau.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8, frameon=False)
     metric, top = table.attrs.get("metric", "metric"), table.attrs.get("top", "k")
@@ -65,8 +72,8 @@ def plot_rank_fidelity(table: pd.DataFrame, ax: tuple[Axes, Axes] | None = None)
 def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the table of `analysis.param_importances`: a point per parameter and rung with its interval, early rungs pale.
 
-    The parameter with the greatest importance at any rung is at the top. A tick is the importance by chance in 95 % of cases; a
-    point that is not above its tick is hollow. Rungs without importances are left out.
+    The parameter with the greatest importance at any rung is at the top. A tick is the importance by chance, corrected for all
+    parameters and rungs of the table; a point that is not above its tick is hollow. Rungs without importances are left out.
 
     Args:
         table: The result of `analysis.param_importances`.
@@ -108,7 +115,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )
         ax.scatter(of_rung["chance"], height, marker="|", s=70, color="0.25", zorder=2)
         ax.scatter([], [], s=34, color=colour, label=_rung_label(of_rung.dropna().iloc[0]))
-    ax.scatter([], [], marker="|", s=70, color="0.25", label="chance, in 95 % of cases")
+    ax.scatter([], [], marker="|", s=70, color="0.25", label=f"chance: any in 5 % of tables{_shuffles(table)}")
     for line in np.arange(len(names) - 1) + 0.5:
         ax.axhline(line, color="0.9", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(names)), names)
@@ -120,16 +127,20 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def _shuffles(table: pd.DataFrame) -> str:
+    return f"\n({table.attrs['shuffles']} shuffles)" if "shuffles" in table.attrs else ""
+
+
 def _rung_label(row: pd.Series) -> str:
     compute = f", {row['train_tflops']:.3g} TFLOPs" if row["train_tflops"] == row["train_tflops"] else ""
     censored = f", {row['censored']:.0f} censored" if row["censored"] else ""
     return f"rung {row['rung']:.0f}{compute}: {row['trials']:.0f} trials{censored}"
 
 
-def _with_interval(ax: Axes, at: pd.Series, table: pd.DataFrame, name: str, colour: str, label: str) -> None:
+def _with_interval(ax: Axes, at: pd.Series, table: pd.DataFrame, name: str, colour: str, label: str, marker: str = "o") -> None:
     """A line through the estimates, with a bar where there is an interval."""
-    short = name.removeprefix("top_")
-    ax.plot(at, table[name], color=colour, marker="o", markersize=5, linewidth=1.2, label=label or None)
+    short = name.removeprefix("top_").removeprefix("tau_")
+    ax.plot(at, table[name], color=colour, marker=marker, markersize=5, linewidth=1.2, label=label or None)
     ax.vlines(at, table[f"{short}_low"], table[f"{short}_high"], color=colour, linewidth=2, alpha=0.5)
 
 

@@ -149,12 +149,15 @@ def single(record: Recorded, replay: Replay) -> list[str]:
     ]
     if replay.hours is not None:
         lines.append(f"took            {_spread(replay.hours, '.3g')} hours")
-    titles = ["rung", "training TFLOPs", "reported", "Kendall's tau", "95 % interval", f"top-{replay.top} regret"]
+    titles = ["rung", "training TFLOPs", "reported", *_TAU, f"top-{replay.top} regret"]
     rows = [
-        [str(n), f"{rung.macs / 1e12:.4g}", _spread(rung.reported, ".4g"), *_agreement(rung.agreement), f"{rung.top_regret:.4f}"]
+        [
+            *(str(n), f"{rung.macs / 1e12:.4g}", _spread(rung.reported, ".4g")),
+            *(*_agreement(rung.agreement), *_agreement(rung.across_seeds), f"{rung.top_regret:.4f}"),
+        ]
         for n, rung in enumerate(replay.rungs, start=1)
     ]
-    return [*lines, "", *_columns([titles, *rows])]
+    return [*lines, "", *_columns([titles, *rows]), "", *_luck(record)]
 
 
 def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
@@ -194,17 +197,38 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
         figures = [_spread(replay.macs, ".4g", factor), _percent(replay.share), regret, f"{replay.kept:.0%}", hours]
         rows.append(["*" if number in front else "", *settings, *figures])
     milestones, top = record.study.budget.milestones, replays[0].top
+    across = record.agreements_across_seeds or [None] * len(milestones)
     rungs = [
-        [str(n), f"{macs / 1e12:.4g}", *_agreement(record.agreements[n - 1]), f"{record.top_regret(n - 1, top):.4f}"]
+        [
+            *(str(n), f"{macs / 1e12:.4g}"),
+            *(*_agreement(record.agreements[n - 1]), *_agreement(across[n - 1]), f"{record.top_regret(n - 1, top):.4f}"),
+        ]
         for n, macs in enumerate(milestones, start=1)
     ]
-    head = ["rung", "training TFLOPs", "Kendall's tau", "95 % interval", f"top-{top} regret"]
-    return [*_columns([titles, *rows]), "", "* no other has both less compute and less regret", "", *_columns([head, *rungs])]
+    head = ["rung", "training TFLOPs", *_TAU, f"top-{top} regret"]
+    marks = "* no other has both less compute and less regret"
+    return [*_columns([titles, *rows]), "", marks, "", *_columns([head, *rungs]), "", *_luck(record)]
+
+
+_TAU = ("tau within seeds", "95 % interval", "tau across seeds", "95 % interval")
+
+
+def _luck(record: Recorded) -> list[str]:
+    """What Kendall's τ and the regrets count as fidelity."""
+    same = "tau within seeds and regret compare a rung with the end of the same trainings, so a training's luck counts as fidelity."
+    if record.agreements_across_seeds is None:
+        more = ["Replicates show how far two seeds agree: record 8 architectures or more with search.replicates=2 (16 trials)."]
+    else:
+        more = [
+            "tau across seeds compares one seed's order at the rung with another's at the end; at the last rung it is the noise",
+            "ceiling, the agreement of two full trainings.",
+        ]
+    return [same, *more]
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text as right-aligned columns; empty columns are left out."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Rows of text, titles first, as right-aligned columns; columns without an entry are left out."""
+    widths = [max(map(len, column)) if any(column[1:]) else 0 for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True) if width) for row in rows]
 
 
@@ -218,8 +242,8 @@ def _percent(share: MeanSd) -> str:
     return f"{share.mean * 100:.1f}{sd}"
 
 
-def _agreement(agreement: Agreement) -> list[str]:
-    if agreement.tau is None:
+def _agreement(agreement: Agreement | None) -> list[str]:
+    if agreement is None or agreement.tau is None:
         return ["", ""]
     return [f"{agreement.tau:.3f}", f"{agreement.low:.3f} to {agreement.high:.3f}"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult, objective_values
 from nas.search.variants import Values
-from nas.stats.ranks import LEAST, Agreement, agreement, resampled
+from nas.stats.ranks import LEAST, Agreement, agreement, agreement_across_seeds, resampled
 from nas.study.settings import SearchSettings
 from nas.study.study import Study
 from space.domains.space import Params
@@ -31,8 +31,13 @@ class Curve:
     """Training multiply-accumulates so far."""
     seconds: tuple[tuple[float, ...], ...]
     """Training time so far."""
-    losses: tuple[float, ...]
-    """The mean val_loss over the replicates at every rung."""
+    val_losses: tuple[tuple[float, ...], ...]
+    """The val_loss, by replicate, then by rung."""
+
+    @cached_property
+    def losses(self) -> tuple[float, ...]:
+        """The mean val_loss over the replicates at every rung."""
+        return tuple(map(fmean, zip(*self.val_losses, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,21 @@ class Recorded:
 
     @cached_property
     def agreements(self) -> tuple[Agreement, ...]:
-        """The agreement of every recorded rung with the last one; deterministic."""
+        """The agreement of every recorded rung with the last one of the same trainings; deterministic."""
         losses = np.array([curve.losses for curve in self.curves])
         drawn = resampled(len(losses))
         return tuple(agreement(losses[:, rung], losses[:, -1], drawn) for rung in range(losses.shape[1]))
+
+    @cached_property
+    def agreements_across_seeds(self) -> tuple[Agreement, ...] | None:
+        """The agreement of every recorded rung of one seed with the last one of another, None without replicates.
+
+        The last one is the noise ceiling: what a full training foretells of one with another seed.
+        """
+        if self.study.replicates < 2:
+            return None
+        losses = np.array([curve.val_losses for curve in self.curves])
+        return tuple(agreement_across_seeds(losses[:, :, rung], losses[:, :, -1])[0] for rung in range(losses.shape[2]))
 
     def top_regret(self, rung: int, top: int) -> float:
         """The lowest final val_loss among the best `top` architectures of a rung, minus the best recorded."""
@@ -113,5 +129,5 @@ def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
         values=tuple(tuple(objective_values(study, trial, report) for report in trial.search_reports) for trial in trials),
         macs=tuple(tuple(report.macs for report in replicate) for replicate in reports),
         seconds=tuple(tuple(np.cumsum([report.seconds for report in replicate]).tolist()) for replicate in reports),
-        losses=tuple(fmean(replicate[rung].val_loss for replicate in reports) for rung in range(study.budget.rungs)),
+        val_losses=tuple(tuple(report.val_loss for report in replicate) for replicate in reports),
     )

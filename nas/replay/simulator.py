@@ -80,11 +80,15 @@ class MeanSd:
 
 @dataclass(frozen=True)
 class RungFacts:
-    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and its agreement with the last rung."""
+    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and its agreement with the last rung.
+
+    `agreement` and `top_regret` are within the same trainings; `across_seeds` is None without replicates.
+    """
 
     macs: int
     reported: MeanSd
     agreement: Agreement
+    across_seeds: Agreement | None
     top_regret: float
 
 
@@ -135,6 +139,7 @@ def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | 
             macs=macs,
             reported=_spread([record.study.replicates * sum(n > rung for n in outcome.reached) for outcome in outcomes]),
             agreement=record.agreements[used[rung]],
+            across_seeds=record.agreements_across_seeds[used[rung]] if record.agreements_across_seeds else None,
             top_regret=record.top_regret(used[rung], top),
         )
         for rung, macs in enumerate(budget.milestones)

@@ -33,7 +33,7 @@ def of_losses(study, losses, seconds=None, seed=0):
     for row, own in enumerate(losses):
         taken = tuple(macs / 1e6 for macs in milestones) if seconds is None else tuple(seconds[row])
         values = tuple((float(loss),) for loss in own)
-        found.append(Curve(points.params(row), (values,), (milestones,), (taken,), tuple(own.tolist())))
+        found.append(Curve(points.params(row), (values,), (milestones,), (taken,), (tuple(own.tolist()),)))
     return Recorded(study, tuple(found))
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.ablation import attribution
 from analysis.ablation.attribution import factorial_effects, shapley
-from nas.stats.paired import holm, paired_t_p, sign_flip_p
+from nas.stats.paired import holm, paired_interval, paired_t_p, ratio_interval, sign_flip_p
 from space import ToolkitError
 
 NAMES = ("a", "b", "c", "d")
@@ -55,13 +55,15 @@ def test_docstrings():
 def test_shapley_of_the_airport_game():
     # Littlechild and Owen 1973: a runway for the longest plane; each stretch is shared equally by those that need it.
     length = {"a": 1, "b": 2, "c": 3}
-    table = shapley(tidy([lambda held: max((length[f] for f in held), default=0)], NAMES[:3]), NAMES[:3])
+    game = [lambda held: max((length[f] for f in held), default=0)]
+    assert shapley(tidy(game * 2, NAMES[:3]), NAMES[:3])["share"].tolist() == pytest.approx([1 / 9, 5 / 18, 11 / 18])
+    table = shapley(tidy(game, NAMES[:3]), NAMES[:3])
     assert table["component"].tolist() == ["a", "b", "c"]
     assert table["value"].tolist() == pytest.approx([1 / 3, 1 / 3 + 1 / 2, 1 / 3 + 1 / 2 + 1])
-    assert table["share"].tolist() == pytest.approx([1 / 9, 5 / 18, 11 / 18])
     assert (table["kind"] == "shapley").all()
     assert (table["seeds"] == 1).all()
-    assert table[["ci_low", "ci_high"]].isna().all(axis=None), "a single seed has no interval"
+    assert table[["ci_low", "ci_high", "share", "share_low", "share_high"]].isna().all(axis=None), "a single seed has no interval"
+    assert table.attrs["note"] == "no shares: without the spread of at least two seeds the total may be zero"
     assert table.attrs["metric"] == "val_loss"
 
 
@@ -122,8 +124,10 @@ def test_shapley_is_the_mean_over_all_orders(made):
         assert values_of(table)[factor] == pytest.approx(sum(added) / len(added), abs=1e-9)
     total = sum(game(frozenset(factors)) - game(frozenset()) for game in games) / len(games)
     assert table["value"].sum() == pytest.approx(total, abs=1e-9)
-    if abs(total) > 1e-6:
+    if len(games) > 1 and not table.attrs["total_low"] <= 0 <= table.attrs["total_high"]:
         assert table["share"].sum() == pytest.approx(1)
+    else:
+        assert table[["share", "share_low", "share_high"]].isna().all(axis=None)
 
 
 @given(factorials())
@@ -177,16 +181,116 @@ def test_order_names_and_level_do_not_matter(made, random, level):
             assert singles == pytest.approx(expected, abs=1e-9)
 
 
+# Missing cells.
+
+
+def without(frame, *missing):
+    """The frame without some cells, by seed and variant."""
+    return frame[[cell not in missing for cell in zip(frame["seed"], frame["variant"], strict=True)]]
+
+
+def by_regression(frame, factors, contrast):
+    """A contrast of the combinations' effects, by least squares on indicators of seeds and combinations."""
+    known = frame[np.isfinite(frame["val_loss"])]
+    variants = list(frame["variant"].unique())
+    design = pd.concat([pd.get_dummies(known[name]).astype(float) for name in ("seed", "variant")], axis=1)
+    effects = np.linalg.lstsq(design.to_numpy(), known["val_loss"].to_numpy(), rcond=None)[0][-len(variants) :]
+    order = pd.get_dummies(known["variant"]).columns
+    weights = frame.drop_duplicates("variant").set_index("variant")[list(factors)].apply(contrast, axis=1)
+    return float(effects @ weights[order].to_numpy())
+
+
+ONE_EACH = [(0, "none"), (1, "a+b"), (2, "a"), (3, "b+c"), (4, "c"), (5, "a+b+c")]
+"""Six of 48 cells, one in each seed."""
+
+
+@pytest.fixture
+def noisy_factorial():
+    rng = np.random.default_rng(3)
+    frame = tidy([lambda held: 0.0] * 6, NAMES[:3])
+    cells = frame[["a", "b", "c"]].to_numpy() @ np.array([-0.3, 0.1, 0.02]) - 0.05 * (frame["a"] & frame["b"])
+    return frame.assign(val_loss=1 + cells + rng.normal(0, 0.5, 6)[frame["seed"]] + rng.normal(0, 0.03, len(frame)))
+
+
 @pytest.mark.parametrize("gap", [math.nan, math.inf, None])
-def test_a_seed_with_a_missing_cell_is_left_out_whole(four_seeds, gap):
-    spoiled = pd.concat([four_seeds, four_seeds[four_seeds["seed"] == 1].assign(seed=9, val_loss=[100.0, 3.0, -50.0, 7.0])])
-    spoiled = spoiled.reset_index(drop=True)
+def test_six_missing_cells_of_48_leave_all_effects_determined(noisy_factorial, gap):
+    factors = NAMES[:3]
     if gap is None:
-        spoiled = spoiled.drop(index=len(spoiled) - 2)
+        frame = without(noisy_factorial, *ONE_EACH)
     else:
-        spoiled.loc[len(spoiled) - 2, "val_loss"] = gap
+        cells = list(zip(noisy_factorial["seed"], noisy_factorial["variant"], strict=True))
+        frame = noisy_factorial.assign(val_loss=noisy_factorial["val_loss"].where([cell not in ONE_EACH for cell in cells], gap))
+    effects, complete = (factorial_effects(one, factors).set_index("effect") for one in (frame, noisy_factorial))
+    assert (effects["seeds"] == 6).all()
+    assert effects.loc["a", "value"] == pytest.approx(by_regression(frame, factors, lambda has: (2 * has["a"] - 1) / 4))
+    assert effects.loc["a × b", "value"] == pytest.approx(
+        by_regression(frame, factors, lambda has: (2 * has["a"] - 1) * (2 * has["b"] - 1) / 4)
+    )
+    assert (effects["value"] - complete["value"]).abs().max() < 0.02, "seeds differ by 0.5"
+    widths = (effects["ci_high"] - effects["ci_low"]) / (complete["ci_high"] - complete["ci_low"])
+    assert 0.7 < widths.median() < 1.6
+    assert ((effects["ci_low"] + effects["ci_high"]) / 2).tolist() == pytest.approx(effects["value"].tolist())
+    assert effects[["p_value", "p_holm", "p_t", "p_t_holm"]].notna().all(axis=None)
+    # An interval that just holds zero is a p-value of 0.05.
+    at_zero = frame.assign(val_loss=frame["val_loss"] - frame["c"] * effects.loc["c", "ci_low"])
+    assert factorial_effects(at_zero, factors).set_index("effect").loc["c", "p_t"] == pytest.approx(0.05)
+    table = shapley(frame, factors)
+    assert table["value"].sum() == pytest.approx(table.attrs["total"])
+    assert table["share"].sum() == pytest.approx(1)
+    assert ((table["share_low"] < table["share"]) & (table["share"] < table["share_high"])).all()
+
+
+@given(factorials(most=3), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=20)
+def test_without_noise_missing_cells_change_nothing(made, random):
+    factors, games = made
+    frame = tidy([lambda held, level=level: games[0](held) + 10 * level for level in range(4)], factors)
+    # A whole seed links all combinations, and two of them do so without each other.
+    holes = frame[(frame["seed"] < 2) & np.array([random.random() < 0.4 for _ in range(len(frame))])]
+    spoiled = frame.drop(index=holes.index)
     for function in (shapley, factorial_effects):
-        assert_frame_equal(function(spoiled, ["a", "b"]), function(four_seeds, ["a", "b"]))
+        table, complete = function(spoiled, factors), function(frame, factors)
+        assert table["value"].tolist() == pytest.approx(complete["value"].tolist(), abs=1e-9)
+        assert table["ci_low"].tolist() == pytest.approx(complete["ci_low"].tolist(), abs=1e-9)
+        assert table["ci_high"].tolist() == pytest.approx(complete["ci_high"].tolist(), abs=1e-9)
+
+
+def test_a_seed_with_one_cell_tells_nothing(four_seeds):
+    more = pd.concat([four_seeds, four_seeds[four_seeds["seed"] == 0].assign(seed=9, val_loss=[math.nan, 3.0, math.inf, math.nan])])
+    for function in (shapley, factorial_effects):
+        assert_frame_equal(function(more, ["a", "b"]), function(four_seeds, ["a", "b"]))
+
+
+def test_an_effect_that_hangs_on_one_seed_has_no_interval(four_seeds):
+    frame = without(four_seeds, *[(seed, "a+b") for seed in (0, 1, 2)])
+    effects = factorial_effects(frame, ["a", "b"])
+    assert effects["value"].notna().all()
+    assert effects[["ci_low", "ci_high", "p_value", "p_holm", "p_t", "p_t_holm"]].isna().all(axis=None)
+    table = shapley(frame, ["a", "b"])
+    assert table[["ci_low", "share", "share_low"]].isna().all(axis=None)
+    assert table.attrs["note"].startswith("no shares: ")
+
+
+def test_cells_that_no_seed_links_are_named(four_seeds):
+    halves = four_seeds[(four_seeds["seed"] < 2) == four_seeds["a"]]
+    for function in (shapley, factorial_effects):
+        with pytest.raises(ToolkitError, match=r"no seed has val_loss both for one of a, a \+ b and for one of the other comb"):
+            function(halves, ["a", "b"])
+
+
+@pytest.mark.slow
+def test_intervals_cover_where_cells_are_missing():
+    rng, effects = np.random.default_rng(8), {"a": -0.02, "b": 0.01}
+    frame = without(tidy([lambda held: 0.0] * 6, NAMES[:3]), *ONE_EACH)
+    means = frame[["a", "b"]].to_numpy() @ np.array(list(effects.values()))
+    covered = np.zeros(6)
+    for _ in range(500):
+        noise = rng.normal(0, 0.05, 6)[frame["seed"]] + rng.normal(0, 0.005, len(frame)) * np.where(frame["a"], 2.0, 0.5)
+        table = factorial_effects(frame.assign(val_loss=means + noise), NAMES[:3])
+        true = np.array([effects.get(effect, 0.0) for effect in table["effect"]])
+        covered += (table["ci_low"] <= true) & (true <= table["ci_high"])
+    # 95 % of 500 are 475, with a standard error of 5.
+    assert ((covered > 458) & (covered < 492)).all(), covered
 
 
 def rungs(*order):
@@ -200,7 +304,8 @@ def test_a_ladder_is_attributed_in_its_order():
     table = shapley(frame, NAMES[:3])
     assert table["component"].tolist() == ["b", "c", "a"]
     assert table["value"].tolist() == [-2, 2, -5]
-    assert table["share"].tolist() == pytest.approx([0.4, -0.4, 1.0])
+    assert table["share"].isna().all(), "the total's interval holds zero"
+    assert table.attrs["note"] == "no shares: the 95 % interval of the total, -5 [-18, +7.7], holds zero"
     assert (table["kind"] == "in this order").all()
     assert (table["seeds"] == 2).all()
     assert table["ci_low"].tolist() == pytest.approx([-2, 2 - stats.t.ppf(0.975, 1), -5])
@@ -209,9 +314,9 @@ def test_a_ladder_is_attributed_in_its_order():
 
 
 def test_one_component_is_ladder_and_factorial_in_one():
-    table = shapley(tidy([lambda held: 3 - len(held)], ["a"]), ["a"])
+    table = shapley(tidy([lambda held: 3 - len(held)] * 2, ["a"]), ["a"])
     assert table["kind"].tolist() == ["shapley"]
-    assert table[["value", "share"]].to_numpy().tolist() == [[-1, 1]]
+    assert table[["value", "share", "share_low", "share_high"]].to_numpy().tolist() == [[-1, 1, 1, 1]]
 
 
 def test_a_long_ladder_needs_no_list_of_all_combinations():
@@ -228,6 +333,30 @@ def test_a_total_of_zero_has_no_shares():
     table = shapley(tidy([lambda held: worth["".join(sorted(held))]] * 3, NAMES[:3]), NAMES[:3])
     assert table["value"].sum() != 0, "the rounding that must not make shares"
     assert table["share"].isna().all()
+    assert table.attrs["note"] == "no shares: the 95 % interval of the total, +0 [+0, +0], holds zero"
+
+
+def test_shares_have_fiellers_interval_and_none_where_the_total_may_be_zero():
+    rng, frame = np.random.default_rng(2), tidy([lambda held: 0.0] * 6)
+    noise = rng.normal(0, 0.01, len(frame))
+    clear = shapley(frame.assign(val_loss=noise - 0.06 * frame["a"] - 0.02 * frame["b"]), ["a", "b"])
+    by_seed = frame.assign(val_loss=noise - 0.06 * frame["a"] - 0.02 * frame["b"]).pivot(index="seed", columns="variant")[
+        "val_loss"
+    ]
+    total = by_seed["a+b"] - by_seed["none"]
+    of_a = (by_seed["a"] - by_seed["none"] + by_seed["a+b"] - by_seed["b"]) / 2
+    assert clear.loc[0, ["share_low", "share_high"]].tolist() == pytest.approx(ratio_interval(of_a, total))
+    assert clear.loc[0, "share"] == pytest.approx(of_a.mean() / total.mean())
+    assert clear.attrs["note"] == ""
+    assert [clear.attrs[name] for name in ("total_low", "total_high")] == pytest.approx(paired_interval(total))
+    shown = 0
+    for _ in range(60):
+        table = shapley(frame.assign(val_loss=rng.normal(size=len(frame))), ["a", "b"])
+        shown += table["share"].notna().any()
+        assert (
+            table["share"].isna().all() == bool(table.attrs["note"]) == (table.attrs["total_low"] <= 0 <= table.attrs["total_high"])
+        )
+    assert shown < 9, "3 of 60 are expected, with a standard error of 1.7"
 
 
 def test_rounding_is_no_evidence():
@@ -291,7 +420,8 @@ def test_every_mistake_is_one_sentence(four_seeds):
     refuses(pd.concat([four_seeds, matched]), "variants b and b flop-matched both have b; keep the rows of one block")
     refuses(four_seeds.assign(variant="x"), "variant x has different components in some rows than in others")
     refuses(
-        four_seeds.assign(val_loss=four_seeds["val_loss"].where(four_seeds["variant"] != "a")), "none of the 4 seeds has val_loss"
+        four_seeds.assign(val_loss=four_seeds["val_loss"].where(four_seeds["variant"] != "a")),
+        "no seed has val_loss both for a and for",
     )
     refuses(four_seeds.iloc[:0], "4 of the 4 combinations")
 

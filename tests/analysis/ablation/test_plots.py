@@ -196,8 +196,9 @@ def test_shapley_bars_by_size_and_ladders_in_order():
     assert np.array(intervals(ax)) == pytest.approx(
         np.array([(0, *table.loc[1, ["ci_low", "ci_high"]]), (1, *table.loc[0, ["ci_low", "ci_high"]])])
     )
-    assert notes(ax)[0].endswith(f"   {table.loc[1, 'share']:.0%}")
-    assert notes(ax)[1].endswith(f"   −{-table.loc[0, 'share']:.0%}")
+    for note, row in zip(notes(ax), (1, 0), strict=True):
+        share, low, high = (f"{table.loc[row, name]:.0%}".replace("-", "−") for name in ("share", "share_low", "share_high"))
+        assert note.endswith(f"   {share} [{low}, {high}]")
     assert ax.get_title() == "Shapley values, averaged over all orders"
     assert f"all together −{-table['value'].sum():.3g} (← lower is better)" in ax.get_xlabel()
     table = shapley(factorial(keep=rungs("cosine", "tokens")), ["tokens", "cosine"])
@@ -233,6 +234,8 @@ def test_single_seeds_have_marks_without_intervals():
     ax = plot_shapley(shapley(factorial(1), ["tokens", "cosine"]))
     assert len(ax.patches) == 2
     assert intervals(ax) == []
+    assert all("%" not in note for note in notes(ax))
+    assert "no shares: without the spread of at least two seeds the total may be zero" in ax.get_xlabel().replace("\n", " ")
 
 
 @pytest.mark.parametrize("variants", [2, 20])

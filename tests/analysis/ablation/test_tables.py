@@ -3,6 +3,7 @@
 import io
 import shutil
 import subprocess
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,8 @@ def test_a_ladder_is_compared_with_baseline_and_row_before(ladder):
     shares = tables[3].frame.set_index("variant")
     steps = tables[0].frame.set_index("variant")["step"].drop("plain")
     assert shares["value"].tolist() == pytest.approx(steps.tolist())
-    assert shares["share"].sum() == pytest.approx(1)
+    assert shares["share"].isna().all(), "the components take back what they add"
+    assert tables[3].notes[0].startswith("No shares: the 95 % interval of the total, +0.0003")
     frame = tables[0].frame.set_index("variant")
     assert frame.loc["+ cosine", "verdict"] == frame.loc["+ cosine", "step verdict"] == "better"
     assert frame.loc["+ RoPE", "step verdict"] == "worse", (
@@ -287,6 +289,22 @@ def test_a_factorial_has_shapley_values_and_effects(tmp_path):
     rows = data.ablation.rows("").groupby("variant")["val_loss"].mean()
     assert shares.frame["value"].sum() == pytest.approx(rows["+ cosine + + RoPE + + conv"] - rows["plain"])
     assert "×" in render_tables([effects], "md")
+
+
+def test_a_factorial_that_lacks_a_trial_has_its_effects_all_the_same(tmp_path):
+    study = ablation(tmp_path, design="factorial", seeds=4)
+    found = ablation_tables(load(searched(study, tmp_path / "run", loss=effects(study), failing={9}).run))
+    for table in found[-2:]:
+        assert (table.frame["seeds"] == 4).all()
+        assert table.frame[["low", "high"]].notna().all(axis=None)
+        assert any("1 trial missing: values are least squares over those that are there" in note for note in table.notes)
+
+
+def test_shares_are_printed_with_their_interval():
+    stored = load(files("analysis") / "notebooks" / "data" / "components-factorial")
+    table = next(table for table in ablation_tables(stored) if "(Shapley)" in table.title)
+    assert "| conv FFN | +0.85 [+0.63, +1.06] |" in render_tables([table], "md")
+    assert table.notes == ("share is of the total difference between all components and none, with Fieller's 95 % interval.",)
 
 
 def test_digits_follow_the_spread(ladder):

@@ -66,7 +66,7 @@ def test_a_table_worked_by_hand():
     assert table["complete_share"].tolist() == [0.6, 0.75, 1.0]
     assert table["censored"].tolist() == [1, 1, 0]
     # Of the complete ones 0 1 2 the pairs (0, 1) and (0, 2) are turned round at rung 1, all three at rung 2.
-    assert table["tau"].tolist() == pytest.approx([-1 / 3, -1, 1])
+    assert table["tau_within"].tolist() == pytest.approx([-1 / 3, -1, 1])
     # Rung 1: one unknown stands last, one first, so 3 + 3 + the pair between them are unknown: (-1 ± 7) / 10.
     # Rung 2: the unknown one stands last, so it agrees with all three or with none: (-3 ± 3) / 6.
     assert table["tau_least"].tolist() == pytest.approx([-8 / 10, -1, 1])
@@ -74,7 +74,7 @@ def test_a_table_worked_by_hand():
     # The best two of rung 1 are the one without a final value and 0, which ends 0.2 above the best; of rung 2 they are 0 and 2.
     assert table["top_regret"].tolist() == pytest.approx([0.2, 0.1, 0.0])
     assert table["top_known"].tolist() == [1, 2, 2]
-    assert table[["tau_low", "tau_high", "regret_low", "regret_high", "train_tflops"]].isna().all(axis=None)
+    assert table[["within_low", "within_high", "tau_across", "regret_low", "regret_high", "train_tflops"]].isna().all(axis=None)
 
 
 def test_a_rung_whose_best_were_all_pruned_has_no_regret():
@@ -147,22 +147,22 @@ def test_nothing_pruned_leaves_nothing_unknown():
     wide = rank_fidelity(tidy(values))
     for rung in range(3):
         row = table.iloc[rung]
-        assert row["tau"] == pytest.approx(kendalltau(values[:, rung], values[:, 2]).statistic)
-        assert row["tau_least"] == row["tau"] == row["tau_most"]
+        assert row["tau_within"] == pytest.approx(kendalltau(values[:, rung], values[:, 2]).statistic)
+        assert row["tau_least"] == row["tau_within"] == row["tau_most"]
     assert (table["complete_share"] == 1).all()
     assert (table["censored"] == 0).all()
-    assert table[["tau_low", "tau_high", "regret_low", "regret_high"]].notna().all(axis=None)
+    assert table[["within_low", "within_high", "regret_low", "regret_high"]].notna().all(axis=None)
     first, wider = table.iloc[0], wide.iloc[0]
-    assert wider["tau_low"] < first["tau_low"] <= first["tau"] <= first["tau_high"] < wider["tau_high"]
+    assert wider["within_low"] < first["within_low"] <= first["tau_within"] <= first["within_high"] < wider["within_high"]
     assert (wide["regret_high"] - wide["regret_low"]).sum() > (table["regret_high"] - table["regret_low"]).sum() > 0
 
 
 def test_an_interval_needs_eight_complete_architectures():
     values = np.random.default_rng(4).normal(size=(20, 2))
     values[8:, 1] = np.nan
-    assert rank_fidelity(tidy(values))[["tau_low", "regret_low"]].notna().all(axis=None)
+    assert rank_fidelity(tidy(values))[["within_low", "regret_low"]].notna().all(axis=None)
     values[7, 1] = np.nan
-    assert rank_fidelity(tidy(values))[["tau_low", "tau_high", "regret_low", "regret_high"]].isna().all(axis=None)
+    assert rank_fidelity(tidy(values))[["within_low", "within_high", "regret_low", "regret_high"]].isna().all(axis=None)
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_intervals_of_tau_cover_it(monkeypatch):
     for _ in range(120):
         here = rng.normal(size=12)
         row = rank_fidelity(tidy(np.stack([here, 0.8 * here + 0.6 * rng.normal(size=12)], axis=1))).iloc[0]
-        hits += row["tau_low"] <= truth <= row["tau_high"]
+        hits += row["within_low"] <= truth <= row["within_high"]
     # 95 % of 120 are 114, with a standard error of 2.4.
     assert 107 <= hits <= 120
 
@@ -202,8 +202,33 @@ def test_replicates_are_averaged_where_all_of_them_have_come():
     assert wide.loc["b"].tolist()[0] == 6.0
     assert np.isnan(wide.loc["b"].tolist()[1]), "a mean over other seeds than before is no fair comparison"
     table = rank_fidelity(frame)
+    # At the end only one architecture has both seeds.
+    assert table["replicated"].tolist() == [2, 1]
     assert table["architectures"].tolist() == [2, 1]
     assert table["censored"].tolist() == [1, 0]
+
+
+def test_a_second_seed_of_some_shows_what_two_trainings_share():
+    rng = np.random.default_rng(8)
+    first, second = rng.normal(size=(2, 20, 2))
+    frame = pd.concat(
+        [
+            tidy(first, variant=[f"v{n}" for n in range(20)], seed=[0] * 20),
+            tidy(second[:9], variant=[f"v{n}" for n in range(9)], seed=[7] * 9),
+        ]
+    )
+    table = rank_fidelity(frame)
+    assert table["replicated"].tolist() == [9, 9]
+    assert table["tau_across"].iloc[-1] == pytest.approx(kendalltau(first[:9, 1], second[:9, 1]).statistic)
+    crossed = [kendalltau(first[:9, 0], second[:9, 1]).statistic, kendalltau(second[:9, 0], first[:9, 1]).statistic]
+    assert table["tau_across"].iloc[0] == pytest.approx(np.mean(crossed))
+    assert table[["across_low", "across_high"]].notna().all(axis=None)
+    # Without the names of the seeds, the trainings of an architecture are told apart by their order.
+    unnamed = frame.assign(trial=frame["trial"] + 100 * (frame["seed"] == 7)).drop(columns="seed")
+    pd.testing.assert_frame_equal(rank_fidelity(unnamed), table)
+    alone = rank_fidelity(frame[frame["seed"] == 0])
+    assert alone[["tau_across", "across_low", "across_high"]].isna().all(axis=None)
+    assert alone["replicated"].tolist() == [0, 0]
 
 
 # Runs.
@@ -227,9 +252,20 @@ def test_a_run_in_which_nothing_is_pruned_gives_what_a_replay_says(tiny_file, tm
     assert complete == [len(record.curves)] == [11]
     # The replicate that failed at once leaves an architecture without a mean, so it is not there at all.
     assert table["architectures"].tolist() == [11] * 5
-    assert table["tau"].tolist() == pytest.approx([one.tau for one in record.agreements])
-    assert table["tau_low"].tolist() == [one.low for one in record.agreements]
-    assert table["tau_high"].tolist() == [one.high for one in record.agreements]
+    assert table["tau_within"].tolist() == pytest.approx([one.tau for one in record.agreements])
+    assert table["within_low"].tolist() == [one.low for one in record.agreements]
+    assert table["within_high"].tolist() == [one.high for one in record.agreements]
+    assert table["tau_across"].tolist() == [one.tau for one in record.agreements_across_seeds]
+    assert table["across_high"].tolist() == [one.high for one in record.agreements_across_seeds]
+    assert table["replicated"].tolist() == [11] * 5
+    tau, _ = plot_rank_fidelity(table)
+    assert tau.get_legend_handles_labels()[1] == [
+        "within seeds, complete ones",
+        "across seeds",
+        "noise ceiling: two full trainings",
+    ]
+    assert tau.get_lines()[1].get_ydata().tolist() == table["tau_across"].tolist()
+    assert tau.get_lines()[2].get_ydata()[0] == table["tau_across"].iloc[-1]
     for top in (1, 3):
         regrets = rank_fidelity(run, top=top)["top_regret"].tolist()
         assert regrets == pytest.approx([record.top_regret(rung, top) for rung in range(5)])
@@ -247,8 +283,8 @@ def test_a_pruned_run_counts_everyone_where_they_stood(tiny_file, tmp_path):
     pruned = [sum(trial.state is State.PRUNED and len(trial.reports) == rung + 1 for trial in trials) for rung in range(5)]
     assert table["censored"].tolist() == pruned
     assert sum(pruned) + complete == len(trials) - 1, "one failed before its first report"
-    assert (table["tau_least"] <= table["tau"]).all()
-    assert (table["tau"] <= table["tau_most"]).all()
+    assert (table["tau_least"] <= table["tau_within"]).all()
+    assert (table["tau_within"] <= table["tau_most"]).all()
     assert (table["tau_most"] - table["tau_least"]).is_monotonic_decreasing, "the fewer are unknown, the closer the bounds"
 
 
@@ -291,7 +327,7 @@ def test_the_figure_shows_every_rung(tiny_file, tmp_path):
     tau, regret = plot_rank_fidelity(table)
     drawn = tau.get_lines()[0]
     assert drawn.get_xdata().tolist() == pytest.approx(table["train_tflops"].tolist())
-    assert drawn.get_ydata().tolist() == pytest.approx(table["tau"].tolist())
+    assert drawn.get_ydata().tolist() == pytest.approx(table["tau_within"].tolist())
     assert regret.get_lines()[0].get_ydata().tolist() == pytest.approx(table["top_regret"].tolist())
     assert tau.get_xscale() == regret.get_xscale() == "log"
     counts = [f"{row.complete} of {row.architectures}" for row in table.itertuples()]
@@ -307,9 +343,10 @@ def test_the_figure_does_with_what_there_is():
     axes = plot_rank_fidelity(table, tuple(mine))
     assert axes == tuple(mine)
     assert axes[0].get_xlabel() == "rung"
-    assert "complete ones, too few for intervals" in axes[0].get_legend_handles_labels()[1]
+    few = "within seeds, complete ones, too few for intervals\n(no replicates: a training's luck counts as fidelity)"
+    assert few in axes[0].get_legend_handles_labels()[1]
     whole = plot_rank_fidelity(rank_fidelity(tidy(np.random.default_rng(0).normal(size=(9, 2)))))
-    assert whole[0].get_legend_handles_labels()[1] == ["complete ones"]
+    assert whole[0].get_legend_handles_labels()[1] == [few.replace(", too few for intervals", "")]
     with pytest.raises(ToolkitError, match="no column tau_least; give what rank_fidelity returned"):
         plot_rank_fidelity(table.drop(columns="tau_least"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.runs.data import load
 from analysis.search import importance as module
-from analysis.search.importance import param_importances
+from analysis.search.importance import exceeded_by_chance, param_importances
 from analysis.search.plots import plot_param_importances
 from nas.runs.records import State
 from nas.runs.run import read_run
@@ -31,6 +31,7 @@ KIND, REPARAM = "feed_forward.kind", "feed_forward.reparam"
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch):
     monkeypatch.setattr(module, "RESAMPLES", 12)
+    monkeypatch.setattr(module, "SHUFFLES", 12)
     monkeypatch.setattr("nas.study.study.CENSUS_DRAWS", 2000)
     yield
     plt.close("all")
@@ -113,7 +114,7 @@ def test_pruned_trials_count_at_the_rungs_that_they_reached_and_nowhere_above(ma
     assert table.groupby("rung")["trials"].first().tolist() == reached
     assert table.groupby("rung")["censored"].first().tolist() == [40 - one for one in reached]
     # At the first rung everyone stands, so it is as if nothing had been pruned.
-    numbers = ["importance", "low", "high", "chance", "trials"]
+    numbers = ["importance", "low", "high", "trials"]
     first, same = table[table["rung"] == 1].set_index("parameter")[numbers], table_of(whole, rung=1)[numbers]
     assert first.equals(same)
     # The survivors of the last one are all of the good kind: it has nothing left to decide.
@@ -122,6 +123,42 @@ def test_pruned_trials_count_at_the_rungs_that_they_reached_and_nowhere_above(ma
     assert set(survivors) == {"conv"}
     assert reached[2] >= module.LEAST
     assert table[table["rung"] == 3].set_index("parameter").loc[KIND, "importance"] < 0.05
+
+
+def test_chance_is_corrected_for_all_parameters_and_rungs_of_the_table(make):
+    folder = make(by_kind, "budget.mode=none")
+    whole, first = importances(folder), table_of(folder, rung=1)
+    assert whole.attrs["shuffles"] == 12
+    of_first = whole[whole["rung"] == 1].set_index("parameter")
+    assert (of_first["importance"] == first["importance"]).all()
+    assert (of_first["chance"] >= first["chance"]).all()
+    assert (whole["chance"] > 0).all()
+
+
+def test_any_of_many_exceeds_its_bound_in_one_table_of_twenty():
+    # Importances that matter nothing are about chi-squared, of as many degrees as a parameter has values, less one.
+    rng, degrees, scales = np.random.default_rng(4), np.repeat([1, 1, 2, 5, 40], 3), np.tile([1e-6, 1.0, 50.0], 5)
+    above = np.zeros(len(degrees))
+    tables, some, uncorrected = 1500, 0, 0
+    for _ in range(tables):
+        shuffled = rng.chisquare(degrees, size=(100, len(degrees))) * scales
+        table = rng.chisquare(degrees) * scales
+        found = table > exceeded_by_chance(shuffled)
+        above, some = above + found, some + found.any()
+        uncorrected += (table > np.percentile(shuffled, 95, axis=0)).any()
+    # 5 of 101 greatest values are above the bound: 74 of 1,500 tables, with a standard error of 8.4.
+    assert 48 < some < 100
+    assert uncorrected > 600, "which is what the correction is for"
+    assert above.max() < 4 * above.mean(), "no parameter takes all of the false alarms"
+
+
+def test_what_cannot_vary_or_is_not_there_has_no_say():
+    shuffled = np.random.default_rng(5).chisquare(2, size=(60, 3))
+    more = np.column_stack([shuffled, np.full(60, 0.25), np.zeros(60), np.full(60, np.nan)])
+    bounds = exceeded_by_chance(more)
+    assert bounds[:3].tolist() == exceeded_by_chance(shuffled).tolist()
+    assert bounds[3:5].tolist() == pytest.approx([0.25, 0])
+    assert np.isnan(bounds[5])
 
 
 def test_a_rung_with_few_trials_has_no_importances(make):

@@ -12,7 +12,7 @@ from nas.replay.simulator import Arrival, Rules, replay_run
 from nas.runs.records import State
 from nas.runs.run import read_run
 from nas.study.load import load_study
-from tests.nas.recorded import ALL_FULLY, VARIED, noisy
+from tests.nas.recorded import ALL_FULLY, VARIED, noisy, seeded_loss
 from tests.nas.scripted import facts, searched
 
 
@@ -51,8 +51,12 @@ def test_the_command_prints_what_a_replay_found(full):
     lines = text.splitlines()
     table = lines[next(n for n, line in enumerate(lines) if line.lstrip().startswith("rung ")) :]
     assert "top-2 regret" in table[0]
-    assert len(table) == 4
+    assert table[4] == ""
     assert f"{found.rungs[0].agreement.tau:.3f}" in table[1]
+    assert "tau within seeds" in table[0]
+    assert "across" not in table[0]
+    assert "so a training's luck counts as fidelity." in table[5]
+    assert "record 8 architectures or more with search.replicates=2" in table[6]
     assert all(len(line) <= 132 for line in lines)
 
 
@@ -73,6 +77,21 @@ def test_compute_is_told_in_a_unit_that_fits(full):
     assert f"compute spent   {spent / 1e9:.4g} GFLOPs," in one
     assert "PFLOPs" not in one + all_of_it
     assert "  GFLOPs  " in all_of_it
+
+
+def test_replicates_show_the_noise_ceiling(tiny_file, tmp_path):
+    searched(load_study(tiny_file, [*ALL_FULLY, "search.replicates=2", "search.trials=24"]), tmp_path / "run", loss=seeded_loss)
+    record = recorded(read_run(tmp_path / "run"))
+    ceiling = record.agreements_across_seeds[-1]
+    for how in ([], ["--compare"]):
+        text = called(tmp_path / "run", "--repeats", 2, *how)
+        head, *rows = text[text.index("rung  training TFLOPs") :].splitlines()
+        assert head.index("tau within seeds") < head.index("tau across seeds") < head.index("top-3 regret")
+        assert rows[4].split()[-5:-1] == [f"{ceiling.tau:.3f}", f"{ceiling.low:.3f}", "to", f"{ceiling.high:.3f}"]
+        assert "at the last rung it is the noise" in text
+        assert "search.replicates=2" not in text
+    (shown,) = json.loads(called(tmp_path / "run", "--repeats", 2, "--json"))["replays"]
+    assert shown["rungs"][4]["across_seeds"]["tau"] == ceiling.tau
 
 
 def test_compare_shows_all_candidates_and_marks_those_not_beaten(full):

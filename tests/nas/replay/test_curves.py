@@ -43,6 +43,7 @@ def test_top_regret_is_what_is_lost_when_a_rungs_best_alone_go_on(study):
     record = of_losses(study, losses)
     assert [record.top_regret(0, top) for top in (1, 2, 3, 4, 5, 8)] == [3, 1, 1, 0, 0, 0]
     assert record.top_regret(4, 1) == 0
+    assert record.agreements_across_seeds is None, "one seed each"
 
 
 def test_trials_without_a_full_curve_are_left_out_and_counted(tiny_file, tmp_path, monkeypatch):
@@ -90,6 +91,9 @@ def test_replicates_count_together_and_reports_of_a_finish_not_at_all(tiny_file,
     first = [run.trials[n].reports[:5] for n in (0, 1)]
     curve = record.curves[0]
     assert curve.losses == pytest.approx([(a.val_loss + b.val_loss) / 2 for a, b in zip(*first, strict=True)])
+    assert curve.val_losses == tuple(tuple(one.val_loss for one in own) for own in first)
+    last = np.array([[own[-1] for own in curve.val_losses] for curve in record.curves])
+    assert record.agreements_across_seeds[-1].tau == pytest.approx(kendalltau(*last.T).statistic)
     assert curve.macs == tuple(tuple(one.macs for one in own) for own in first)
     assert curve.seconds == ((1, 2, 3, 4, 5),) * 2
     assert record.best > 1e-6
