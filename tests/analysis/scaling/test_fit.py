@@ -11,6 +11,7 @@ import analysis.scaling.fit
 import analysis.scaling.power_law
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.power_law import fit_law
+from benchmarks.scaling_coverage import Case, measure
 from nas.study.metrics import METRICS
 from space.errors import ToolkitError
 
@@ -282,6 +283,25 @@ def test_a_law_in_doubt_for_one_family_is_so_for_the_other():
     six = pd.concat([frame, *(curves(draw=draw).assign(family=lambda f, d=draw: f["family"] + str(d)) for draw in (1, 2))])
     fit = scaling_fit(six)
     assert [family.name for family in fit.families if family.doubt] == ["DiT"], "not for the many"
+
+
+@pytest.mark.slow
+def test_curves_beyond_a_break_hold_the_truth():
+    """The law alone would hold it in none of these at four times the largest budget."""
+    found = measure(Case("break inside", 6, 8, 0.005, (0.5, 0.5)), range(40), resamples=200)
+    assert found["found"] > 0.97
+    assert min(found["cover_2"], found["cover_4"]) >= 0.92
+    assert found["right_2"] >= 0.9
+    assert found["sure_2"] > 0.5, "what both miss alike cancels"
+
+
+@pytest.mark.slow
+def test_curves_that_follow_the_law_are_no_wider():
+    found = measure(Case("law", 6, 6, 0.01), range(60), resamples=200)
+    assert found["found"] < 0.1
+    assert found["cover_2"] > 0.9
+    assert found["width_2"] < 0.024
+    assert found["right_2"] >= 0.9
 
 
 def test_predictions_hold_the_observed():
