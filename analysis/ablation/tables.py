@@ -167,10 +167,8 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
         exact = shares["kind"].iloc[0] == SHAPLEY
         how = "averaged over every order (Shapley)" if exact else "in the ladder's order"
         frame = shares.drop(columns="kind").rename(columns={"component": "variant", "ci_low": "low", "ci_high": "high"})
-        notes = _share_notes(shares.attrs["note"], exact)
-        yield AblationTable(
-            f"{title}: what each component adds to {metric}, {how}", frame, (*notes, _BY_T, *_cells_notes(run, shares))
-        )
+        notes = (*_share_notes(shares.attrs["note"], exact), _BY_T, *_cells_notes(run, shares))
+        yield AblationTable(f"{title}: what each component adds to {metric}, {how}", frame, notes)
     if block.design == "factorial":
         with suppress(ToolkitError):
             effects = factorial_effects(rows, factors, metric)
@@ -205,8 +203,8 @@ def _cells_notes(run: AblationFrames, table: pd.DataFrame) -> Iterator[str]:
     missing = table.attrs["missing"]
     if missing:
         yield (
-            f"{counted(missing, 'trial')} missing: values are least squares over those that are there, which is right if the others "
-            "are missing for reasons other than their results (a training that diverged is not)."
+            f"{counted(missing, 'trial')} missing: values are least squares over those that are there, which is right if the "
+            "others are missing for reasons other than their results (a training that diverged is not)."
         )
     yield from _planned_seeds_note(run)
 

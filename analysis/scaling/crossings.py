@@ -13,8 +13,8 @@ from analysis.scaling.power_law import Law
 from space.array import Array
 from space.errors import ToolkitError
 
-BEYOND = 10
-"""A curve may be read up to this factor beyond its budgets; further away it is a guess."""
+BEYOND = 4
+"""A curve is read up to this factor beyond its budgets; further away it holds only if nothing changes, which no data can tell."""
 
 _POINTS = 1000
 """The points of the grid on which curves are compared; a crossing is interpolated between two of them."""
@@ -48,13 +48,14 @@ class Probability:
     at: float
     probability: float
     warning: str
-    """Empty unless the compute is far beyond the budgets."""
+    """Empty unless the compute is far beyond the budgets, or these speak against the law of a family."""
 
 
 def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crossover:
     """The compute at which two families' curves cross.
 
-    It is searched for from their smallest budget to 10 times the largest budget that both have. The interval is taken over the
+    It is searched for from their smallest budget to 4 times the largest budget that both have, and a crossing that is not among the
+    budgets of both is called an extrapolation. The interval is taken over the
     resamples of the fit, in which both families have the same seeds. A resample without a crossing counts as an earlier or a later
     one, depending on the family that leads, so the interval is open where such resamples are many. Two curves of this law cross at
     most twice; then the later crossing is returned and the text names the earlier.
@@ -76,8 +77,8 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
     DiT and U-DiT cross at 16 train_tflops (95 % interval 16 to 16), beyond which U-DiT is better
     """
     first, second = _pair(fit, one, other)
-    start = min(first.points["compute"].min(), second.points["compute"].min())
-    end = BEYOND * min(first.points["compute"].max(), second.points["compute"].max())
+    smallest, largest = _common(first, second)
+    start, end = min(first.points["compute"].min(), second.points["compute"].min()), BEYOND * largest
     grid = np.geomspace(start, end, _POINTS)
     names = f"{first.name} and {second.name}"
     fitted, resampled = (_lead(mine, its, grid) for mine, its in zip(first.curves, second.curves, strict=True))
@@ -85,29 +86,42 @@ def scaling_crossover(fit: ScalingFit, one: Hashable, other: Hashable) -> Crosso
     sign = 1 if after is first else -1
     compute = float(_crossing(sign * fitted, grid)[0])
     without = float(np.mean((resampled > 0).all(axis=1) | (resampled <= 0).all(axis=1)))
-    span = f"between {start:.3g} and {end:.3g} {fit.compute}"
+    span = f"between {start:.3g} and {end:.3g} {fit.compute} (beyond {largest:.3g} an extrapolation)"
+    doubts = "".join(f"; {family.name}: {family.doubt}" for family in (first, second) if family.doubt)
     if not 0 < compute < math.inf:
         # Equal curves give infinity.
         leader = after.name if compute == 0 else ""
         text = f"{names} do not cross {span}, where {leader or 'neither'} is better; nor do {100 * without:.0f} % of the resamples"
+        text += doubts
         return Crossover(first.name, second.name, math.nan, math.nan, math.nan, leader, without, text)
     low, high = (float(value) for value in np.quantile(_crossing(sign * resampled, grid), [0.025, 0.975], method="inverted_cdf"))
     text = (
         f"{names} cross at {compute:.3g} {fit.compute} (95 % interval {_interval(low, high)}), beyond which {after.name} is better"
     )
+    if compute > largest:
+        text += (
+            f"; that is an extrapolation to {compute / largest:.3g} times the largest budget that both have, {largest:.3g}, "
+            "and holds if nothing changes beyond it"
+        )
+    elif compute < smallest:
+        text += f"; that is below the smallest budget that both have, {smallest:.3g}, and holds if nothing changes below it"
+    elif high > largest:
+        text += f"; the interval reaches beyond the largest budget that both have, {largest:.3g}, if nothing changes beyond it"
     before = grid <= max(compute, start)
     earlier = float(_crossing(-sign * fitted[:, before], grid[before])[0])
     if 0 < earlier < math.inf:
         text += f"; they also cross at {earlier:.3g}"
     if without > 0:
         text += f"; {100 * without:.0f} % of the resamples do not cross {span}"
+    text += doubts
     return Crossover(first.name, second.name, compute, low, high, after.name, without, text)
 
 
 def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: float) -> Probability:
     """The share of resamples in which `one`'s curve is better than `other`'s at a compute.
 
-    It is a probability insofar as the law holds; 0 and 1 mean less than one resample.
+    It is a probability insofar as what the budgets show goes on: the law, or where they speak against it the law with its misfit,
+    both of which the warning tells. 0 and 1 mean less than one resample.
 
     Args:
         fit: The result of `scaling_fit`.
@@ -130,15 +144,15 @@ def probability_better(fit: ScalingFit, one: Hashable, other: Hashable, at: floa
     if not (at > 0 and math.isfinite(at)):
         raise ToolkitError(f"{fit.compute} to compare at is {at}; compute is a positive number")
     lead = _lead(first.curves[1], second.curves[1], np.array([at]))
-    warning = ""
-    for extreme, ratio in (
-        ("largest", at / min(first.points["compute"].max(), second.points["compute"].max())),
-        ("smallest", max(first.points["compute"].min(), second.points["compute"].min()) / at),
-    ):
+    smallest, largest = _common(first, second)
+    warnings = [f"{family.name}: {family.doubt}" for family in (first, second) if family.doubt]
+    for extreme, side, ratio in (("largest", "beyond", at / largest), ("smallest", "below", smallest / at)):
         if ratio > BEYOND:
-            warning = (
-                f"{at:g} {fit.compute} is {ratio:.3g} times beyond the {extreme} budget that both have, where the law is a guess"
+            warnings.append(
+                f"{at:g} {fit.compute} is {ratio:.3g} times {side} the {extreme} budget that both have: "
+                f"holds if nothing changes {side} it"
             )
+    warning = "; ".join(warnings)
     return Probability(first.name, second.name, at, float(np.mean(lead > 0)), warning)
 
 
@@ -147,6 +161,12 @@ def _pair(fit: ScalingFit, one: Hashable, other: Hashable) -> tuple[Family, Fami
     if first is second:
         raise ToolkitError(f"family {first.name} cannot be compared with itself; name two families")
     return first, second
+
+
+def _common(first: Family, second: Family) -> tuple[float, float]:
+    """The smallest and the largest compute at which both families' budgets begin and end."""
+    one, other = first.points["compute"], second.points["compute"]
+    return float(max(one.min(), other.min())), float(min(one.max(), other.max()))
 
 
 def _lead(first: Law, second: Law, grid: Array) -> Array:

@@ -45,13 +45,13 @@ class ScalingInfo:
 
 
 def scaling_info(fit: ScalingFit) -> ScalingInfo:
-    """The content of the figure: points of all families, and curves up to ten times the largest budget where the fit has one.
+    """The content of the figure: points of all families, and curves up to four times the largest budget where the fit has one.
 
     >>> from analysis.scaling.fit import scaling_fit
     >>> rows = [("DiT", s, c, 0.3 + c**-0.5 + 0.001 * ((3 * s + c) % 5)) for s in range(6) for c in (1, 2, 4, 8, 16, 32)]
     >>> info = scaling_info(scaling_fit(pd.DataFrame(rows, columns=["family", "seed", "train_tflops", "val_loss"])))
     >>> info.labels["DiT"]
-    'DiT: α = 0.50 [0.49, 0.51], E = 0.301 [0.296, 0.307]'
+    'DiT: α = 0.50 [0.49, 0.51], E = 0.301 [0.296, 0.307], lack of fit p = 0.97'
     """
     fitted = [family for family in fit.families if not family.problem]
     lines = [_line(family) for family in fitted]
@@ -119,7 +119,10 @@ def _label(fit: ScalingFit, family: Family) -> str:
         return textwrap.fill(f"{family.name}: no line, {family.problem}", 60)
     row = fit.table[fit.table["family"] == family.name].iloc[0]
     alpha = f"α = {row['alpha']:.2f} [{row['alpha_low']:.2f}, {row['alpha_high']:.2f}]"
-    return f"{family.name}: {alpha}, E = {row['E']:.3g} [{row['E_low']:.3g}, {row['E_high']:.3g}]"
+    label = f"{family.name}: {alpha}, E = {row['E']:.3g} [{row['E_low']:.3g}, {row['E_high']:.3g}]"
+    if family.doubt:
+        return textwrap.fill(f"{label}; {family.doubt}", 60)
+    return label if math.isnan(row["lack_of_fit"]) else f"{label}, lack of fit p = {row['lack_of_fit']:.2g}"
 
 
 def _draw_predictions(info: ScalingInfo, colours: dict[str, tuple[float, float, float]], ax: Axes) -> None:

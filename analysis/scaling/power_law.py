@@ -36,6 +36,12 @@ class Law:
         log_x = np.log(np.atleast_1d(np.asarray(compute, dtype=float)) / self.unit)
         return np.asarray(self.E[:, None] + self.sign * self.A[:, None] * np.exp(-self.alpha[:, None] * log_x))
 
+    def tangent(self, compute: Array) -> Array:
+        """The derivatives of the first curve by E, A and alpha, shape (computes, 3)."""
+        log_x = np.log(compute / self.unit)
+        power = self.sign * np.exp(-self.alpha[0] * log_x)
+        return np.stack([np.ones_like(log_x), power, -self.A[0] * power * log_x], axis=1)
+
     @property
     def parameters(self) -> dict[str, Array]:
         """E, A and alpha of the law in C, without `unit`."""
@@ -98,10 +104,15 @@ class Budgets:
     values: Array
     mean: Array
     count: Array
-    weights: Array
-    """The factors of the residuals: 1 / mean for relative residuals, else 1."""
+    relative: bool
+    """Whether residuals are relative to the means."""
     sign: int
     limit: float
+
+    @property
+    def weights(self) -> Array:
+        """The factors of the residuals: 1 / mean for relative residuals, else 1."""
+        return 1 / self.mean if self.relative else np.ones(len(self.mean))
 
     @property
     def deviations(self) -> Array:

@@ -2,6 +2,7 @@
 
 import doctest
 import math
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +15,7 @@ from analysis.scaling.crossings import probability_better, scaling_crossover
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.plots import plot_scaling_fit, scaling_info
 from space.errors import ToolkitError
-from tests.analysis.scaling.test_fit import LAWS, curves, many, of_means
+from tests.analysis.scaling.test_fit import LAWS, broken, curves, many, of_means
 
 MEET = 9.0
 """Of LAWS: 0.05 = 0.15·C^(−1/2)."""
@@ -92,7 +93,8 @@ def test_curves_that_do_not_meet_say_so():
     assert found.share_without == 1
     assert (
         found.text
-        == "DiT and U-DiT do not cross between 1 and 320 train_tflops, where U-DiT is better; nor do 100 % of the resamples"
+        == "DiT and U-DiT do not cross between 1 and 128 train_tflops (beyond 32 an extrapolation), where U-DiT is better; "
+        "nor do 100 % of the resamples"
     )
 
 
@@ -111,7 +113,8 @@ def test_an_interval_is_open_where_many_resamples_do_not_cross():
     assert found.share_without > 0.1
     assert found.low == 0 or found.high == math.inf
     assert "and up" in found.text or "below the data" in found.text
-    assert f"{100 * found.share_without:.0f} % of the resamples do not cross between 1 and 320 train_tflops" in found.text
+    share = f"{100 * found.share_without:.0f} % of the resamples do not cross between 1 and 128 train_tflops"
+    assert f"{share} (beyond 32 an extrapolation)" in found.text
 
 
 def test_two_crossings_are_both_told():
@@ -137,11 +140,70 @@ def test_the_better_family_is_told_by_the_share_of_resamples(fit):
 
 
 def test_a_target_far_beyond_the_data_is_warned_of(fit):
-    assert probability_better(fit, "U-DiT", "DiT", at=320).warning == ""
-    far = probability_better(fit, "U-DiT", "DiT", at=640)
-    assert far.warning == "640 train_tflops is 20 times beyond the largest budget that both have, where the law is a guess"
-    near = probability_better(fit, "U-DiT", "DiT", at=0.05)
-    assert near.warning == "0.05 train_tflops is 20 times beyond the smallest budget that both have, where the law is a guess"
+    assert probability_better(fit, "U-DiT", "DiT", at=128).warning == ""
+    far = probability_better(fit, "U-DiT", "DiT", at=160)
+    assert far.warning == "160 train_tflops is 5 times beyond the largest budget that both have: holds if nothing changes beyond it"
+    near = probability_better(fit, "U-DiT", "DiT", at=0.2)
+    assert near.warning == "0.2 train_tflops is 5 times below the smallest budget that both have: holds if nothing changes below it"
+
+
+def test_a_crossing_outside_the_budgets_is_called_an_extrapolation(fit):
+    def crossing(E, budgets=6):
+        laws = {"DiT": (0.3, 0.3, 0.5), "U-DiT": (E, 0.45, 0.5)}
+        return scaling_crossover(
+            scaling_fit(curves(laws=laws, budgets=budgets, of_seed=0, of_run=0), resamples=100), "DiT", "U-DiT"
+        )
+
+    found = crossing(E=0.3 - 0.15 * 81**-0.5)
+    assert found.compute == pytest.approx(81, rel=1e-3)
+    assert (
+        "beyond which U-DiT is better; that is an extrapolation to 2.53 times the largest budget that both have, 32" in found.text
+    )
+    assert "holds if nothing changes beyond it" in found.text
+    assert math.isnan(crossing(E=0.3 - 0.15 * 129**-0.5).compute), "4 times the largest budget is the end"
+    assert "extrapolation" not in crossing(E=0.25).text
+    assert "extrapolation" not in scaling_crossover(fit, "DiT", "U-DiT").text
+    late = crossing(E=0.25, budgets=4)
+    assert late.compute == pytest.approx(MEET, rel=1e-3)
+    assert "an extrapolation to 1.13 times the largest budget that both have, 8" in late.text
+
+
+def test_a_crossing_before_the_budgets_of_one_family_says_so():
+    frame = curves(of_seed=0, of_run=0, budgets=8)
+    both = scaling_fit(frame[(frame["family"] == "DiT") | (frame["train_tflops"] >= 16)])
+    assert "is below the smallest budget that both have, 16" in scaling_crossover(both, "DiT", "U-DiT").text
+
+
+def test_an_interval_that_reaches_beyond_the_budgets_says_so():
+    fit = scaling_fit(curves(laws={"DiT": LAWS["DiT"], "U-DiT": (0.3 - 0.15 * 28**-0.5, 0.45, 0.5)}))
+    found = scaling_crossover(fit, "DiT", "U-DiT")
+    assert found.compute < 32 < found.high
+    assert "the interval reaches beyond the largest budget that both have, 32, if nothing changes beyond it" in found.text
+
+
+def test_a_law_in_doubt_is_warned_of():
+    fit = scaling_fit(broken())
+    for said in (probability_better(fit, "DiT", "U-DiT", at=64).warning, scaling_crossover(fit, "DiT", "U-DiT").text):
+        for family in ("DiT", "U-DiT"):
+            assert f"{family}: the law misses the budgets by more than the seeds' noise (lack of fit, p < 0.001)" in said
+    assert "; 320 train_tflops is 10 times beyond the largest budget" in probability_better(fit, "DiT", "U-DiT", at=320).warning
+
+
+def test_what_families_miss_alike_cancels_in_a_comparison():
+    """Both curves are uncertain by more than they differ, and yet it is clear which is better."""
+    fit = scaling_fit(broken(laws={"DiT": (0.3, 0.3, 0.5), "U-DiT": (0.29, 0.3, 0.5)}))
+    low, high = np.percentile(fit.family("DiT").curves[1].at(64)[:, 0], [2.5, 97.5])
+    assert high - low > 0.012
+    assert probability_better(fit, "U-DiT", "DiT", at=64).probability > 0.95
+
+
+def test_families_that_break_apart_are_not_sure_which_is_better():
+    """DiT breaks, so the lead that its law has at twice the budgets is lost."""
+    laws = {"DiT": (0.27, 0.3, 0.5), "U-DiT": (0.29, 0.3, 0.5)}
+    as_law, apart = curves(laws=laws, of_seed=0.002, of_run=0.002), broken(laws=laws)
+    frame = pd.concat([apart[apart["family"] == "DiT"], as_law[as_law["family"] == "U-DiT"]])
+    assert probability_better(scaling_fit(as_law), "DiT", "U-DiT", at=64).probability == 1
+    assert probability_better(scaling_fit(frame), "DiT", "U-DiT", at=64).probability < 0.5
 
 
 def test_mistakes_are_told_in_a_sentence(fit, mixed):
@@ -160,7 +222,7 @@ def test_mistakes_are_told_in_a_sentence(fit, mixed):
 def test_what_is_drawn(fit):
     info = scaling_info(fit)
     line = info.lines[info.lines["family"] == "DiT"]
-    assert (line["compute"].min(), line["compute"].max()) == pytest.approx((1, 320))
+    assert (line["compute"].min(), line["compute"].max()) == pytest.approx((1, 128))
     assert line.loc[line["beyond"], "compute"].min() > 32
     assert line.loc[~line["beyond"], "compute"].max() == pytest.approx(32)
     assert ((line["low"] <= line["value"]) & (line["value"] <= line["high"])).all()
@@ -182,6 +244,16 @@ def test_refused_families_are_points_with_the_reason(mixed):
     assert "short: no line, 3 budgets, and a fit needs at least 4" in legend
     assert "flat: no line, no improvement with train_tflops is visible above the noise" in legend
     assert sum(line.get_linestyle() == "--" for line in ax.lines) == 1
+
+
+def test_the_figure_tells_the_lack_of_fit(fit):
+    assert re.search(r"lack of fit p = 0\.\d+$", scaling_info(fit).labels["DiT"])
+    info = scaling_info(scaling_fit(broken()))
+    assert "(lack of fit, p < 0.001)" in info.labels["DiT"].replace("\n", " ")
+    at_budgets = info.points.merge(info.lines, on="family")
+    near = at_budgets[np.isclose(at_budgets["compute_x"], at_budgets["compute_y"])]
+    assert len(near) >= 4, "the ends of both lines"
+    assert near["value"].tolist() == pytest.approx(near["mean"].tolist(), rel=0.01), "the line follows the budgets"
 
 
 def test_only_refused_families_can_be_drawn():
