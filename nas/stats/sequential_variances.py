@@ -54,12 +54,12 @@ class SequentialVariances:
         seen = self._seen(row, reference)
         if not seen:
             return math.nan, math.nan, math.nan
-        alphas = [smallest_alpha(self.looks, index, table.compare(row, reference)[2]) for index, table in seen]
+        alphas = [float(smallest_alpha(self.looks, index, table.pairs(row, reference).p_value()[0])) for index, table in seen]
         best = alphas.index(min(alphas))
         low, high = self._interval(row, reference, level, *seen[-1])
         earlier_low, earlier_high = self._interval(row, reference, level, *seen[best])
         both = max(low, earlier_low), min(high, earlier_high)
-        return *(both if both[0] <= both[1] else (low, high)), float(alphas[best])
+        return *(both if both[0] <= both[1] else (low, high)), alphas[best]
 
     def prospects(self, row: int, reference: int, alpha: float) -> float:
         """The `conditional_power` of a comparison at the last look by its latest one; 1 before the first."""
@@ -67,7 +67,7 @@ class SequentialVariances:
         if not seen:
             return 1.0
         index, table = seen[-1]
-        p_value, level = table.compare(row, reference)[2], normal_levels(self.looks, alpha)[-1]
+        p_value, level = table.pairs(row, reference).p_value()[0], float(normal_levels(self.looks, alpha)[-1])
         return float(conditional_power(p_value, self.looks[index] / self.looks[-1], level))
 
     def _seen(self, row: int, reference: int) -> list[tuple[int, RowVariances]]:
