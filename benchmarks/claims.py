@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from scipy.special import stdtr
 
 from nas.stats.hierarchical import Pairs, RowVariances, posterior_variances
 from space.array import Array
+
+RULES = ("t", "hierarchical")
 
 SEED_SHARE = 0.2
 """The share of a training's variance that is its seed's."""
@@ -115,16 +117,20 @@ class Rates:
     power: float
 
 
-def rates(cell: Cell, tables: int, seed: int | list[int] = 0, chains: int = 4, kept: int = 100) -> dict[str, Rates]:
-    """Error rate, coverage and power of paired t tests and of the hierarchical rule."""
+def rates(cell: Cell, tables: int, seed: int | list[int] = 0, rules: Sequence[str] = RULES) -> dict[str, Rates]:
+    """Error rate, coverage and power of the rules."""
     values = drawn(cell.case, cell.variants, cell.seeds, tables, np.random.default_rng(seed))
-    table = RowVariances(values, posterior_variances(values, 0, chains, kept), baseline=0)
+    draws = (
+        posterior_variances(values, 0, chains=4, kept=100) if "hierarchical" in rules else np.ones((tables, 1, 1 + cell.variants))
+    )
+    table = RowVariances(values, draws, baseline=0)
     pairs = [table.pairs(row, reference) for row, reference in cell.comparisons]
     levels = np.zeros(1 + cell.variants)
     levels[1 : 1 + max(1, round(cell.variants / 3))] = -cell.effect * UNIT
     shifts = np.array([levels[row] - levels[reference] for row, reference in cell.comparisons])
     found = {}
-    for rule, of in {"t": t_p_value, "hierarchical": Pairs.p_value}.items():
+    for rule in rules:
+        of = t_p_value if rule == "t" else Pairs.p_value
         untested = np.stack([one.count < 2 for one in pairs], axis=1)
         none = np.where(untested, 1.0, np.stack([of(one, 0.0) for one in pairs], axis=1))
         some = np.stack([of(one, -shift) for one, shift in zip(pairs, shifts, strict=True)], axis=1)

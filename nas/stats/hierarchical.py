@@ -191,7 +191,7 @@ class Pairs:
     def _wild(self) -> Array:
         freedom = np.maximum(self.count - 1, 1)
         usual, own = self.usual * chdtri(freedom, RARE) / freedom, np.square(self.spread)
-        return (own > usual) & (own > WILD * np.median(self.variance, axis=1)) | (self.spread == 0)
+        return np.asarray((own > usual) & (own > WILD * np.median(self.variance, axis=1)) | (self.spread == 0))
 
 
 def posterior_variances(tables: Array, baseline: int, chains: int = CHAINS, kept: int = KEPT) -> Array:

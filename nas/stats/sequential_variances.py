@@ -130,7 +130,7 @@ def expected_seeds(rows: int, pairs: Sequence[tuple[int, int]], alphas: Sequence
             going[:, place] &= (p >= levels[place, index]) & (hope >= FUTILE)
             for member in (row, reference):
                 seeds[:, member] = np.where(going[:, place], looks[index + 1], seeds[:, member])
-    return seeds.mean(axis=0)
+    return np.asarray(seeds.mean(axis=0))
 
 
 @lru_cache(maxsize=16)
