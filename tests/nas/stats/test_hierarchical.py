@@ -245,14 +245,15 @@ REPORTED = [
 """Variants, case, seeds, and the power in per cent in simulations with other random numbers, of 700 to 1,500 tables each."""
 
 
-NEAR = {("diverging-baseline-only", 6), ("diverging-baseline-only", 8)}
+NEAR = {("diverging-baseline-only", 6), ("diverging-baseline-only", 8), ("skew-variants-only", 4)}
+"""The cases and seeds near a limit."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("variants", "case", "seeds", "power"), REPORTED, ids=lambda value: str(value))
 def test_error_stays_and_power_is_not_lost(variants, case, seeds, power):
     cell = Cell(case, variants, seeds, 2.0 if seeds < 6 else 1.5)
-    # Where seeds diverge in the baseline the error is near its limit, which takes more tables to tell.
+    # Near a limit it takes more tables to tell.
     t, rule = rates(cell, 4000 if (case, seeds) in NEAR else 1000, seed=[variants, seeds]).values()
     assert rule.error <= 0.065
     # The power of t tests is known better from more tables, and what the same tables give both rules too much cancels.
