@@ -69,9 +69,9 @@ def param_importances(
         values are all equal (or so many of them that the best share is all). `attrs` holds metric, best and shuffles.
 
         The chance is corrected for all parameters and rungs of the table: where no parameter matters, 5 % of tables have any
-        importance above its chance (5.0 % of 1,000 simulated ones of 13 parameters, 40 trials and one rung). It comes from shuffles
-        of every parameter's values and the greatest importance in each (P. H. Westfall and S. S. Young, Resampling-based multiple
-        testing, 1993). A table of one rung is corrected for that rung alone, so choose the rung before you look.
+        importance above its chance (5.0 % of 1,000 simulated ones of 13 parameters, 40 trials and one rung). It comes from 100
+        shuffles of every parameter's values and the greatest importance in each (P. H. Westfall and S. S. Young, Resampling-based
+        multiple testing, 1993). A table of one rung is corrected for that rung alone, so choose the rung before you look.
 
     Raises:
         RunError: The run is an ablation.

@@ -102,7 +102,7 @@ def _with_interval(taus: Array, level: float) -> Agreement:
 
 def pair_signs(values: Array) -> Array:
     """For every pair, 1 where the row's value is above the column's, -1 where it is below, 0 where they are equal."""
-    return (values[:, None] > values).astype(np.float64) - (values[:, None] < values)
+    return np.asarray((values[:, None] > values).astype(np.float64) - (values[:, None] < values))
 
 
 def tau_b(one: Array, other: Array, counts: Array) -> Array:
@@ -118,7 +118,7 @@ def tau_b(one: Array, other: Array, counts: Array) -> Array:
     """
     difference, untied = _pair_sums(one, other, counts)
     with np.errstate(invalid="ignore"):
-        return np.clip(difference / np.sqrt(untied[0]) / np.sqrt(untied[1]), -1.0, 1.0)
+        return np.asarray(np.clip(difference / np.sqrt(untied[0]) / np.sqrt(untied[1]), -1.0, 1.0))
 
 
 def _pair_sums(one: Array, other: Array, counts: Array) -> tuple[Array, Array]:
@@ -138,8 +138,8 @@ def _tied(values: Array, taken: Array) -> Array:
     order = np.argsort(values, kind="stable")
     ascending = values[order]
     starts = np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]]))
-    return _pairs(np.add.reduceat(taken[:, order], starts, axis=1)).sum(axis=1)
+    return np.asarray(_pairs(np.add.reduceat(taken[:, order], starts, axis=1)).sum(axis=1))
 
 
 def _pairs(number: Array) -> Array:
-    return number * (number - 1) / 2
+    return np.asarray(number * (number - 1) / 2)

@@ -174,7 +174,7 @@ def advantage_p(own: Array, other: Array, reference: Array | None = None, comput
     In simulations of seven equal protocols (architectures' parts correlated by 0, 0.8 or 1; 0 to 3 times as large as the rest; the
     rest normal, or t with 4 degrees of freedom), p ≤ 0.025 / 6 held for any of six in 1.6 to 2.5 % of 4,000 repetitions with 6
     architectures and 3 seeds, in 1.3 to 1.9 % with 4 and 3, and in 1.8 to 2.7 % with 8 and 4 (Monte-Carlo error 0.2 %), where 2.5 %
-    are meant. A bootstrap over architectures claimed up to 7 %. With a reference that shares 30 or 90 % of its SD with the
+    are meant. A bootstrap over architectures claimed up to 8.5 %. With a reference that shares 30 or 90 % of its SD with the
     architectures' part, it was at most 1.8 %, for 6 and for 24 others and 4 to 12 architectures (3,000 repetitions).
 
     Args:
