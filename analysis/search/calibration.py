@@ -69,7 +69,9 @@ def calibration_of(study: Study, runs: Sequence[tuple[TrainingProtocol, Run]], r
     for one in scored:
         if any(one is rival for rival in rivals):
             assert one.values is not None
-            p = advantage_p(own.values, one.values, goal, (own.row.macs, one.row.macs))
+            # Where trainings of the study's own protocol failed, it has fewer seeds; both are judged by as few.
+            seeds = min(own.values.shape[1], one.values.shape[1])
+            p = advantage_p(own.values[:, :seeds], one.values[:, :seeds], goal, (own.row.macs, one.row.macs))
             one = _Scored(one.row.model_copy(update={"better_p": min(1.0, p * len(rivals))}), one.values)
         compared.append(one)
     chosen, verdict = _choice(own, [one for one in compared if one.row.better_p is not None], goal is not None)

@@ -179,7 +179,8 @@ def advantage_p(own: Array, other: Array, reference: Array | None = None, comput
 
     Args:
         own: The scores (a, k) of one's own protocol.
-        other: The scores (a, k') of another one, of the same architectures in the same order.
+        other: The scores (a, k) of another one, of the same architectures in the same order, with as many seeds: MSA / MSE grows
+            with their number.
         reference: Values (a,) of the architectures that matter in the end, if they are known.
         compute: What a training costs, of `own` and of `other`; used with a reference.
 
@@ -187,12 +188,15 @@ def advantage_p(own: Array, other: Array, reference: Array | None = None, comput
         The p-value; 1 where a statistic is not finite, or there are fewer than three architectures.
 
     Raises:
-        ToolkitError: The numbers of architectures differ.
+        ToolkitError: The numbers of architectures or of seeds differ.
     """
     one, two = _checked(own), _checked(other)
     a = len(one)
-    if len(two) != a:
-        raise ToolkitError(f"scores of {a} and of {len(two)} architectures cannot be compared; give those of the same")
+    if one.shape != two.shape:
+        raise ToolkitError(
+            f"scores of {len(one)} architectures × {one.shape[1]} seeds and of {len(two)} × {two.shape[1]} cannot be compared; "
+            "give the same architectures with as many seeds"
+        )
     if a < 3:
         return 1.0
     wanted = None if reference is None else np.asarray(reference, dtype=np.float64)

@@ -174,6 +174,15 @@ def test_failed_trainings_are_counted_and_their_protocol_is_not_recommended(stud
     assert calibration_table(found)["failed"].tolist()[-1] == "2 of 24"
 
 
+def test_an_own_protocol_with_failures_is_compared_at_as_many_seeds(study, quiet, tmp_path):
+    broken = run_of(study, OWN_PROTOCOL, tmp_path, loss=scripted(0.5), failing=(23,))
+    found = calibration_of(study, [broken, quiet])
+    by = {(trial.digest, trial.seed): trial.reports for trial in broken[1].trials.values()}
+    own = [[by[row.spec.digest, seed][2].val_loss for seed in (0, 1)] for row in broken[1].study.rows]
+    assert found.rows[-1].better_p == advantage_p(np.array(own), matrix(quiet[1], 2)[:, :2])
+    assert found.rows[2].figures.seeds == 2
+
+
 def test_an_own_protocol_that_mostly_fails_is_told(study, tmp_path):
     own = run_of(study, OWN_PROTOCOL, tmp_path, seeds=2, count=2, loss=scripted(0.5), failing=(1,))
     with pytest.raises(RunError, match="tiny: too many trainings of the study's own protocol failed"):

@@ -134,8 +134,10 @@ def test_a_clear_advantage_is_seen_and_its_opposite_is_not():
     assert advantage_p(noisy, noisy) == 1.0
     assert advantage_p(noisy[:2], quiet[:2]) == 1.0, "two architectures show nothing"
     assert advantage_p(noisy, -quiet, truth[:, 0]) == 1.0, "orders that are not the reference's"
-    with pytest.raises(ToolkitError, match="scores of 8 and of 7 architectures"):
+    with pytest.raises(ToolkitError, match="scores of 8 architectures × 4 seeds and of 7 × 4 cannot be compared"):
         advantage_p(noisy, quiet[:7])
+    with pytest.raises(ToolkitError, match="of 8 × 3 cannot be compared"):
+        advantage_p(noisy, quiet[:, :3])
 
 
 @pytest.mark.slow
