@@ -152,7 +152,9 @@ def scaling_fit(
     seeds = pd.Index(sorted(rows["seed"].unique()))
     rng = np.random.default_rng(0)
     shared = SeedDraws.of(len(seeds), resamples, rng)
-    families, table, known = [], [], {}
+    families: list[Family] = []
+    table: list[dict[str, Any]] = []
+    known: dict[int, tuple[Residuals, Noise]] = {}
     for name, members in rows.groupby("family", sort=True):
         budgets = _budgets(members, seeds, metric, sign)
         noise = Noise.of(budgets, shared, rng)

@@ -304,7 +304,7 @@ def test_shares_are_printed_with_their_interval():
     stored = load(files("analysis") / "notebooks" / "data" / "components-factorial")
     table = next(table for table in ablation_tables(stored) if "(Shapley)" in table.title)
     assert "| conv FFN | +0.85 [+0.63, +1.06] |" in render_tables([table], "md")
-    assert table.notes == ("share is of the total difference between all components and none, with Fieller's 95 % interval.",)
+    assert table.notes[0] == "share is of the total difference between all components and none, with Fieller's 95 % interval."
 
 
 def test_digits_follow_the_spread(ladder):

@@ -15,7 +15,8 @@ from analysis.scaling.crossings import probability_better, scaling_crossover
 from analysis.scaling.fit import scaling_fit
 from analysis.scaling.plots import plot_scaling_fit, scaling_info
 from space.errors import ToolkitError
-from tests.analysis.scaling.test_fit import LAWS, broken, curves, many, of_means
+from tests.analysis.scaling.test_fit import LAWS, curves, many, of_means
+from tests.analysis.scaling.test_misfit import broken
 
 MEET = 9.0
 """Of LAWS: 0.05 = 0.15·C^(−1/2)."""
