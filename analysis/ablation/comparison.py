@@ -199,9 +199,10 @@ def gain_at_equal_cost(
     pairs = [(number, 0) for number in range(1, len(rows) + 1)]
     table = pd.DataFrame(judged([base, *rows], pairs, lower_is_better(metric), level, rule=rule))
     raw, matched = table.iloc[::2].reset_index(drop=True), table.iloc[1::2].reset_index(drop=True)
+    differences = [_differences(row, base) for row in rows]
     shares = [
-        _share(*(_differences(row, base) for row in rows[2 * number : 2 * number + 2]), str(verdict), level)
-        for number, verdict in enumerate(raw["verdict"])
+        _share(of_raw, of_matched, str(verdict), level)
+        for of_raw, of_matched, verdict in zip(differences[::2], differences[1::2], raw["verdict"], strict=True)
     ]
     return pd.DataFrame(
         {

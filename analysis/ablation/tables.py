@@ -168,7 +168,7 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
         how = "averaged over every order (Shapley)" if exact else "in the ladder's order"
         frame = shares.drop(columns="kind").rename(columns={"component": "variant", "ci_low": "low", "ci_high": "high"})
         note = "share is of the total difference between all components and none; another order would credit them otherwise."
-        notes = (*(() if exact else (note,)), *_planned_seeds_note(run))
+        notes = (*(() if exact else (note,)), _BY_T, *_planned_seeds_note(run))
         yield AblationTable(f"{title}: what each component adds to {metric}, {how}", frame, notes)
     if block.design == "factorial":
         with suppress(ToolkitError):
@@ -177,7 +177,10 @@ def _attributed(run: AblationFrames, block: AblationBlock, metric: str) -> Itera
             names = {"effect": "variant", "ci_low": "low", "ci_high": "high", "p_holm": "p Holm", "p_t_holm": "p t Holm"}
             frame = effects.drop(columns=["p_value", "p_t"]).rename(columns=names)
             note = "An effect is the mean with the component minus that without; × is half the change of one effect by the other."
-            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, *_planned_seeds_note(run)))
+            yield AblationTable(f"{title}: effects and interactions in {metric}", frame, (note, _BY_T, *_planned_seeds_note(run)))
+
+
+_BY_T = "Intervals and p-values are of the paired t test over seeds, by which nothing is marked here."
 
 
 def _plain(name: str) -> str:

@@ -172,7 +172,13 @@ def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
     yield "visible", f"{least}with a chance of 80 % (paired t, Bonferroni), a difference of {seen}"
     too_large = (exaggeration(share / times, seeds.max**-0.5, seeds.max - 1, ALPHA / most) - 1 for times in (1, 2))
     of_visible, of_half = (f"{100 * factor:.0f} %" for factor in too_large)
-    yield "too large", f"claims are, on average: by {of_visible} of a true difference that size, by {of_half} of one half as large"
+    yield (
+        "too large",
+        (
+            f"claimed estimates are, on average (type M error of the paired t): by {of_visible} where the true difference has that "
+            f"size, by {of_half} where it has half of it"
+        ),
+    )
     if spread is not None and spread.seeds is not None:
         rows = max(sum(pair.reference.is_baseline for pair in family) for family in families(study.rows).values())
         yield "pairing", f"{spread.seeds} in run {spread.run}{_baseline_seeds(spread.seeds.icc, rows)}"

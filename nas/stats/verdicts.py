@@ -88,7 +88,7 @@ def judged(
             pairs than the last look has.
     """
     if rule not in RULES:
-        raise ToolkitError(f"no rule '{rule}'{nearest(rule, RULES)}")
+        raise ToolkitError(f"no rule '{rule}'{nearest(rule, list(RULES))}")
     seeds = sorted(set().union(*rows))
     values = np.array([[row.get(seed, math.nan) for seed in seeds] for row in rows], dtype=np.float64).reshape(
         len(rows), len(seeds)

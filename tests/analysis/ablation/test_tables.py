@@ -80,8 +80,10 @@ def test_trials_that_have_not_ended_are_no_failures(tmp_path):
     assert "RUNNING" in set(data.ablation.seeds["state"])
     (table,) = ablation_tables(data)
     assert (table.frame["planned"] == table.frame["pairs"]).all()
+    compared = compare(data.ablation.rows("", "raw"), "plain")
+    assert (compared["planned"] == compared["pairs"]).all()
     assert "failed" not in " ".join(table.notes)
-    sequential = ablation(tmp_path, seeds={"min": 4, "max": 8})
+    sequential = ablation(tmp_path, seeds={"min": 4, "max": 6, "margin": 1e-6})
     loss = effects(sequential, noise=0.001, cosine=-0.2)
     frame = ablation_tables(load(searched(sequential, tmp_path / "looked", loss=loss).run))[0].frame
     assert frame["n"].nunique() > 1
@@ -186,10 +188,10 @@ def test_sequential_seeds_and_changed_ones_are_told(tmp_path):
 
 
 def test_fewer_seeds_than_were_trained_still_have_a_table(tmp_path):
-    run_of(tmp_path, seeds={"min": 3, "max": 8})
-    less = ablation(tmp_path, seeds={"min": 3, "max": 4})
+    run_of(tmp_path, seeds={"min": 3, "max": 6, "margin": 1e-6})
+    less = ablation(tmp_path, seeds={"min": 3, "max": 4, "margin": 1e-6})
     data = load(searched(less, tmp_path / "run").run)
-    assert data.ablation.looks[-1] == 8
+    assert data.ablation.looks[-1] == 6
     assert ablation_tables(data)
 
 
@@ -204,9 +206,9 @@ def test_an_unfinished_or_failed_run_says_so(tmp_path):
 
 
 def test_seeds_added_while_looking_are_left_out_where_intervals_are_plain(tmp_path):
-    study = ablation(tmp_path, design="ladder", seeds={"min": 4, "max": 8}, controls=["raw", "flop-matched"])
+    study = ablation(tmp_path, design="ladder", seeds={"min": 4, "max": 6, "margin": 1e-6}, controls=["raw", "flop-matched"])
     data = load(searched(study, tmp_path / "run", loss=effects(study)).run)
-    assert set(data.ablation.seeds.groupby("variant")["seed"].nunique()) == {8}, "nothing differs, so all is open to the end"
+    assert set(data.ablation.seeds.groupby("variant")["seed"].nunique()) == {6}, "nothing differs, so all is open to the end"
     left, shares = ablation_tables(data)[-2:]
     assert set(left.frame["pairs"]) == {4}
     assert set(shares.frame["seeds"]) == {4}

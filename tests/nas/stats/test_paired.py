@@ -175,7 +175,7 @@ def test_claimed_effects_are_too_large_by_what_is_said(pairs, effect, alpha):
 
 
 def test_a_known_error_exaggerates_like_a_normal_estimate_cut_off():
-    """Gelman & Carlin (2014): a true effect of 2 % with standard error 8.1 % is overestimated 9.7 times, within their simulation."""
+    """Gelman & Carlin (2014): a true effect of 2 % (standard error 8.1) is overestimated 9.7 times, by their simulation."""
     assert exaggeration(2, 8.1, math.inf) == pytest.approx(9.7, abs=0.3)
     assert exaggeration(-2, 8.1, math.inf) == exaggeration(2, 8.1, math.inf)
     assert exaggeration(100, 1, 5) == pytest.approx(1)
