@@ -179,6 +179,8 @@ class _Test:
     error: float
     """The standard error of the difference, with its degrees of freedom."""
     freedom: float
+    stands: bool
+    """Whether no later pairs speak against a claim of an earlier look: its interval excludes 0, on the side of the mean."""
 
 
 def _tested(pairs: _Pairs, variances: Variances | None, level: float, looks: tuple[int, ...] | None) -> _Test | None:
@@ -195,13 +197,13 @@ def _tested(pairs: _Pairs, variances: Variances | None, level: float, looks: tup
         if looks is None:
             # Repeated intervals are wider than the standard error says.
             error, freedom = (high - low) / 2 / float(ndtri((1 + level) / 2)), math.inf
-    dropped = p_rule
+    dropped, stands = p_rule, looks is None or max(pairs.mean, high) < 0 or min(pairs.mean, low) > 0
     if pairs.counted is not None:
         low_counted, high_counted, exact, p = _by_t(pairs.counted, level, looks)
         holds = pairs.mean * float(pairs.counted.mean()) > 0
         p_value, p_rule = (max(p_value, exact), max(p_rule, p)) if holds else (1.0, 1.0)
         low, high = min(low, low_counted), max(high, high_counted)
-    return _Test(low, high, p_value, p_rule, dropped, error, freedom)
+    return _Test(low, high, p_value, p_rule, dropped, error, freedom, stands)
 
 
 def _by_t(differences: Array, level: float, looks: tuple[int, ...] | None) -> tuple[float, float, float, float]:
@@ -233,4 +235,4 @@ def _adjusted(p_values: Sequence[float]) -> Array:
 def _verdict(pairs: _Pairs, adjusted: float, alpha: float, lower: bool, test: _Test | None) -> str:
     if test is None:
         return untested(len(pairs.used))
-    return NO_EVIDENCE if adjusted >= alpha else BETTER if (pairs.mean < 0) == lower else WORSE
+    return NO_EVIDENCE if adjusted >= alpha or not test.stands else BETTER if (pairs.mean < 0) == lower else WORSE

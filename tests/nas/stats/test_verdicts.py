@@ -101,6 +101,19 @@ def test_failures_count_at_their_look():
     assert found["rule"] == ["group-sequential t"]
 
 
+@pytest.mark.parametrize("rule", ["hierarchical", "t"])
+def test_a_claim_that_later_pairs_speak_against_stands_no_more(rule):
+    values = drawn(1, 0, 0, 0, seeds=9)
+    values[1][:4] -= 1.0
+    early = against(*(row[:4] for row in values), looks=looks(3, 12), rule=rule)
+    assert early["verdict"][0] == "better"
+    values[1][4:] += 1.5
+    late = against(*values, looks=looks(3, 12), rule=rule)
+    assert late["p_rule_holm"][0] < 0.001, "the p-value of the claiming look"
+    assert late["ci_low"][0] < 0 < late["ci_high"][0]
+    assert late["verdict"][0] == "no evidence"
+
+
 def failing_where_bad(seed, seeds, quantile, repetitions):
     """Baseline and row of one law, whose trials fail above its quantile: in the row alone, or in the baseline alone."""
     random = np.random.default_rng(seed)
