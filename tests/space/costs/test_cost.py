@@ -85,7 +85,7 @@ def test_equal_to_the_built_model(spec):
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=specs())
 def test_equal_to_many_built_models(spec):
     agrees_with_fvcore(spec)
