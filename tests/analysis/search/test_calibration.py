@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import analysis
 from analysis.runs.data import load
 from analysis.search.calibration import calibration_of, calibration_table, spread_of_replicates
+from nas.runs.calibrations import read_calibration
+from nas.runs.run import read_run
 from nas.stats.reliability import advantage_p, reliability, seeds_needed
 from nas.study.calibration import (
     OWN,
@@ -10,11 +15,13 @@ from nas.study.calibration import (
     TrainingProtocol,
     calibration_architectures,
     calibration_study,
+    parse_protocol,
     protocol_digest,
     reference_study,
     space_digest,
 )
 from nas.study.load import load_study
+from space.costs.cost import cost
 from space.errors import RunError
 from tests.nas.scripted import searched
 
@@ -222,3 +229,21 @@ def test_replicates_tell_how_much_of_the_spread_of_a_search_is_a_seeds(study, tm
 def test_replicates_that_the_rungs_let_through_are_called_that(study, tmp_path):
     pruning = load_study(study.model_dump(mode="json"), ["search.replicates=2", "search.trials=16", "budget.mode=promote"])
     assert "which the rungs chose" in spread_of_replicates(load(searched(pruning, tmp_path, loss=scripted(0.1)).run))
+
+
+def test_the_committed_calibration_says_what_docs_results_has():
+    folder = Path(analysis.__file__).parent / "notebooks" / "data" / "quickstart-search-calibration"
+    recorded = read_calibration(folder)
+    warm_up = parse_protocol("warm-up: training.warmup_steps=15")
+    # The ledgers hold the study with its changes, and need no data here.
+    runs = [(protocol, read_run(folder / protocol.folder)) for protocol in (OWN_PROTOCOL, warm_up)]
+    study = load_study(Path(analysis.__file__).parents[1] / "studies" / "quickstart_search.yaml")
+    found = calibration_of(study, runs)
+    assert (found.verdict, found.protocol, found.rung) == (recorded.verdict, recorded.protocol, recorded.rung)
+    assert calibration_table(found).equals(calibration_table(recorded))
+    shown = calibration_table(recorded).set_index(["protocol", "rung"])
+    text = (Path(analysis.__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    for row in shown.itertuples():
+        assert " ".join([*row.Index, *map(str, row[2:-1])]) in " ".join(text.split()), row
+    by_size = sorted((cost(trial.spec).gflops, trial.val_loss) for trial in runs[0][1].trials.values())
+    assert np.corrcoef(np.transpose(by_size))[0, 1] > 0.9, "what is told apart is size"
