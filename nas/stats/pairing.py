@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import fdtri
 
+from nas.stats.reliability import reliability
 from space.array import Array
 
 
@@ -34,8 +34,7 @@ class SeedCorrelation:
 def seed_correlation(values: Array) -> SeedCorrelation | None:
     """The ICC of seeds, from two-way effects of rows and seeds: (MS_seeds - MS_error) / (MS_seeds + (k - 1)·MS_error), k rows.
 
-    It is ICC(3, 1) of Shrout & Fleiss (1979, Intraclass correlations: uses in assessing rater reliability, Psychological Bulletin
-    86(2)) with their interval, which assumes normal values and equal variances of all rows.
+    It is the ICC of `nas.stats.reliability` with seeds and rows exchanged; the interval assumes normal values and equal variances.
 
     Args:
         values: (rows, seeds), NaN where missing; seeds that any row lacks are left out, and so are copies of a row and rows
@@ -52,21 +51,8 @@ def seed_correlation(values: Array) -> SeedCorrelation | None:
     rows, seeds = kept.shape
     if rows < 2 or seeds < 2:
         return None
-    of_seeds = kept.mean(axis=0, keepdims=True) - kept.mean()
-    rest = kept - kept.mean(axis=1, keepdims=True) - of_seeds
-    between = rows * float(np.square(of_seeds).sum()) / (seeds - 1)
-    freedom = (rows - 1) * (seeds - 1)
-    error = float(np.square(rest).sum()) / freedom
-    if not between + error > 0:
-        return None
-
-    def icc(ratio: float) -> float:
-        return (ratio - 1) / (ratio + rows - 1) if math.isfinite(ratio) else 1.0
-
-    ratio = between / error if error else math.inf
-    low = icc(ratio / float(fdtri(seeds - 1, freedom, 0.975)))
-    high = icc(ratio * float(fdtri(freedom, seeds - 1, 0.975)))
-    return SeedCorrelation(icc(ratio), low, high, rows, seeds)
+    found = reliability(kept.T)
+    return None if math.isnan(found.icc) else SeedCorrelation(found.icc, found.low, found.high, rows, seeds)
 
 
 def spared_variance(icc: float, comparisons: int) -> float:
