@@ -17,8 +17,8 @@ from nas.replay.order import Order, ReplaySampler, order_of
 from nas.runs.records import State
 from nas.search.halving import SuccessiveHalving
 from nas.stats.ranks import Agreement
+from nas.study.budget import BudgetSettings
 from nas.study.choices import Mode
-from nas.study.settings import BudgetSettings
 from space.document import parse
 from space.errors import StudyError
 
@@ -27,7 +27,7 @@ Clock = Literal["seconds", "compute"]
 
 @dataclass(frozen=True)
 class Rules:
-    """The rungs to replay: `nas.study.settings.BudgetSettings` over the recorded rungs.
+    """The rungs to replay: `nas.study.budget.BudgetSettings` over the recorded rungs.
 
     `reduction_factor` is the run's (the default) or a power of it. `rungs` is the number of fitting rungs to use, counted from the
     last down; all by default.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nas.reporting.text import compute, duration, line, percent
 from nas.runs.throughput import Throughput
+from nas.study.budget import BudgetSettings
 from nas.study.choices import DEFAULT_SAMPLERS, Mode
-from nas.study.settings import BudgetSettings, FidSettings, SampleSettings
+from nas.study.settings import FidSettings, SampleSettings
 from nas.study.study import Study
 from space.choices.table import covering
 from space.costs.cost import cost

@@ -10,7 +10,7 @@ import numpy as np
 from nas.search.pruning import RULES
 from nas.search.variants import Decision, Values, Variant
 from nas.stats.pareto import by_front
-from nas.study.settings import BudgetSettings
+from nas.study.budget import BudgetSettings
 
 
 class SuccessiveHalving:

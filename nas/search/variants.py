@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nas.study.settings import BudgetSettings
+from nas.study.budget import BudgetSettings
 from space.array import Array
 
 Values = tuple[float, ...]

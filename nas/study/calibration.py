@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nas.study.budget import BudgetSettings
 from nas.study.overrides import apply_override
-from nas.study.settings import BudgetSettings
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.document import parse

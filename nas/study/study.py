@@ -14,13 +14,12 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_
 from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
+from nas.study.budget import BudgetSettings, FinishSettings
 from nas.study.choices import FEATURES, SAMPLERS
 from nas.study.metrics import EXTRAPOLATED_FROM
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
-    BudgetSettings,
     EvaluationSettings,
-    FinishSettings,
     ModelSettings,
     Objective,
     ResourceSettings,

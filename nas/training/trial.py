@@ -18,7 +18,7 @@ from nas.evaluation.validation import ValidationGrid
 from nas.runs.checkpoints import keep
 from nas.runs.layout import CHECKPOINT, LAST_RUNG
 from nas.runs.records import Failure, Report, TrialPlan
-from nas.study.settings import first_step
+from nas.study.budget import first_step
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.peak_memory import peak_bytes, reset_peak

@@ -7,8 +7,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from nas.search.halving import Decision, SuccessiveHalving
 from nas.search.pruning import RULES, StopRule
 from nas.stats.pareto import by_front, fronts
+from nas.study.budget import BudgetSettings
 from nas.study.choices import WAITS
-from nas.study.settings import BudgetSettings
 
 
 def rungs_of(rungs, reduction_factor=2, **how):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.search.halving import SuccessiveHalving
-from nas.study.settings import BudgetSettings
+from nas.study.budget import BudgetSettings
 
 
 @dataclass
