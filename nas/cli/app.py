@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from nas.cli import calibrate as calibrate_commands
+from nas.cli import confirm as confirm_commands
 from nas.cli import data as data_commands
 from nas.cli import evaluate as evaluate_commands
 from nas.cli import export as export_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
 from nas.cli.bill import check_study, run_so_far
-from nas.cli.command import MISTAKE, SOME_FAILED, Group, run_argument, run_folder
+from nas.cli.command import MISTAKE, Group, run_argument, run_folder
 from space.errors import Mistakes, ToolkitError
 
 
@@ -56,6 +57,7 @@ def run_command(
     walltime: str | None,
 ) -> None:
     """Run a study; the same command again goes on or tops up."""
+    from nas.cli.run import run_and_tell
     from nas.execution.ending import Ending, seconds_of
     from nas.study.load import load_study
 
@@ -66,46 +68,7 @@ def run_command(
         return
     if rate:
         raise ToolkitError("--rate is for --dry-run: a run measures its own; leave it out, or add --dry-run")
-    import warnings
-
-    from rich.console import Console
-
-    from nas.cli.conclude import beside, conclude_ablation, conclude_search, tell_winners
-    from nas.execution.runner import run_study
-    from nas.reporting.console import called, progress_view
-    from nas.runs.remote import locate, remote_at
-    from nas.study.rows import names_of
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    where = locate(out or f"runs/{loaded.name}")
-    folder = where.folder
-    # Output to a file or a pipe is not limited to the width of a terminal.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    with progress_view(console, folder) as view:
-        finished = run_study(
-            loaded, where.uri or folder, in_process=in_process, address=address, listeners=(view,), say=say, ending=ending
-        )
-    figures: list[Path] = []
-    with beside(console, "results"):
-        from analysis.runs.data import load
-
-        figures = (conclude_ablation if loaded.ablation else conclude_search)(console, load(finished), folder)
-    if where.uri:
-        for figure in figures:
-            with beside(console, figure.name):
-                remote_at(where.uri).upload(figure, figure.name)
-        console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
-    tell_winners(console, finished, where.uri or folder, folder)
-    failed = [trial for trial in finished.trials.values() if trial.reason or trial.finish_failure]
-    names = names_of(finished.study.rows)
-    for trial in failed:
-        say(f"{called(trial, names)} failed: {trial.reason or trial.finish_failure}")
-    if failed:
-        sys.exit(SOME_FAILED)
+    run_and_tell(loaded, out or f"runs/{loaded.name}", in_process=in_process, address=address, ending=ending)
 
 
 def _bill(study: Any, out: str | None, rate: str | None) -> None:
@@ -227,6 +190,7 @@ main.add_command(model_commands.cost_command)
 main.add_command(model_commands.presets_command)
 main.add_command(model_commands.import_official_command)
 main.add_command(calibrate_commands.calibrate_command)
+main.add_command(confirm_commands.confirm_command)
 main.add_command(data_commands.data_group)
 main.add_command(evaluate_commands.evaluate_command)
 main.add_command(export_commands.export_command)

@@ -35,8 +35,9 @@ def run_so_far(study: Study, folder: Path) -> tuple[Run, float] | None:
 def check_study(study: Study) -> None:
     """Raise ToolkitError for what a run would refuse before it trains; data that are only described (`expected`) may be absent."""
     from nas.data.sources import is_absent
-    from nas.execution.preflight import check_data
+    from nas.execution.preflight import check_confirmation, check_data
 
     study.check_runs()
+    check_confirmation(study)
     if not study.data.expected or not is_absent(study.data):
         check_data(study)

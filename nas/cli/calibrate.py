@@ -152,7 +152,7 @@ def _train_and_tell(
         say(f"left out: {note}")
     runs: list[tuple[TrainingProtocol, Run]] = []
     for number, (protocol, made) in enumerate(planned, start=1):
-        where = locate(f"{place.rstrip('/')}/{protocol.folder}")
+        where = locate(place).inside(protocol.folder)
         say(f"\n{number} of {len(planned)}: {'; '.join([protocol.name, *protocol.changes])}")
         with progress_view(console, where.folder) as view:
             run = run_study(made, where.uri or where.folder, in_process=in_process, address=address, listeners=(view,), say=say)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nas.runs.confirmations import conclusion
 from nas.runs.layout import EVALUATION, SAMPLES
 from nas.runs.run import Run
 from nas.runs.winners import winners
@@ -48,6 +49,13 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
 
         if spread := spread_of_replicates(data) or known_spread(data.study, folder.parent):
             console.print(f"spread           {spread}", markup=False, highlight=False, soft_wrap=True)
+    if data.run.confirmed is not None:
+        with beside(console, "confirmation"):
+            from analysis.search.confirmation import confirmation_table
+
+            print_text(console, confirmation_table(data), "Confirmation (fresh paired seeds; `searched` chose, and is too good)")
+    if sentence := conclusion(data.run):
+        console.print(f"\n{sentence}\n", markup=False, highlight=False, soft_wrap=True)
     console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
     written: list[Path] = []
     for name in ("front", "curves"):

@@ -32,7 +32,7 @@ def export_command(run: str, which: str, ema: float | None, out: Path | None) ->
             fetch_checkpoint(run, trial.name, source / TRIALS / trial.name, run_identity(source))
         folder = (out or source / EXPORTS) / trial.name
         with threads(recorded.study.resources.cpu):
-            export(recorded.study, trial, source, folder, ema)
+            export(recorded, trial, source, folder, ema)
         if is_uri(run) and out is None:
             remote_at(run).upload_folder(folder, f"{EXPORTS}/{trial.name}")
         click.echo(str(folder))

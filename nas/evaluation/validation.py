@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nas.data.feed import Feed
 from nas.diffusion.prediction import BINS, Prediction
 from nas.rng import stream
+from nas.study.settings import ValLossSettings
 from space.errors import DataError
 
 _GRID_SEED = 0
@@ -31,12 +32,15 @@ class ValidationGrid:
         DataError: Fewer images are held out than the grid needs.
     """
 
-    def __init__(self, feed: Feed, images: int, prediction: Prediction) -> None:
-        if images > len(feed):
+    def __init__(self, feed: Feed, settings: ValLossSettings, prediction: Prediction) -> None:
+        images, last = settings.images, settings.images + settings.skip
+        if last > len(feed):
+            after = f" after the {settings.skip} that are skipped" if settings.skip else ""
             raise DataError(
-                f"evaluation.val_loss.images is {images}, but only {len(feed)} images are held out; raise data.held_out or lower it"
+                f"evaluation.val_loss.images is {images}{after}, but only {len(feed)} images are held out; raise data.held_out or "
+                "lower it"
             )
-        order = torch.randperm(len(feed), generator=stream(_GRID_SEED, "validation images"))[:images]
+        order = torch.randperm(len(feed), generator=stream(_GRID_SEED, "validation images"))[settings.skip : last]
         shape, device = (images, *feed.store.header.shape), feed.device
         x0 = feed.latents(order, noise=torch.randn(shape, generator=stream(_GRID_SEED, "validation posterior")))
         noise = torch.randn(shape, generator=stream(_GRID_SEED, "validation noise")).to(device)

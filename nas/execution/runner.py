@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 from nas.execution.ending import GOES_ON, Ending, UnfinishedError
-from nas.execution.preflight import check_data, check_place
+from nas.execution.preflight import check_confirmation, check_data, check_place
 from nas.execution.smoke import Smoke, calibration_line, smoke_lines
 from nas.execution.threads import threads
-from nas.runs.layout import EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
+from nas.runs.confirmations import candidates_of, confirmed_by, fresh_study
+from nas.runs.layout import CONFIRMATION, EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
 from nas.runs.ledger import Ledger
 from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
@@ -24,6 +26,8 @@ from nas.search.controller import Listener, Search, source_of
 from nas.study.study import Study
 from space.errors import RunError, StudyError, ToolkitError
 from space.files import first_line
+
+View = Callable[[Path], AbstractContextManager[Listener]]
 
 
 class Executor(Protocol):
@@ -52,8 +56,12 @@ def run_study(
     listeners: tuple[Listener, ...] = (),
     say: Callable[[str], None] = lambda line: None,
     ending: Ending | None = None,
+    view: View | None = None,
 ) -> Run:
-    """Search, train the best trials on, export them and draw their samples. Of an ablation, a row that is claimed to be better is.
+    """Search, confirm and train the best trials on, export them and draw their samples.
+
+    Of an ablation, a row that is claimed to be better is exported. With `study.confirm`, the best trials of the search are compared
+    with the baseline in a run of its own, in the folder `confirm` of the run directory, before any of them is finished or exported.
 
     Args:
         study: The study.
@@ -64,6 +72,7 @@ def run_study(
         say: Called with each line of the smoke step, with which a new run begins, of the sampling, with which it ends, and where a
             winner cannot be exported.
         ending: Says when the run ends before it is done; by default only when a signal asks for it.
+        view: Makes a context whose value is a further listener, for the run directory and then for that of the confirmation.
 
     Returns:
         The run at its end.
@@ -74,49 +83,99 @@ def run_study(
             RunError, if it ended at its rungs as it was asked to.
         Ended: A KeyboardInterrupt, after SIGTERM and where the wall time is over.
     """
-    study.check_runs()
-    check_data(study)
-    check_place(study)
-    # Before anything is written or started: what cannot be made must leave no directory that refuses the mended study.
-    source = source_of(study)
     where = locate(out) if isinstance(out, str) else RunLocation(out)
-    folder, mirror = where.folder, Mirror(where) if where.uri else None
-    ending = ending or Ending()
-    executor = _executor(study, where, in_process, address, ending)
-    with ExitStack() as stack:
-        stack.enter_context(threads(study.resources.cpu))
-        stack.enter_context(ending)
-        if mirror is not None:
-            stack.enter_context(mirror)
-            listeners = (*listeners, mirror)
-        new = not (folder / LEDGER).exists()
-        if new:
-            # Start the workers first, so that nothing is written when no trial can run.
-            stack.enter_context(executor)
-            for line in smoke_lines(executor.smoke(study)):
-                say(line)
-            if study.search:
-                say(calibration_line(study, folder.parent))
-        ledger = stack.enter_context(closing(Ledger(folder)))
-        if ledger.note:
-            say(ledger.note)
-        search = Search(study, ledger, listeners, source)
-        if not search.complete:
-            if not new:
+    runs = _Runs(in_process, address, listeners, say, ending or Ending(), view)
+    check_confirmation(study)
+    run = runs.carry_out(study, where)
+    while run.study.confirm and run.candidates and run.confirmed is None:
+        confirmation = fresh_study(run)
+        say(f"confirm: {', '.join(row.variant for row in confirmation.rows)}, with seeds from {confirmation.training.seed} on")
+        fresh = runs.carry_out(confirmation, where.inside(CONFIRMATION))
+        run = runs.carry_out(study, where, fresh)
+    return run
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """How the runs of one call are carried out, one after the other."""
+
+    in_process: bool
+    address: str | None
+    listeners: tuple[Listener, ...]
+    say: Callable[[str], None]
+    ending: Ending
+    view: View | None
+
+    def carry_out(self, study: Study, where: RunLocation, fresh: Run | None = None) -> Run:
+        """Carry out one run, as far as it goes; with the run of fresh seeds, note first what it says of the candidates."""
+        study.check_runs()
+        check_data(study)
+        check_place(study)
+        # Before anything is written or started: what cannot be made must leave no directory that refuses the mended study.
+        source = source_of(study)
+        folder, mirror = where.folder, Mirror(where) if where.uri else None
+        executor = _executor(study, where, self.in_process, self.address, self.ending)
+        listeners = self.listeners
+        with ExitStack() as stack:
+            stack.enter_context(threads(study.resources.cpu))
+            stack.enter_context(self.ending)
+            if mirror is not None:
+                stack.enter_context(mirror)
+                listeners = (*listeners, mirror)
+            if self.view is not None:
+                listeners = (stack.enter_context(self.view(folder)), *listeners)
+            new = not (folder / LEDGER).exists()
+            if new:
+                # Start the workers first, so that nothing is written when no trial can run.
                 stack.enter_context(executor)
-            executor.search(search)
-            if search.gave_up is not None:
-                raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again")
-            if search.may_come:
-                # Ray Tune returns early on SIGUSR1, if that comes before the run listens to it.
-                raise UnfinishedError(f"{where}: {ending.reason or 'interrupted'}; {GOES_ON}")
-            # Repeat for trials whose worker died.
-            while plans := search.finish_plans():
-                if ending.reason:
-                    raise UnfinishedError(f"{where}: {ending.reason}; {GOES_ON}")
-                executor.finish(search, plans)
-        _export_winners(search, folder, mirror, say)
-        return search.run
+                self._smoke(study, executor, folder)
+            ledger = stack.enter_context(closing(Ledger(folder)))
+            if ledger.note:
+                self.say(ledger.note)
+            search = Search(study, ledger, listeners, source)
+            if fresh is not None and search.run.confirmed is None:
+                search.record(confirmed_by(search.run, fresh))
+            if not search.complete:
+                if not new:
+                    stack.enter_context(executor)
+                self._train(search, executor, where)
+            if study.confirm and not search.run.candidates:
+                self._choose(search)
+            _export_winners(search, folder, mirror, self.say)
+            return search.run
+
+    def _smoke(self, study: Study, executor: Executor, folder: Path) -> None:
+        if folder.name == CONFIRMATION and (folder.parent / LEDGER).exists():
+            return  # The search has just trained there.
+        for line in smoke_lines(executor.smoke(study)):
+            self.say(line)
+        if study.search:
+            self.say(calibration_line(study, folder.parent))
+
+    def _train(self, search: Search, executor: Executor, where: RunLocation) -> None:
+        """Search, and finish the best; raises RunError where the search gives up or is asked to end."""
+        executor.search(search)
+        if search.gave_up is not None:
+            raise RunError(f"{where}: {search.gave_up}; mend that, and run the same command again")
+        if search.may_come:
+            # Ray Tune returns early on SIGUSR1, if that comes before the run listens to it.
+            raise UnfinishedError(f"{where}: {self.ending.reason or 'interrupted'}; {GOES_ON}")
+        # Repeat for trials whose worker died.
+        while plans := search.finish_plans():
+            if self.ending.reason:
+                raise UnfinishedError(f"{where}: {self.ending.reason}; {GOES_ON}")
+            executor.finish(search, plans)
+
+    def _choose(self, search: Search) -> None:
+        """Note who is confirmed, before any fresh seed is drawn."""
+        confirm, chosen = search.study.confirm, candidates_of(search.run)
+        assert confirm is not None
+        if chosen is None:
+            self.say("nothing is confirmed: no trial that differs from the baseline is complete")
+            return
+        if len(chosen.trials) < confirm.best:
+            self.say(f"confirm.best is {confirm.best}, but {len(chosen.trials)} complete architectures differ from the baseline")
+        search.record(chosen)
 
 
 def _executor(study: Study, where: RunLocation, in_process: bool, address: str | None, ending: Ending) -> Executor:
@@ -160,7 +219,7 @@ def _export_winners(search: Search, folder: Path, mirror: Mirror | None, say: Ca
         try:
             if mirror is not None:
                 mirror.fetch_checkpoint(trial.name)
-            model = export(study, trial, folder, out)
+            model = export(search.run, trial, folder, out)
         except RunError as error:
             say(f"trial {trial.number} is not exported: {error}")
             continue

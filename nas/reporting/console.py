@@ -14,7 +14,10 @@ from rich.text import Text
 
 from nas.reporting.progress import Progress
 from nas.reporting.text import compute, duration
+from nas.runs.confirmations import conclusion
 from nas.runs.events import (
+    CandidatesChosen,
+    Confirmed,
     Event,
     Exported,
     FinishFailed,
@@ -86,6 +89,8 @@ def status_lines(run: Run, events: Iterable[Event], driver: Driver | None = None
     elif driver is not None and progress.remaining_macs:
         last = f" any more (the last was {driver.name})" if driver.name else ""
         lines.append(f"no process works on it{last}; the same command goes on from the last rungs")
+    if run.study.search and (sentence := conclusion(run)):
+        lines.append(sentence)
     names = names_of(run.study.rows)
     lines += [f"{called(trial, names)} FAILED: {trial.reason}" for trial in run.in_state(State.FAILED)]
     unfinished = [trial for trial in run.trials.values() if trial.finish_failure]
@@ -229,6 +234,10 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
             reason = f": {event.reason}" if event.reason else ""
             best = f"; {best}" if (best := _best(progress)) else ""
             return f"{who} {event.state.value}{reason} ({sum(progress.ended.values())} ended{best})"
+        case CandidatesChosen():
+            return f"confirmed with fresh seeds next: trial {', '.join(map(str, event.trials))}"
+        case Confirmed():
+            return f"confirmed: {conclusion(run)}"
         case FinishFailed():
             return f"{who} could not be finished: {event.reason}"
         case Exported():

@@ -13,6 +13,7 @@ from statistics import fmean
 from nas.runs.events import Event, FinishFailed, Promoted, Reported, RunBegan, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
+from nas.runs.winners import leading
 from nas.study.rows import names_of
 from space.costs.cost import cost
 
@@ -166,7 +167,10 @@ class Progress:
         finish = self.study.finish
         if finish is None:
             return 0.0
-        chosen = [self.trials[number] for *_, number in self.complete[: finish.best]]
+        if self.run.confirmed is not None:
+            chosen = leading(self.run, finish.best)
+        else:
+            chosen = [self.trials[number] for *_, number in self.complete[: finish.best]]
         left = sum(max(0, finish.budget - _macs(trial)) for trial in chosen if not trial.finish_failure)
         return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.full)
 

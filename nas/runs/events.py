@@ -13,7 +13,7 @@ from pydantic import AliasChoices, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from nas.data.header import Header
-from nas.runs.records import Rejected, Report, State
+from nas.runs.records import Confirmation, Rejected, Report, State
 from nas.study.settings import RENAMED
 from nas.study.study import Study
 from space.document import sentence_of
@@ -152,6 +152,21 @@ class Exported(LedgerEvent):
     without_samples: str | None = None
 
 
+class CandidatesChosen(LedgerEvent):
+    """The candidates of a confirmation, by the trials that represent them, best first; written before any fresh seed is drawn."""
+
+    event: Literal["candidates"] = "candidates"
+    trials: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+
+
+class Confirmed(LedgerEvent):
+    """What the fresh seeds say of the candidates; `chosen` is the trial that is finished and exported."""
+
+    event: Literal["confirmed"] = "confirmed"
+    chosen: int
+    result: Confirmation
+
+
 class SpaceSpent(LedgerEvent):
     """No new architecture is left in the space."""
 
@@ -159,7 +174,18 @@ class SpaceSpent(LedgerEvent):
 
 
 Event = (
-    RunBegan | StudyChanged | TrialBegan | Reported | Promoted | TrialEnded | HandedOutAgain | FinishFailed | Exported | SpaceSpent
+    RunBegan
+    | StudyChanged
+    | TrialBegan
+    | Reported
+    | Promoted
+    | TrialEnded
+    | HandedOutAgain
+    | FinishFailed
+    | Exported
+    | SpaceSpent
+    | CandidatesChosen
+    | Confirmed
 )
 
 KINDS: dict[str, type[Event]] = {kind.model_fields["event"].default: kind for kind in get_args(Event)}

@@ -25,6 +25,9 @@ EXPORTS = "export"
 CARD, SAMPLES, EVALUATION = "card.md", "samples.png", "evaluation.json"
 """In the folder of an exported model, beside spec and weights."""
 
+CONFIRMATION = "confirm"
+"""In the run directory of a search: the run by which its best trials are confirmed."""
+
 TRACKING = "tracking"
 """The files of trackers on this machine."""
 

@@ -82,3 +82,50 @@ class Rejected(Frozen):
 
     params: dict[str, Any]
     violations: dict[str, float] = Field(default_factory=dict)
+
+
+class Fresh(Frozen):
+    """What fresh seeds say of one candidate of a confirmation."""
+
+    model_config = ConfigDict(strict=True)
+
+    trial: int
+    """The trial of the search that represents it."""
+    searched: float
+    """The value by which the search chose it: of its own seeds, shorter where the confirmation trains longer, and too good."""
+    mean: float | None
+    """The mean over the fresh seeds that ended."""
+    sd: float | None
+    pairs: int
+    """The seeds at which it and the baseline have a value."""
+    difference: float | None
+    """The mean paired difference from the baseline."""
+    low: float | None
+    high: float | None
+    """The ends of its interval, at a level that covers the differences of all candidates together at 95 %."""
+    p: float | None
+    """Its p-value, corrected for all candidates."""
+    verdict: str
+
+
+class Confirmation(Frozen):
+    """The result of a confirmation: every candidate against the baseline, on seeds that the search never used."""
+
+    model_config = ConfigDict(strict=True)
+
+    metric: str
+    baseline: str
+    """The baseline's name."""
+    gflops: float
+    """The baseline's inference GFLOPs."""
+    mean: float | None
+    sd: float | None
+    """The baseline's own mean and standard deviation over the fresh seeds."""
+    candidates: Annotated[tuple[Fresh, ...], Field(strict=False, min_length=1)]
+    claimed: bool
+    """Whether any candidate is claimed to be better."""
+    visible: float | None
+    """The smallest difference that would have been seen with a chance of 80 %; None where no spread is known."""
+    rule: str
+    replanned: bool = False
+    """Whether seeds were added after the first results, which no p-value allows for."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pyarrow import fs  # type: ignore[import-untyped]
 
@@ -55,6 +55,13 @@ class RunLocation:
 
     def __str__(self) -> str:
         return shown(self.uri) if self.uri else str(self.folder)
+
+    def inside(self, name: str) -> RunLocation:
+        """The location of a run directory inside this one, or inside a folder of runs."""
+        if self.uri is None:
+            return RunLocation(self.folder / name)
+        parts = urlsplit(self.uri)
+        return locate(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")))
 
 
 def is_uri(out: str) -> bool:

@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 
 from nas.data.header import Header
-from nas.runs.events import Event, Exported, FinishFailed, Reported, RunBegan, StudyChanged, TrialBegan, TrialEnded
+from nas.runs.events import (
+    CandidatesChosen,
+    Confirmed,
+    Event,
+    Exported,
+    FinishFailed,
+    Reported,
+    RunBegan,
+    StudyChanged,
+    TrialBegan,
+    TrialEnded,
+)
 from nas.runs.layout import trial_name
 from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import Rejected, Report, State
@@ -94,6 +105,16 @@ def final_value(trial: TrialResult, metric: str) -> float | None:
     return trial.search_reports[-1].value(metric) if trial.state is State.COMPLETE else None
 
 
+def values_by_seed(run: Run, metric: str) -> dict[str, dict[int, float]]:
+    """The final value of a metric by architecture (digest) and seed; NaN of a trial that FAILED, absent where none has ended."""
+    values: dict[str, dict[int, float]] = {}
+    for trial in run.trials.values():
+        value, by_seed = final_value(trial, metric), values.setdefault(trial.digest, {})
+        if value is not None or trial.state is State.FAILED:
+            by_seed[trial.seed] = math.nan if value is None else value
+    return values
+
+
 def lacks_metric(study: Study, report: Report) -> str:
     """In words, the metric of an ablation that a report should have and has not, and what would mend it; empty otherwise."""
     if study.ablation is None or not study.scored_at(report.rung) or report.value(study.ablation.metric) is not None:
@@ -126,6 +147,10 @@ class Run:
         self.trials: dict[int, TrialResult] = {}
         self.allowed: dict[int, int] = {}
         """Per variant: the number of rungs at which its trials may report. Filled in by `nas.search.state`, otherwise empty."""
+        self.candidates: tuple[int, ...] = ()
+        """The trials of a search that are confirmed, best first; empty before they are chosen."""
+        self.confirmed: Confirmed | None = None
+        """What the fresh seeds said; None before they have ended, and again once seeds are added."""
         self.replanned = False
         """Whether an ablation was changed after the first report, which no statistical test allows for."""
         for event in events:
@@ -171,6 +196,11 @@ class Run:
                 trial.state, trial.reason = event.state, event.reason
             case Exported():
                 self._begun(event.trial).export = event
+            case CandidatesChosen():
+                self.candidates = tuple(self._begun(number).number for number in event.trials)
+            case Confirmed():
+                self._begun(event.chosen)
+                self.confirmed = event
             case FinishFailed():
                 self._begun(event.trial).finish_failure = event.reason
 
@@ -181,6 +211,8 @@ class Run:
 
     def _take_study(self, study: Study, data: Header | None) -> None:
         before, self._study, self.data = self._study, study, data
+        if before and before.confirm != study.confirm and study.confirm is not None:
+            self.confirmed = None
         if before and before.ablation and before.ablation != study.ablation:
             self.replanned |= any(trial.reports for trial in self.trials.values())
         self._extend(study.budget.rungs)

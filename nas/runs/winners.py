@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from nas.runs.records import State
-from nas.runs.run import Run, TrialResult, final_value
+from nas.runs.run import Run, TrialResult, values_by_seed
 from nas.stats.sequential import looks
 from nas.stats.verdicts import BETTER, judged
 from nas.study.metrics import lower_is_better
@@ -20,22 +18,25 @@ def winners(run: Run) -> list[TrialResult]:
     among those with the verdict "better" in a comparison with their baseline, as its tables give it; none where no row has it.
     """
     if run.study.ablation is None:
-        return run.best(run.study.finish.best if run.study.finish else 1)
+        return leading(run, run.study.finish.best if run.study.finish else 1)
     better = set(_better(run))
     return [trial for trial in run.best(len(run.trials)) if trial.digest in better][:1]
+
+
+def leading(run: Run, count: int) -> list[TrialResult]:
+    """The best trials of a search, the confirmed one first; none while candidates are being confirmed."""
+    if run.confirmed is None:
+        return [] if run.study.confirm else run.best(count)
+    chosen = run.trials[run.confirmed.chosen]
+    return [chosen, *(trial for trial in run.best(count) if trial.digest != chosen.digest)][:count]
 
 
 def _better(run: Run) -> Iterator[str]:
     """The digests of the rows that are claimed to be better than their baseline, with all comparisons of a table as one family."""
     ablation, metric = run.study.ablation, run.metric
     assert ablation is not None
-    values: dict[str, dict[int, float]] = {}
-    for trial in run.trials.values():
-        value, by_seed = final_value(trial, metric), values.setdefault(trial.digest, {})
-        if value is not None or trial.state is State.FAILED:
-            by_seed[trial.seed] = math.nan if value is None else value
-    most_seeds = max([ablation.seeds.max, *map(len, values.values())])
-    looked = looks(ablation.seeds.min, most_seeds) if ablation.seeds.sequential else None
+    values = values_by_seed(run, metric)
+    looked = looked_at(run)
     for family in families(run.study.rows).values():
         baseline = next(asked.reference.spec.digest for asked in family if asked.reference.is_baseline)
         place = {baseline: 0}
@@ -46,3 +47,12 @@ def _better(run: Run) -> Iterator[str]:
         for asked, verdict in zip(family, results["verdict"], strict=True):
             if asked.reference.is_baseline and verdict == BETTER:
                 yield asked.row.spec.digest
+
+
+def looked_at(run: Run) -> tuple[int, ...] | None:
+    """The numbers of pairs at which an ablation's differences were looked at; None where its seeds are a fixed plan."""
+    ablation = run.study.ablation
+    if ablation is None or not ablation.seeds.sequential:
+        return None
+    most = max([ablation.seeds.max, *(len(by_seed) for by_seed in values_by_seed(run, run.metric).values())])
+    return looks(ablation.seeds.min, most)

@@ -10,6 +10,7 @@ from nas.runs.layout import TRIALS
 from nas.runs.ledger import Ledger, apply_events
 from nas.runs.records import Failure, Report, State, TrialPlan
 from nas.runs.run import Run, TrialResult, lacks_metric, objective_values
+from nas.runs.winners import leading
 from nas.search.halving import SuccessiveHalving
 from nas.search.proposals import Proposals
 from nas.search.resume import resumed
@@ -175,7 +176,10 @@ class Search:
             self.fail(Failure(trial=number, reason=f"its worker died {MOST_LOSSES} times in a row: {reason}"))
 
     def finish_plans(self) -> list[TrialPlan]:
-        """Plans that train the best trials on from their last report to the finish budget; empty when all are there."""
+        """Plans that train the best trials on from their last report to the finish budget; empty when all are there.
+
+        With `confirm`, there are none before the best of them is confirmed.
+        """
         finish = self.study.finish
         if finish is None:
             return []
@@ -183,7 +187,7 @@ class Search:
         milestones = tuple(first + (last - first) * part // FINISH_REPORTS for part in range(1, FINISH_REPORTS + 1))
         plans = [
             self._plan(trial, tuple(macs for macs in milestones if macs > trial.reports[-1].macs))
-            for trial in self.run.best(finish.best)
+            for trial in leading(self.run, finish.best)
             if trial.number not in self._finish_failed
         ]
         return [plan for plan in plans if plan.milestones]

@@ -18,6 +18,7 @@ FREE_TO_CHANGE = (
     "search.trials",
     "search.enqueue",
     "ablation",
+    "confirm",
     "finish",
     "evaluation.samples",
     "evaluation.fid",
@@ -78,6 +79,8 @@ def check_resumable(study: Study, folder: Path, events: Sequence[Event]) -> bool
                 "finish.budget, or run into another directory with --out"
             )
     _check_metric(study, run, folder)
+    if run.candidates:
+        _check_candidates(study, run, folder)
     return old.model_dump(mode="json") != study.model_dump(mode="json")
 
 
@@ -100,6 +103,26 @@ def _check_metric(study: Study, run: Run, folder: Path) -> None:
             f"{folder}: {trials} of {len(run.trials)} trials were scored before the metric was measured: the report "
             f"of trial {lacking[0].trial} {lacks_metric(study, lacking[0])}, or run into another directory with --out"
         )
+
+
+def _check_candidates(study: Study, run: Run, folder: Path) -> None:
+    """Raise RunError for what would choose the candidates of a confirmation again, after they were chosen for fresh seeds."""
+    old = run.study
+    for key in ("trials", "enqueue"):
+        if getattr(study.search, key) != getattr(old.search, key):
+            raise RunError(
+                f"{folder}: search.{key} cannot change once candidates are confirmed, which it might choose again; run into "
+                "another directory beside it with --out, which takes over what is trained here"
+            )
+    if study.confirm is None or old.confirm is None:
+        return
+    for key in ("best", "against", "budget"):
+        before, after = getattr(old.confirm, key), getattr(study.confirm, key)
+        if before != after:
+            raise RunError(
+                f"{folder}: confirm.{key} is {before} there and cannot become {after}: candidates, baseline and budget are fixed "
+                "before their first fresh seed; only confirm.seeds may grow, or run into another directory with --out"
+            )
 
 
 def differences(old: Study, new: Study) -> list[str]:

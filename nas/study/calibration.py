@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from nas.study.budget import BudgetSettings
+from nas.study.derived import ablation_data, training_data
 from nas.study.overrides import apply_override
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.document import parse
-from space.domains.space import FIXED_BY_DATA
 from space.errors import StudyError, ToolkitError
-from space.spec import ModelSpec, spec_paths
+from space.spec import ModelSpec
 
 OWN = "as given"
 """The name of the study's own protocol."""
@@ -154,21 +154,14 @@ def calibration_study(study: Study, protocol: TrainingProtocol, specs: Sequence[
 
 def _made(study: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec], seeds: int) -> Study:
     """The ablation of `calibration_study`, of which it is not known yet whether it could run."""
-    data = _plain(study)
-    metric = study.ablation.metric if study.ablation else "val_loss"
-    names = [f"architecture {number}" for number in range(1, len(specs) + 1)]
-    variants = [{"name": name, "set": _changes(study, spec)} for name, spec in zip(names, specs, strict=True)]
-    # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.
-    data["model"]["set"] = _values(study.base)
-    data |= {
-        "name": f"{study.name}-calibration-{protocol.folder}",
-        "question": f"Calibration of {study.name}: {protocol.name}",
-        "ablation": {"seeds": seeds, "metric": metric, "design": "table", "baseline": names[0], "variants": variants},
-    }
-    data["budget"] |= {"mode": "none", "grace_rungs": 0, "brackets": 1}
-    data["evaluation"]["samples"] = None
-    if metric == "val_loss":
-        data["evaluation"]["fid"] = None
+    data = ablation_data(
+        study,
+        f"{study.name}-calibration-{protocol.folder}",
+        f"Calibration of {study.name}: {protocol.name}",
+        {f"architecture {number}": spec for number, spec in enumerate(specs, start=1)},
+        seeds=seeds,
+        metric=study.ablation.metric if study.ablation else "val_loss",
+    )
     _apply(data, protocol)
     return _parsed(study, data, protocol)
 
@@ -213,7 +206,7 @@ def recommended(study: Study, protocol: TrainingProtocol, rung: int) -> dict[str
     Raises:
         StudyError: If a study with it would be refused.
     """
-    data = _plain(study)
+    data = training_data(study)
     _apply(data, protocol)
     changed = parse(BudgetSettings, data["budget"])
     if rung < changed.rungs:
@@ -231,7 +224,8 @@ def recommended(study: Study, protocol: TrainingProtocol, rung: int) -> dict[str
     if made.budget != study.budget:
         found["budget"] = made.budget.model_dump(mode="json", exclude_defaults=True)
     if made.evaluation.val_loss != study.evaluation.val_loss:
-        found["evaluation"] = {"val_loss": made.evaluation.val_loss.model_dump(mode="json")}
+        images = made.evaluation.val_loss
+        found["evaluation"] = {"val_loss": {"images": images.images} | images.model_dump(mode="json", exclude_defaults=True)}
     return found | ({"finish": None} if finish else {})
 
 
@@ -246,7 +240,7 @@ def protocol_digest(study: Study, rung: int | None = None) -> str:
     facts = {
         "data": [study.header.checksum, study.header.codec, study.data.held_out, study.data.flip],
         "training": study.training.model_dump(mode="json", exclude={"seed"}),
-        "val_loss": study.evaluation.val_loss.model_dump(mode="json"),
+        "val_loss": {"images": study.evaluation.val_loss.images},
         # A decay reaches back to no rung but the last.
         "budget": [budget.max is None, budget.milestones[rung - 1], budget.decay if rung == budget.rungs else 0.0],
     }
@@ -262,22 +256,6 @@ def space_digest(study: Study) -> str:
 
 def _digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
-
-
-def _plain(study: Study) -> dict[str, Any]:
-    """The sections of a study that say how it trains, as plain data."""
-    return study.model_dump(mode="json", exclude={"search", "ablation", "finish"})
-
-
-def _values(spec: ModelSpec) -> dict[str, Any]:
-    """All values of a spec by dotted path, but for those that the data decide."""
-    return {path: spec.value_at(path) for path in spec_paths() if path not in FIXED_BY_DATA}
-
-
-def _changes(study: Study, spec: ModelSpec) -> dict[str, Any]:
-    """The values in which a spec differs from the study's model, by dotted path."""
-    own = _values(study.base)
-    return {path: value for path, value in _values(spec).items() if value != own[path]}
 
 
 def _apply(data: dict[str, Any], protocol: TrainingProtocol) -> None:

@@ -163,9 +163,13 @@ class TrainingSettings(Frozen):
 
 
 class ValLossSettings(Frozen):
-    """The fixed grid of the validation loss: `images` images, each at one stratified timestep with a noise and its negative."""
+    """The fixed grid of the validation loss: `images` images, each at one stratified timestep with a noise and its negative.
+
+    They come in a fixed random order of the images held out, after the first `skip`, such as those that a search was judged by.
+    """
 
     images: Annotated[int, Field(ge=8, le=1_000_000)] = 512
+    skip: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class SampleSettings(Frozen):

@@ -16,6 +16,7 @@ from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
 from nas.study.budget import BudgetSettings, FinishSettings
 from nas.study.choices import FEATURES, SAMPLERS
+from nas.study.followups import FRESH_SEEDS, AgainstSettings, ConfirmSettings
 from nas.study.metrics import EXTRAPOLATED_FROM
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
@@ -61,6 +62,7 @@ class Study(Frozen):
     ablation: AblationSettings | None = None
     training: TrainingSettings = TrainingSettings()
     budget: BudgetSettings
+    confirm: ConfirmSettings | None = None
     finish: FinishSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()
@@ -119,6 +121,13 @@ class Study(Frozen):
     def rows(self) -> tuple[Row, ...]:
         """The rows of an ablation, empty for a search; raises StudyError for a row that cannot be built."""
         return rows_of(self.ablation, self.spec_of) if self.ablation else ()
+
+    @cached_property
+    def hand_made(self) -> tuple[str, ModelSpec]:
+        """The architecture that a confirmation compares with, and its name; raises ToolkitError where it cannot be built."""
+        against = self.confirm.baseline if self.confirm else AgainstSettings()
+        changed = ", changed" if against.set else ""
+        return f"{against.preset or self.model.preset}{changed}", self.spec_of(against.preset, against.set)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -212,7 +221,7 @@ class Study(Frozen):
         except Mistakes as error:
             raise Mistakes([(self._place_in_model(what, at), what) for at, what in error.each]) from None
         mistakes: list[tuple[Location, str]] = []
-        for check in (self._check_search, self._check_ablation, self._check_rest):
+        for check in (self._check_search, self._check_confirm, self._check_ablation, self._check_rest):
             for problem in check():
                 mistakes += problem.each if isinstance(problem, Mistakes) else [(_begins_with(str(problem)), str(problem))]
         if mistakes:
@@ -261,6 +270,26 @@ class Study(Frozen):
             yield StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
         if self.evaluation.fid and self.evaluation.fid.at == "every":
             yield StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
+
+    def _check_confirm(self) -> Iterator[StudyError]:
+        confirm, search = self.confirm, self.search
+        if confirm is None:
+            return
+        if search is None:
+            yield StudyError("confirm trains the best of a search anew, but the rows of an ablation have paired seeds; remove it")
+            return
+        architectures = search.trials // search.replicates
+        if confirm.best > architectures:
+            yield StudyError(f"confirm.best is {confirm.best}, but the search has {architectures} architectures; lower it")
+        if search.replicates > FRESH_SEEDS:
+            yield StudyError(
+                f"search.replicates {search.replicates} overlap the fresh seeds of confirm, which begin at "
+                f"{FRESH_SEEDS} after training.seed; take fewer"
+            )
+        try:
+            _within("confirm.against", lambda: self.hand_made)
+        except StudyError as error:
+            yield error
 
     def _check_ablation(self) -> Iterator[StudyError]:
         ablation = self.ablation

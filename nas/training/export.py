@@ -20,10 +20,12 @@ from nas.evaluation.evaluate import evaluate_model
 from nas.evaluation.extractors import extractor_named
 from nas.evaluation.images import write_grid
 from nas.evaluation.reference import reference_of_split
+from nas.runs.confirmations import conclusion
 from nas.runs.events import Exported
 from nas.runs.layout import CARD, EXPORTS, checkpoint_path
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
+from nas.runs.winners import leading
 from nas.study.settings import PredictionSettings, SampleSettings
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint
@@ -42,7 +44,8 @@ def select(run: Run, which: str) -> list[TrialResult]:
 
     Args:
         run: The run.
-        which: `best`; `pareto:K`, at most K trials of the front of val_loss and gflops, lowest loss first; or a trial's number.
+        which: `best`, which is the confirmed one where there is one; `pareto:K`, at most K trials of the front of val_loss and
+            gflops, lowest loss first; or a trial's number.
 
     Returns:
         The trials; except by number, only complete ones.
@@ -60,18 +63,18 @@ def select(run: Run, which: str) -> list[TrialResult]:
     if not run.best():
         raise RunError("no seed has ended in every row yet, so none is the best; run the study on, or name a trial's number")
     if which == "best":
-        return run.best()
+        return leading(run, 1) or run.best()
     kind, _, count = which.partition(":")
     if kind != "pareto" or not count.isdecimal() or int(count) < 1:
         raise RunError(f"'{which}' selects nothing; write best, pareto:K or a trial's number")
     return run.front()[: int(count)]
 
 
-def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: float | None = None) -> Network:
+def export(run: Run, trial: TrialResult, run_folder: Path, out: Path, ema: float | None = None) -> Network:
     """Write a trial as a model folder: spec, averaged weights in folded form, and card.
 
     Args:
-        study: The study of the run.
+        run: The run.
         trial: The trial.
         run_folder: The run directory, which has the trial's checkpoint.
         out: The folder to write to.
@@ -83,7 +86,7 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
     Raises:
         RunError: If the trial has no checkpoint, or the study keeps no average of that decay.
     """
-    path = checkpoint_path(run_folder, trial.name)
+    study, path = run.study, checkpoint_path(run_folder, trial.name)
     stored = read_checkpoint(path)
     if stored is None:
         raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
@@ -99,7 +102,7 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
     save(model, out, facts)
     try:
         with replace_file(out / CARD) as file:
-            file.write(_card(study, trial, facts).encode())
+            file.write(_card(run, trial, facts).encode())
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
     return load(out)
@@ -220,8 +223,17 @@ def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[st
     }
 
 
-def _card(study: Study, trial: TrialResult, facts: dict[str, Any]) -> str:
-    cost = trial.cost
+def _confirmed(run: Run, trial: TrialResult) -> str:
+    """A row of the card on what is known of a search's trial beyond the seeds that chose it; empty for an ablation's."""
+    if run.study.ablation:
+        return ""
+    chosen = run.confirmed is not None and run.confirmed.chosen == trial.number
+    return f"| confirmed on fresh seeds | {conclusion(run) if chosen else 'no: the loss above is of the seeds that chose it'} |\n"
+
+
+def _card(run: Run, trial: TrialResult, facts: dict[str, Any]) -> str:
+    study, cost = run.study, trial.cost
+    trained = f"{facts['images']:,} images, {facts['train_tflops']:.3f} TFLOPs"
     return f"""# {trial.name}
 
 Trial {trial.number} of study `{study.name}`: {study.question or "no question stated"}
@@ -231,7 +243,7 @@ Trial {trial.number} of study `{study.name}`: {study.question or "no question st
 | validation loss (averaged weights) | {facts["val_loss"]:.5f} |
 | GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
 | parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
-| trained on | {facts["source"]} through {facts["codec"]["name"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |
+{_confirmed(run, trial)}| trained on | {facts["source"]} through {facts["codec"]["name"]}, {trained} |
 
 ```python
 import space

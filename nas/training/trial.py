@@ -58,7 +58,7 @@ class Trial:
         self.train, validation = self._place()
         self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
         self.training = Trainer(plan.spec, plan.seed, study.training, self.train, self._decay())
-        self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.prediction)
+        self.grid = ValidationGrid(validation, study.evaluation.val_loss, self.training.prediction)
         self.next, self._told = plan.reported, 0
         self._kept: dict[int, Report] = {}
         self._resume()

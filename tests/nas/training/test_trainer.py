@@ -11,7 +11,7 @@ from nas.data.store import Split, Store, pixel_store
 from nas.diffusion.prediction import BINS, Epsilon
 from nas.evaluation.validation import ValidationGrid
 from nas.rng import TrainingStream, stream
-from nas.study.settings import PredictionSettings, TrainingSettings
+from nas.study.settings import PredictionSettings, TrainingSettings, ValLossSettings
 from nas.training.trainer import Decay, DivergedError, Trainer
 from space import ToolkitError, preset
 
@@ -189,7 +189,7 @@ def test_every_objective_is_learned(kind):
     spec = SPEC.replace({"learned_variance": False})
     settings = with_settings(prediction=PredictionSettings(**kind), learning_rate=5e-3, batch_size=16, ema=(0.9,))
     run = Trainer(spec, 0, settings, feed(40, plain=True))
-    grid = ValidationGrid(feed(40, plain=True), 40, run.prediction)
+    grid = ValidationGrid(feed(40, plain=True), ValLossSettings(images=40), run.prediction)
     before = grid.loss(run.ema.folded(), 80)
     run.train_to(40)
     assert grid.loss(run.ema.folded(), 80).mean < 0.9 * before.mean
@@ -203,10 +203,10 @@ def test_divergence_is_told():
 
 
 def test_validation_grid_is_stratified_antithetic_and_fixed():
-    grid = ValidationGrid(feed(40), 16, Epsilon())
+    grid = ValidationGrid(feed(40), ValLossSettings(images=16), Epsilon())
     assert grid.t[:16].tolist() == [31, 93, 156, 218, 281, 343, 406, 468, 531, 593, 656, 718, 781, 843, 906, 968]
     assert torch.equal(grid.noise[:16], -grid.noise[16:])
-    again = ValidationGrid(feed(40), 16, Epsilon())
+    again = ValidationGrid(feed(40), ValLossSettings(images=16), Epsilon())
     assert torch.equal(grid.noise, again.noise)
     model = training().ema.folded()
     loss = grid.loss(model, batch_size=5)
@@ -215,5 +215,13 @@ def test_validation_grid_is_stratified_antithetic_and_fixed():
     assert np.mean(loss.bins) == pytest.approx(loss.mean)
     assert grid.loss(model, batch_size=32).mean == pytest.approx(loss.mean, rel=1e-9)
     with pytest.raises(ToolkitError, match="only 40 images are held out"):
-        ValidationGrid(feed(40), 41, Epsilon())
+        ValidationGrid(feed(40), ValLossSettings(images=41), Epsilon())
     assert math.isfinite(loss.mean)
+    # Images after those that another grid has: the same times and noise.
+    held_out = feed(40)
+    first, rest = (ValidationGrid(held_out, ValLossSettings(images=16, skip=skip), Epsilon()) for skip in (0, 16))
+    assert torch.equal(rest.noise, first.noise)
+    assert torch.equal(rest.t, first.t)
+    assert not any(torch.equal(one, other) for one in first.x0[:16] for other in rest.x0[:16])
+    with pytest.raises(ToolkitError, match="images is 16 after the 30 that are skipped, but only 40"):
+        ValidationGrid(feed(40), ValLossSettings(images=16, skip=30), Epsilon())

@@ -1,0 +1,52 @@
+"""Studies that follow from another one: the ablation that trains given architectures as the study would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas.study.study import Study
+from space.domains.space import FIXED_BY_DATA
+from space.spec import ModelSpec, spec_paths
+
+
+def ablation_data(study: Study, name: str, question: str, specs: Mapping[str, ModelSpec], **ablation: Any) -> dict[str, Any]:
+    """The plain data of an ablation whose rows are given architectures, the first one the baseline; nothing is pruned or sampled.
+
+    Args:
+        study: The study whose data, training, budget, evaluation and resources it takes.
+        name: The name of the new study.
+        question: Its question.
+        specs: At least two architectures by the names of their rows; their input and classes are the study's.
+        ablation: Further keys of `ablation`, such as `seeds`.
+
+    Returns:
+        Nested mappings, to be changed further and parsed as a Study.
+    """
+    data = training_data(study)
+    # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.
+    data["model"]["set"] = own = _values(study.base)
+    variants = [
+        {"name": row, "set": {path: value for path, value in _values(spec).items() if value != own[path]}}
+        for row, spec in specs.items()
+    ]
+    data |= {
+        "name": name,
+        "question": question,
+        "ablation": {"design": "table", "baseline": next(iter(specs)), "variants": variants, "metric": "val_loss", **ablation},
+    }
+    data["budget"] |= {"mode": "none", "grace_rungs": 0, "brackets": 1}
+    data["evaluation"]["samples"] = None
+    if data["ablation"]["metric"] == "val_loss":
+        data["evaluation"]["fid"] = None
+    return data
+
+
+def training_data(study: Study) -> dict[str, Any]:
+    """The sections of a study that say how it trains, as plain data."""
+    return study.model_dump(mode="json", exclude={"search", "ablation", "finish", "confirm"})
+
+
+def _values(spec: ModelSpec) -> dict[str, Any]:
+    """All values of a spec by dotted path, but for those that the data decide."""
+    return {path: spec.value_at(path) for path in spec_paths() if path not in FIXED_BY_DATA}
