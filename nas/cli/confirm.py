@@ -55,7 +55,7 @@ def confirm_command(
         if given is not None:
             apply_override(data, f"confirm.{key}={given}")
     study = parse(Study, data, context={"header": old.header})
-    if not recorded.in_state(State.RUNNING) and len(recorded.trials) >= study.most_trials:
+    if not recorded.in_state(State.RUNNING) and (recorded.spent or len(recorded.trials) >= study.most_trials):
         check_confirmable(recorded, study)
     check_study(study)
     run_and_tell(study, run, in_process=in_process, address=address, ending=ending)

@@ -94,8 +94,7 @@ def compare_with_baseline(rows: Sequence[Values], metric: str, looks: Sequence[i
     """
     k, lower = len(rows) - 1, lower_is_better(metric)
     pairs = [(place, 0) for place in range(1, k + 1)]
-    tests = judged(rows, pairs, lower, looks=looks)
-    wide = judged(rows, pairs, lower, level=1 - (1 - LEVEL) / k, looks=looks) if k > 1 else tests
+    tests = judged(rows, pairs, lower, looks=looks, simultaneous=True)
     own = [_mean_and_sd(row) for row in rows]
     candidates = [
         {
@@ -103,8 +102,8 @@ def compare_with_baseline(rows: Sequence[Values], metric: str, looks: Sequence[i
             "sd": own[place][1],
             "pairs": tests["pairs"][place - 1],
             "difference": _known(tests["difference"][place - 1]),
-            "low": _known(wide["ci_low"][place - 1]),
-            "high": _known(wide["ci_high"][place - 1]),
+            "low": _known(tests["ci_low"][place - 1]),
+            "high": _known(tests["ci_high"][place - 1]),
             "p": _known(tests["p_rule_holm"][place - 1]),
             "verdict": tests["verdict"][place - 1],
         }

@@ -21,6 +21,7 @@ from nas.runs.events import (
     FinishFailed,
     Reported,
     RunBegan,
+    SpaceSpent,
     StudyChanged,
     TrialBegan,
     TrialEnded,
@@ -147,6 +148,8 @@ class Run:
         self.trials: dict[int, TrialResult] = {}
         self.allowed: dict[int, int] = {}
         """Per variant: the number of rungs at which its trials may report. Filled in by `nas.search.state`, otherwise empty."""
+        self.spent = False
+        """Whether no new architecture was left in the space of a search."""
         self.candidates: tuple[int, ...] = ()
         """The trials of a search that are confirmed, best first; empty before they are chosen."""
         self.confirmed: Confirmed | None = None
@@ -196,6 +199,8 @@ class Run:
                 trial.state, trial.reason = event.state, event.reason
             case Exported():
                 self._begun(event.trial).export = event
+            case SpaceSpent():
+                self.spent = True
             case CandidatesChosen():
                 self.candidates = tuple(self._begun(number).number for number in event.trials)
             case Confirmed():

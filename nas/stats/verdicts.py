@@ -67,6 +67,7 @@ def judged(
     level: float = LEVEL,
     looks: Sequence[int] | None = None,
     rule: str = RULE,
+    simultaneous: bool = False,
 ) -> dict[str, list[Any]]:
     """Test one family of comparisons.
 
@@ -78,6 +79,8 @@ def judged(
         level: The level of the intervals; 1 - level is the threshold of the verdicts.
         looks: The numbers of pairs at which the differences were looked at, where seeds were added until there was an answer.
         rule: One of `RULES`.
+        simultaneous: Whether the intervals are to cover all differences together at the level (Bonferroni), as where the best of
+            several is chosen by the same values; otherwise each does by itself.
 
     Returns:
         One entry per comparison: planned, pairs, difference, ci_low, ci_high, p_value, p_holm, p_rule, p_rule_holm, verdict,
@@ -98,7 +101,8 @@ def judged(
     pairs = [_Pairs.of(values, failed, pair, lower) for pair in comparisons]
     planned = tuple(looks) if looks else None
     variances = _shared_variances(values, pairs, planned) if rule == "hierarchical" else None
-    tests = [_tested(of, variances, level, planned) for of in pairs]
+    of_intervals = 1 - (1 - level) / len(pairs) if simultaneous else level
+    tests = [_tested(of, variances, of_intervals, planned) for of in pairs]
     adjusted, dropped, exact = (
         _adjusted([getattr(test, name) if test else math.nan for test in tests]) for name in ("p_rule", "p_dropped", "p_value")
     )

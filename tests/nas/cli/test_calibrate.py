@@ -5,14 +5,12 @@ import yaml
 from click.testing import CliRunner
 
 from nas.cli.app import main
-from nas.execution import runner
-from nas.execution.smoke import Smoke
 from nas.runs.calibrations import CALIBRATION, read_calibration
 from nas.runs.run import read_run
 from nas.study.calibration import OWN
 from nas.study.load import load_study
 from tests.conftest import TINY
-from tests.nas.scripted import carry_out
+from tests.nas.scripted import ScriptedExecutor
 
 FEW = ("--architectures", 2, "--seeds", 2, "--protocol", "slow: training.learning_rate=1e-4")
 SCRIPTED = ("--in-process", "--set", "finish=null", "--set", "evaluation.samples=null")
@@ -22,32 +20,13 @@ def nas(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-class Scripted:
-    """An executor that trains nothing, and may stop dead after a number of reports of all runs together."""
-
-    left = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def smoke(self, study):
-        return Smoke(device="cpu", batch_size=4, steps=())
-
-    def search(self, search):
-        before = sum(len(trial.reports) for trial in search.run.trials.values())
-        carry_out(search, stop_after=Scripted.left)
-        if Scripted.left is not None:
-            Scripted.left -= sum(len(trial.reports) for trial in search.run.trials.values()) - before
+class Scripted(ScriptedExecutor):
+    pass
 
 
 @pytest.fixture
 def scripted(monkeypatch):
-    monkeypatch.setattr(runner, "_executor", lambda *_: Scripted())
-    monkeypatch.setattr(runner, "_export_winners", lambda *_: None)
-    monkeypatch.setattr(Scripted, "left", None)
+    Scripted.put_in_place(monkeypatch)
 
 
 @pytest.fixture(scope="module")
