@@ -74,6 +74,7 @@ def run_command(
 def _bill(study: Any, out: str | None, rate: str | None) -> None:
     """Print what a study would cost, and what is left of a run that exists; refuses what the run would refuse."""
     from nas.reporting.ablation_estimate import ablation_estimate, what_is_new
+    from nas.reporting.confirmation_estimate import confirmation_estimate
     from nas.reporting.estimate import estimate, hours
     from nas.reporting.text import compute, line
     from nas.runs.remote import is_uri, locate
@@ -91,6 +92,8 @@ def _bill(study: Any, out: str | None, rate: str | None) -> None:
         throughput = throughput or throughput_of_run(run, concurrent)
     root = Path(out).parent if out and not is_uri(out) else Path("runs")
     click.echo(ablation_estimate(study, root, throughput) if study.ablation else estimate(study, throughput))
+    if study.confirm:
+        click.echo(confirmation_estimate(study, root, throughput))
     if new is not None:
         click.echo(line("new", f"{new}, beside {folder}"))
     if left is not None:

@@ -29,7 +29,19 @@ def run_so_far(study: Study, folder: Path) -> tuple[Run, float] | None:
     if check_resumable(study, folder, events):
         events.append(StudyChanged(study=study))
     run = read_state(folder, events).run
-    return run, Progress.of(run, events).remaining_macs
+    return run, Progress.of(run, events).remaining_macs + _confirmation_left(run, folder)
+
+
+def _confirmation_left(run: Run, folder: Path) -> float:
+    """The multiply-accumulates that a search's confirmation has left to train; 0 of one that is over, and without one."""
+    from nas.reporting.confirmation_estimate import planned_confirmation
+    from nas.runs.confirmations import fresh_study
+    from nas.runs.layout import CONFIRMATION
+
+    if not run.study.confirm or run.confirmed is not None:
+        return 0.0
+    begun = run_so_far(fresh_study(run), folder / CONFIRMATION) if run.candidates else None
+    return planned_confirmation(run.study) if begun is None else begun[1]
 
 
 def check_study(study: Study) -> None:

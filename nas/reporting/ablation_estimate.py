@@ -114,7 +114,7 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     yield "sampling", sampling_line(study, scoring + grid, "every trial scored" if scoring else "the winner")
     drawn = grid / throughput.macs_per_s if throughput else 0.0
     yield "hours", hours(planned_macs(study, seeds.max) + scoring, count * seeds.max, throughput, drawn)
-    yield from _claims(study, root)
+    yield from claims(study, root)
     yield "units", f"FLOPs are multiply-accumulates; a training step is of {study.training.batch_size} samples"
 
 
@@ -170,7 +170,7 @@ def _evaluation(fid: FidSettings) -> str:
     return f"{len(fid.seeds)} × {fid.samples:,} samples of {fid.steps} steps at {often} of every trial"
 
 
-def _claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
+def claims(study: Study, root: Path) -> Iterator[tuple[str, str]]:
     """The attainable p-value, the smallest visible difference of the planned seeds, and what pairing them brings."""
     assert study.ablation is not None
     seeds = study.ablation.seeds

@@ -43,11 +43,13 @@ def pooled_sd(root: Path, study: Study) -> PooledSd | None:
     """
     candidates: list[PooledSd] = []
     checksum, metric = study.header.checksum, study.ablation.metric if study.ablation else "val_loss"
-    for ledger in sorted(root.glob(f"*/{LEDGER}")) if root.is_dir() else []:
+    # Calibrations and confirmations have runs in their folders.
+    ledgers = [*root.glob(f"*/{LEDGER}"), *root.glob(f"*/*/{LEDGER}")] if root.is_dir() else []
+    for ledger in sorted(ledgers):
         with suppress(ToolkitError, OSError, ValueError, KeyError):
             run = read_run(ledger.parent)
             if run.data is not None and run.data.checksum == checksum and _comparable(run.study) == _comparable(study):
-                pooled = _pooled(run, metric, ledger.parent.name)
+                pooled = _pooled(run, metric, ledger.parent.relative_to(root).as_posix())
                 if pooled is not None:
                     candidates.append(pooled)
     return max(candidates, key=lambda pooled: pooled.pairs, default=None)
