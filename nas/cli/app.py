@@ -12,6 +12,7 @@ from nas.cli import calibrate as calibrate_commands
 from nas.cli import confirm as confirm_commands
 from nas.cli import data as data_commands
 from nas.cli import evaluate as evaluate_commands
+from nas.cli import explain as explain_commands
 from nas.cli import export as export_commands
 from nas.cli import models as model_commands
 from nas.cli import replay as replay_commands
@@ -196,6 +197,7 @@ main.add_command(calibrate_commands.calibrate_command)
 main.add_command(confirm_commands.confirm_command)
 main.add_command(data_commands.data_group)
 main.add_command(evaluate_commands.evaluate_command)
+main.add_command(explain_commands.explain_command)
 main.add_command(export_commands.export_command)
 main.add_command(export_commands.sample_command)
 main.add_command(replay_commands.replay_command)

@@ -56,8 +56,10 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
             print_text(console, confirmation_table(data), "Confirmation (fresh paired seeds; `searched` chose, and is too good)")
     if sentence := conclusion(data.run):
         console.print(f"\n{sentence}\n", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
     written: list[Path] = []
+    with beside(console, "explanation"):
+        _print_explanation(console, folder, written)
+    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
     for name in ("front", "curves"):
         path = folder / f"{name}.png"
         with beside(console, path.name):
@@ -67,6 +69,30 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
             console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
             written.append(path)
     return written
+
+
+def _print_explanation(console: Any, folder: Path, written: list[Path]) -> None:
+    """Print what a winner was explained by, where it was, and draw it."""
+    from analysis.search.explanation import explanation_table, plot_explanation
+    from nas.runs.explanations import explanation_sentences, read_explanation
+
+    if (explained := read_explanation(folder)) is None:
+        return
+    found, simplified = explained
+    print_text(console, explanation_table(found), f"Explanation of {found.explained.name} (at its GFLOPs; fresh paired seeds)")
+    console.print()
+    for sentence in explanation_sentences(found, simplified):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print()
+    path = folder / "explanation.png"
+    with beside(console, path.name):
+        console.print(f"explanation      {path}", highlight=False, soft_wrap=True)
+        _save(
+            plot_explanation(found),
+            path,
+            f"{found.explained.name} with one difference from {found.explained.baseline_name} taken back",
+        )
+        written.append(path)
 
 
 def _save(axes: Any, path: Path, title: str = "") -> None:

@@ -15,7 +15,8 @@ from nas.execution.preflight import check_confirmation, check_data, check_place
 from nas.execution.smoke import Smoke, calibration_line, smoke_lines
 from nas.execution.threads import threads
 from nas.runs.confirmations import candidates_of, confirmed_by, fresh_study
-from nas.runs.layout import CONFIRMATION, EVALUATION, EXPORTS, LEDGER, SAMPLES, TRIALS
+from nas.runs.explanations import explained_by, explanation_of
+from nas.runs.layout import CONFIRMATION, EVALUATION, EXPLANATION, EXPORTS, LEDGER, SAMPLES, SIMPLIFICATION, TRIALS
 from nas.runs.ledger import Ledger
 from nas.runs.mirror import Mirror
 from nas.runs.records import TrialPlan
@@ -23,6 +24,7 @@ from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run
 from nas.runs.winners import winners
 from nas.search.controller import Listener, Search, source_of
+from nas.study.explanation import explanation_study, simplified_study
 from nas.study.study import Study
 from space.errors import RunError, StudyError, ToolkitError
 from space.files import first_line
@@ -92,7 +94,25 @@ def run_study(
         say(f"confirm: {', '.join(row.variant for row in confirmation.rows)}, with seeds from {confirmation.training.seed} on")
         fresh = runs.carry_out(confirmation, where.inside(CONFIRMATION))
         run = runs.carry_out(study, where, fresh)
+    if study.explain and run.confirmed is not None:
+        _explain(run, where, runs)
     return run
+
+
+def _explain(run: Run, where: RunLocation, runs: _Runs) -> None:
+    """Take back the winner's differences one at a time, and compare the winner without those that carry nothing."""
+    if run.confirmed is not None and not run.confirmed.result.claimed:
+        runs.say(f"nothing is explained: no candidate is claimed to be better than {run.confirmed.result.baseline}")
+        return
+    explained = explained_by(run)
+    runs.say(f"explain: {', '.join(explained.differences)}, which separate {explained.name} from {explained.baseline_name}")
+    if explained.left_out:
+        runs.say(f"left out: {', '.join(explained.left_out)}")
+    found = explanation_of(explained, runs.carry_out(explanation_study(run.study, explained), where.inside(EXPLANATION)))
+    simplified = found.simplified
+    if simplified is not None:
+        runs.say(f"simplify: {explained.name} without {', '.join(found.passengers)}")
+        runs.carry_out(simplified_study(run.study, explained, simplified), where.inside(SIMPLIFICATION))
 
 
 @dataclass(frozen=True)
@@ -145,7 +165,7 @@ class _Runs:
             return search.run
 
     def _smoke(self, study: Study, executor: Executor, folder: Path) -> None:
-        if folder.name == CONFIRMATION and (folder.parent / LEDGER).exists():
+        if (folder.parent / LEDGER).exists():
             return  # The search has just trained there.
         for line in smoke_lines(executor.smoke(study)):
             self.say(line)

@@ -64,5 +64,13 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
         yield "", f"{name} has {reached}, outside the search's constraints"
     yield "", f"scored on {study.evaluation.val_loss.images} held-out images that no trial of the search is judged by"
     yield from claims(stand_in, root)
+    if study.explain:
+        each = most / (rows * seeds.max)
+        trainings = 2 * (study.explain.most + 1) * study.explain.seeds.max + 3 * seeds.max
+        yield (
+            "explain",
+            f"at most {trainings} trainings, {compute(trainings * each)}, where {study.explain.most} differences separate the winner "
+            f"from {name}; nothing where no candidate is claimed to be better (not contained above)",
+        )
     if throughput is not None:
         yield "more hours", hours(most, rows * seeds.max, throughput)

@@ -28,6 +28,9 @@ CARD, SAMPLES, EVALUATION = "card.md", "samples.png", "evaluation.json"
 CONFIRMATION = "confirm"
 """In the run directory of a search: the run by which its best trials are confirmed."""
 
+EXPLANATION, SIMPLIFICATION = "explain", "simplify"
+"""Beside it: the runs that take back the winner's differences one at a time, and that compare the winner without passengers."""
+
 TRACKING = "tracking"
 """The files of trackers on this machine."""
 

@@ -19,6 +19,7 @@ FREE_TO_CHANGE = (
     "search.enqueue",
     "ablation",
     "confirm",
+    "explain",
     "finish",
     "evaluation.samples",
     "evaluation.fid",

@@ -158,7 +158,7 @@ def _made(study: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec], 
         study,
         f"{study.name}-calibration-{protocol.folder}",
         f"Calibration of {study.name}: {protocol.name}",
-        {f"architecture {number}": spec for number, spec in enumerate(specs, start=1)},
+        {"": {f"architecture {number}": spec for number, spec in enumerate(specs, start=1)}},
         seeds=seeds,
         metric=study.ablation.metric if study.ablation else "val_loss",
     )

@@ -43,7 +43,7 @@ def confirmation_study(study: Study, candidates: Mapping[str, ModelSpec]) -> Stu
         study,
         f"{study.name}-confirm",
         f"Is any of the best of {study.name} better than {name}?",
-        {name: baseline, **others},
+        {"": {name: baseline, **others}},
         seeds=confirm.seeds.model_dump(),
     )
     data["training"]["seed"] = study.training.seed + FRESH_SEEDS

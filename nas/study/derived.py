@@ -9,15 +9,18 @@ from nas.study.study import Study
 from space.domains.space import FIXED_BY_DATA
 from space.spec import ModelSpec, spec_paths
 
+Rows = Mapping[str, ModelSpec]
+"""Architectures by the names of their rows, the baseline first; their input and classes are the study's."""
 
-def ablation_data(study: Study, name: str, question: str, specs: Mapping[str, ModelSpec], **ablation: Any) -> dict[str, Any]:
-    """The plain data of an ablation whose rows are given architectures, the first one the baseline; nothing is pruned or sampled.
+
+def ablation_data(study: Study, name: str, question: str, blocks: Mapping[str, Rows], **ablation: Any) -> dict[str, Any]:
+    """The plain data of an ablation whose rows are given architectures; nothing is pruned or sampled.
 
     Args:
         study: The study whose data, training, budget, evaluation and resources it takes.
         name: The name of the new study.
         question: Its question.
-        specs: At least two architectures by the names of their rows; their input and classes are the study's.
+        blocks: Tables of at least two rows by the names of their blocks.
         ablation: Further keys of `ablation`, such as `seeds`.
 
     Returns:
@@ -26,15 +29,19 @@ def ablation_data(study: Study, name: str, question: str, specs: Mapping[str, Mo
     data = training_data(study)
     # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.
     data["model"]["set"] = own = _values(study.base)
-    variants = [
-        {"name": row, "set": {path: value for path, value in _values(spec).items() if value != own[path]}}
-        for row, spec in specs.items()
+    tables = [
+        {
+            "name": block,
+            "design": "table",
+            "baseline": next(iter(specs)),
+            "variants": [
+                {"name": row, "set": {path: value for path, value in _values(spec).items() if value != own[path]}}
+                for row, spec in specs.items()
+            ],
+        }
+        for block, specs in blocks.items()
     ]
-    data |= {
-        "name": name,
-        "question": question,
-        "ablation": {"design": "table", "baseline": next(iter(specs)), "variants": variants, "metric": "val_loss", **ablation},
-    }
+    data |= {"name": name, "question": question, "ablation": {"blocks": tables, "metric": "val_loss", **ablation}}
     data["budget"] |= {"mode": "none", "grace_rungs": 0, "brackets": 1}
     data["evaluation"]["samples"] = None
     if data["ablation"]["metric"] == "val_loss":
@@ -44,7 +51,7 @@ def ablation_data(study: Study, name: str, question: str, specs: Mapping[str, Mo
 
 def training_data(study: Study) -> dict[str, Any]:
     """The sections of a study that say how it trains, as plain data."""
-    return study.model_dump(mode="json", exclude={"search", "ablation", "finish", "confirm"})
+    return study.model_dump(mode="json", exclude={"search", "ablation", "finish", "confirm", "explain"})
 
 
 def _values(spec: ModelSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The settings of what follows a search: the confirmation of its best trials with fresh seeds."""
+"""The settings of what follows a search: the confirmation of its best trials with fresh seeds, and the explanation of the winner."""
 
 from __future__ import annotations
 
@@ -53,3 +53,21 @@ class ConfirmSettings(Frozen):
     def baseline(self) -> AgainstSettings:
         """The preset and values of the baseline, over the study's model."""
         return AgainstSettings() if isinstance(self.against, str) else self.against
+
+
+class ExplainSettings(Frozen):
+    """The section `explain`: which of the differences between the winner and the baseline carry its gain; `true` is all defaults.
+
+    Attributes:
+        seeds: The paired seeds of every row; more are added where a difference is open.
+        most: The most differences that are taken back one at a time. Of more, those are kept that matter most in the search's own
+            trials.
+    """
+
+    seeds: SeedSettings = SeedSettings(min=3, max=6)
+    most: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] = 8
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {} if given is True else given

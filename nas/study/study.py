@@ -16,7 +16,7 @@ from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
 from nas.study.budget import BudgetSettings, FinishSettings
 from nas.study.choices import FEATURES, SAMPLERS
-from nas.study.followups import FRESH_SEEDS, AgainstSettings, ConfirmSettings
+from nas.study.followups import FRESH_SEEDS, AgainstSettings, ConfirmSettings, ExplainSettings
 from nas.study.metrics import EXTRAPOLATED_FROM
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
@@ -63,6 +63,7 @@ class Study(Frozen):
     training: TrainingSettings = TrainingSettings()
     budget: BudgetSettings
     confirm: ConfirmSettings | None = None
+    explain: Annotated[ExplainSettings | None, BeforeValidator(lambda given: given or None)] = None
     finish: FinishSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()
@@ -273,6 +274,8 @@ class Study(Frozen):
 
     def _check_confirm(self) -> Iterator[StudyError]:
         confirm, search = self.confirm, self.search
+        if self.explain and confirm is None:
+            yield StudyError("explain is of a confirmed winner; add confirm, such as confirm: {best: 3, seeds: 6}")
         if confirm is None:
             return
         if search is None:
