@@ -16,7 +16,7 @@ class Difference(NamedTuple):
     after: Any
 
 
-def differences(one: ModelSpec, other: ModelSpec) -> list[Difference]:
+def diff(one: ModelSpec, other: ModelSpec) -> list[Difference]:
     """The paths at which two specs differ."""
     return [
         Difference(path, one.value_at(path), other.value_at(path))

@@ -66,11 +66,12 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
     yield from claims(stand_in, root)
     if study.explain:
         each = most / (rows * seeds.max)
-        trainings = 2 * (study.explain.most + 1) * study.explain.seeds.max + 3 * seeds.max
+        differences = study.explain.most
+        trainings = 2 * (differences + 1) * study.explain.seeds.max + 3 * seeds.max
         yield (
             "explain",
-            f"at most {trainings} trainings, {compute(trainings * each)}, where {study.explain.most} differences separate the winner "
-            f"from {name}; nothing where no candidate is claimed to be better (not contained above)",
+            f"at most {trainings} trainings, {compute(trainings * each)}, where {differences} differences separate the winner from "
+            f"{name}; nothing where no candidate is claimed to be better (not contained above)",
         )
     if throughput is not None:
         yield "more hours", hours(most, rows * seeds.max, throughput)

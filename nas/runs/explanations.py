@@ -22,7 +22,7 @@ from nas.study.metrics import METRICS, lower_is_better
 from nas.study.rows import families
 from space.costs.cost import cost
 from space.costs.matching import TOLERANCE
-from space.differences import differences
+from space.differences import diff
 from space.errors import RunError
 from space.spec import ModelSpec
 
@@ -97,7 +97,7 @@ def explained_by(run: Run) -> Explained:
     baseline = at_gflops(given, target)
     if baseline.digest != given.digest:
         name = f"{name} at {cost(baseline).gflops:.4g} GFLOPs"
-    found = {one.path: (one.before, one.after) for one in differences(given, winner.spec)}
+    found = {one.path: (one.before, one.after) for one in diff(given, winner.spec)}
     if len(found) > 1:
         found.pop("channels", None)
     if not found:

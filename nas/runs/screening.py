@@ -15,7 +15,7 @@ LEAST = 2
 
 
 @dataclass(frozen=True)
-class Marginal:
+class Screened:
     """How trials with the winner's value of a path compare with those that have the baseline's, whatever else they have."""
 
     path: str
@@ -39,7 +39,7 @@ class Marginal:
         return f"{self.path} ({self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] in the search's trials)"
 
 
-def marginals(run: Run, differences: Mapping[str, tuple[Any, Any]]) -> list[Marginal]:
+def marginals(run: Run, differences: Mapping[str, tuple[Any, Any]]) -> list[Screened]:
     """The marginal effect of every difference in a search's trials, the one that matters most first.
 
     Trials are compared at the first rung, which all have reached but those that failed. The search chose them, and they differ in
@@ -59,11 +59,11 @@ def marginals(run: Run, differences: Mapping[str, tuple[Any, Any]]) -> list[Marg
         )
         trials = len(before), len(after)
         if min(trials) < LEAST:
-            found.append(Marginal(path, math.nan, math.nan, math.nan, trials))
+            found.append(Screened(path, math.nan, math.nan, math.nan, trials))
             continue
         test = ttest_ind(after, before, equal_var=False)
         low, high = test.confidence_interval(0.95)
-        found.append(Marginal(path, sum(after) / len(after) - sum(before) / len(before), float(low), float(high), trials))
+        found.append(Screened(path, sum(after) / len(after) - sum(before) / len(before), float(low), float(high), trials))
     return sorted(found, key=lambda marginal: -marginal.weight)
 
 

@@ -1,4 +1,4 @@
-"""The settings of what follows a search: the confirmation of its best trials with fresh seeds, and the explanation of the winner."""
+"""The settings of what follows a search: the confirmation of its best with fresh seeds, and the explanation of the winner."""
 
 from __future__ import annotations
 
