@@ -34,6 +34,14 @@ TINY = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_fsync():
+    """Waiting for the disk takes a third of the time of the tests that write ledgers, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def tiny_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"

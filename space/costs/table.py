@@ -42,11 +42,14 @@ class CostTable:
 
     def _fill(self, rows: Array, points: Points, stages: int) -> None:
         cost_inputs, self.buildable[rows] = _cost_inputs(points, stages)
+        sums: dict[str, Any] = dict.fromkeys(_SUMS, 0)
         for counter in part_counters(cost_inputs):
             macs = counter.linear_macs + counter.convolution_macs + counter.attention_macs + counter.elementwise_macs
-            sums = (counter.params, counter.params_training, macs, counter.train_macs, counter.reparam_macs)
-            for name, value in zip(_SUMS, sums, strict=True):
-                getattr(self, name)[rows] += value
+            parts = (counter.params, counter.params_training, macs, counter.train_macs, counter.reparam_macs)
+            for name, value in zip(_SUMS, parts, strict=True):
+                sums[name] = sums[name] + value
+        for name, value in sums.items():
+            getattr(self, name)[rows] = value
 
     def __len__(self) -> int:
         return self.points.count

@@ -56,7 +56,7 @@ def specs(draw) -> ModelSpec:
             "patch": patch,
             "stem": draw(st.sampled_from(["conv", "linear"])),
             "absolute_position": draw(st.sampled_from(["none", "sincos"])),
-            "input_size": patch * factor * 2 ** (levels - 1) * draw(st.integers(1, 2)),
+            "input_size": patch * factor * 2 ** (levels - 1) * (draw(st.integers(1, 2)) if levels < 3 else 1),
             "in_channels": draw(st.integers(1, 4)),
             "num_classes": draw(st.integers(1, 5)),
             "null_class": draw(st.booleans()),

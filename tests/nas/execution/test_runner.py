@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from nas.execution.local_executor import LocalExecutor
 from nas.execution.runner import Told, run_study
+from nas.execution.smoke import Smoke
 from nas.execution.threads import threads
 from nas.runs.ledger import LEDGER, read_events
 from nas.runs.records import State
@@ -25,6 +27,7 @@ from nas.training import export
 from nas.training.trainer import Trainer
 from nas.training.trial import CHECKPOINT, Trial
 from space import ToolkitError, load
+from tests.conftest import TINY
 
 MEASURED = ("time", "seconds", "images_per_s", "peak_memory_mib")
 
@@ -34,9 +37,28 @@ def facts(folder: Path):
     return [{key: value for key, value in event.plain().items() if key not in MEASURED} for event in read_events(folder)]
 
 
-def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
-    folder = tmp_path / "run"
-    run = run_study(tiny, folder, in_process=True)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory of a whole run of the tiny study with its smoke step, which most tests begin with; never written to again."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run_study(load_study(TINY), folder, in_process=True)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of the finished run, to go on with."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def without_smoke(finished, monkeypatch):
+    """The smoke step, which `finished` takes and test_smoke tests, takes as long as the trials of the other runs."""
+    monkeypatch.setattr(LocalExecutor, "smoke", lambda *_: Smoke(device="cpu", batch_size=4, steps=()))
+
+
+def test_a_study_runs_to_the_exported_winner(tiny, folder):
+    run = read_run(folder)
     assert {trial.state for trial in run.trials.values()} <= {State.COMPLETE, State.PRUNED}
     for trial in run.trials.values():
         assert trial.cost.gflops <= 0.01
@@ -53,9 +75,8 @@ def test_a_study_runs_to_the_exported_winner(tiny, tmp_path):
     assert (folder / LEDGER).read_bytes() == ledger, "a finished run has nothing left to do"
 
 
-def test_an_export_that_cannot_be_made_hides_no_result(tiny, tiny_file, tmp_path):
-    folder, said = tmp_path / "run", []
-    run_study(tiny, folder, in_process=True)
+def test_an_export_that_cannot_be_made_hides_no_result(tiny_file, folder):
+    said = []
     for checkpoint in (folder / "trials").glob("*/*.safetensors"):
         checkpoint.unlink()
     run = run_study(load_study(tiny_file, ["evaluation.samples.per_class=2"]), folder, in_process=True, say=said.append)
@@ -65,9 +86,8 @@ def test_an_export_that_cannot_be_made_hides_no_result(tiny, tiny_file, tmp_path
     assert "is missing or damaged" in line
 
 
-def test_a_larger_finish_trains_on_and_exports_anew(tiny, tiny_file, tmp_path):
-    folder = tmp_path / "run"
-    before = run_study(tiny, folder, in_process=True).best()[0]
+def test_a_larger_finish_trains_on_and_exports_anew(tiny_file, folder):
+    before = read_run(folder).best()[0]
     weights = (folder / before.export.folder / "model.safetensors").read_bytes()
     more = load_study(tiny_file, ["finish.budget=600 MFLOPs", "evaluation.samples.per_class=2"])
     after = run_study(more, folder, in_process=True).best()[0]
@@ -123,8 +143,8 @@ def test_that_all_samples_are_drawn_is_told_once(monkeypatch):
     assert [line.split(" after")[0] for line in lines[1:]] == ["evaluation: 10 of 20 images", "evaluation: 20 of 20 images"]
 
 
-def test_an_export_of_an_earlier_version_is_not_drawn_again_for_a_key_that_it_did_not_have(tiny, tmp_path):
-    trial = run_study(tiny, tmp_path / "run", in_process=True).best()[0]
+def test_an_export_of_an_earlier_version_is_not_drawn_again_for_a_key_that_it_did_not_have(tiny, finished):
+    trial = read_run(finished).best()[0]
     trial.export = trial.export.model_copy(update={"samples": {k: v for k, v in trial.export.samples.items() if k != "images"}})
     assert not export.export_due(tiny, trial)
 
@@ -135,10 +155,14 @@ def test_a_model_without_a_null_class_is_sampled_unguided(tiny_file, tmp_path):
     assert (tmp_path / "run" / winner.export.folder / "samples.png").exists()
 
 
+ONE_RUNG = ["budget={max: 50 MFLOPs, mode: none, rungs: 1}", "finish=null", "evaluation.samples=null"]
+"""What a test changes that asks nothing of rungs, the finish or samples."""
+
+
 def test_bf16_trains_every_kind_of_layer(tiny_file, tmp_path):
-    study = load_study(tiny_file, ["training.precision=bf16", "search.trials=8"])
+    study = load_study(tiny_file, ["training.precision=bf16", "search.trials=8", *ONE_RUNG])
     run = run_study(study, tmp_path / "run", in_process=True)
-    assert not run.in_state(State.FAILED)
+    assert len(run.in_state(State.COMPLETE)) == 8
 
 
 def test_missing_data_are_told_before_anything_is_written(tiny, tmp_path, monkeypatch):
@@ -148,16 +172,15 @@ def test_missing_data_are_told_before_anything_is_written(tiny, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-def test_equal_seeds_give_equal_proposals_and_losses(tiny, tmp_path):
-    # Under roots of their own, or the second would take over what the first has trained.
-    run_study(tiny, tmp_path / "a" / "run", in_process=True)
-    run_study(tiny, tmp_path / "b" / "run", in_process=True)
-    assert facts(tmp_path / "a" / "run") == facts(tmp_path / "b" / "run")
+def test_equal_seeds_give_equal_proposals_and_losses(tiny, tmp_path, finished):
+    # Under a root of its own, or it would take over what the other has trained.
+    run_study(tiny, tmp_path / "run", in_process=True)
+    assert facts(tmp_path / "run") == facts(finished)
 
 
-def test_a_run_takes_over_what_its_neighbour_has_trained(tiny, tiny_file, tmp_path):
-    alone = run_study(tiny, tmp_path / "alone" / "run", in_process=True)
-    run_study(tiny, tmp_path / "runs" / "first", in_process=True)
+def test_a_run_takes_over_what_its_neighbour_has_trained(tiny_file, tmp_path, finished):
+    alone = read_run(finished)
+    shutil.copytree(finished, tmp_path / "runs" / "first")
     with pytest.MonkeyPatch.context() as patch:
         # The smoke step trains two steps of trials that are kept nowhere.
         patch.setattr(Trial, "advance", lambda self: pytest.fail("trained again"))
@@ -171,9 +194,8 @@ def test_a_run_takes_over_what_its_neighbour_has_trained(tiny, tiny_file, tmp_pa
     assert all(torch.equal(own[name], taken[name]) for name in own)
 
 
-def test_a_killed_process_loses_nothing_and_trains_nothing_twice(tiny, tiny_file, tmp_path):
-    whole, parts = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
-    run_study(tiny, whole, in_process=True)
+def test_a_killed_process_loses_nothing_and_trains_nothing_twice(tiny, tiny_file, tmp_path, finished):
+    whole, parts = finished, tmp_path / "run"
     # Kills itself, as kill -9 would, after the fourth checkpoint and before the ledger hears of it.
     code = """
 import os, signal, sys
@@ -222,23 +244,24 @@ def test_a_trial_that_hangs_is_failed_and_the_study_goes_on(tiny_file, tmp_path,
         return original(self)
 
     monkeypatch.setattr(Trial, "advance", advance)
-    study = load_study(tiny_file, ["resources.step_limit_s=5"])
+    study = load_study(tiny_file, ["resources.step_limit_s=5", "finish=null", "evaluation.samples=null"])
     run = run_study(study, tmp_path / "run", in_process=True)
     assert [trial.number for trial in run.in_state(State.FAILED)] == [1]
     assert "5 s" in run.trials[1].reason
     assert len(run.trials) == 4
 
 
-def test_an_executor_that_returns_early_is_no_finished_search(tiny, tmp_path, monkeypatch):
+def test_an_executor_that_returns_early_is_no_finished_search(tiny_file, tmp_path, monkeypatch):
     """As Ray Tune does on SIGUSR1, the usual warning of a batch system."""
+    study = load_study(tiny_file, ONE_RUNG)
     monkeypatch.setattr("nas.execution.local_executor.LocalExecutor.search", lambda self, search: search.next_plan())
     with pytest.raises(ToolkitError, match="interrupted; the same command goes on"):
-        run_study(tiny, tmp_path / "run", in_process=True)
+        run_study(study, tmp_path / "run", in_process=True)
     monkeypatch.undo()
-    assert not run_study(tiny, tmp_path / "run", in_process=True).in_state(State.RUNNING)
+    assert len(run_study(study, tmp_path / "run", in_process=True).in_state(State.COMPLETE)) == 4
 
 
-def test_a_trial_that_cannot_go_on_is_failed_and_the_study_goes_on(tiny, tmp_path, monkeypatch):
+def test_a_trial_that_cannot_go_on_is_failed_and_the_study_goes_on(tiny_file, tmp_path, monkeypatch):
     original = Trial.advance
 
     def advance(self):
@@ -247,7 +270,7 @@ def test_a_trial_that_cannot_go_on_is_failed_and_the_study_goes_on(tiny, tmp_pat
         return original(self)
 
     monkeypatch.setattr(Trial, "advance", advance)
-    run = run_study(tiny, tmp_path / "run", in_process=True)
+    run = run_study(load_study(tiny_file, ["finish=null", "evaluation.samples=null"]), tmp_path / "run", in_process=True)
     failed = run.trials[1]
     assert (failed.state, failed.reason) == (State.FAILED, "out of memory: no memory for the activations")
     assert len(run.in_state(State.COMPLETE)) >= 1
@@ -256,9 +279,8 @@ def test_a_trial_that_cannot_go_on_is_failed_and_the_study_goes_on(tiny, tmp_pat
     assert "Traceback" in event["trace"]
 
 
-def test_a_damaged_checkpoint_is_trained_again_to_the_same_losses(tiny, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_study(tiny, whole, in_process=True)
+def test_a_damaged_checkpoint_is_trained_again_to_the_same_losses(tiny, tmp_path, finished):
+    whole, parts = finished, tmp_path / "run"
     lines = (whole / LEDGER).read_bytes().splitlines(keepends=True)
     kept = next(i for i, line in enumerate(lines) if json.loads(line)["event"] == "report") + 1
     parts.mkdir()

@@ -129,7 +129,6 @@ def facts_of(search):
 @pytest.mark.parametrize("seed", range(60))
 def test_a_random_search_ends_well(seed, tmp_path, monkeypatch):
     monkeypatch.setattr("nas.study.study.CENSUS_DRAWS", 500)
-    monkeypatch.setattr("nas.runs.ledger.os.fsync", lambda _: None)
     rng = random.Random(seed)
     plain, folder = random_study(rng), tmp_path / "run"
     shares = [rng.choice([0, 0, 0.05, 0.3]), rng.choice([0, 0.05]), rng.choice([0, 0.05, 0.2])]

@@ -1,4 +1,4 @@
-"""The closed form against the papers' printed digits, the built model, and fvcore's count."""
+"""The closed form against the papers' printed digits, the built model, and the counts of PyTorch and of fvcore."""
 
 import math
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 from hypothesis import HealthCheck, given, settings
+from torch.utils.flop_counter import FlopCounterMode
 
 from space import build, cost, preset
 from space.published import published
@@ -81,6 +82,16 @@ def test_the_parts_add_up():
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(spec=specs())
 def test_equal_to_the_built_model(spec):
+    found, counted = cost(spec), counted_by_torch(spec)
+    # PyTorch carries out a linear layer, and attention over few tokens, by either of two products.
+    assert sum(counted.pop(name, 0) for name in ("mm", "addmm", "bmm", SDPA)) == found.linear_macs + found.attention_macs
+    assert counted == {"convolution": found.convolution_macs, "native_layer_norm": found.norm_elements}
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(spec=specs())
+def test_equal_to_models_counted_by_fvcore(spec):
+    """Ten times as dear as PyTorch's count, and tells linear layers and attention apart."""
     agrees_with_fvcore(spec)
 
 
@@ -91,13 +102,35 @@ def test_equal_to_many_built_models(spec):
     agrees_with_fvcore(spec)
 
 
-def agrees_with_fvcore(spec):
-    """Parameters of both forms exactly; matrix products and convolutions as fvcore counts them, operator by operator."""
+def folded_model(spec):
+    """The built model in its folded form with inputs; the parameters of both forms are checked."""
     model, found = build(spec), cost(spec)
     assert sum(p.numel() for p in model.parameters()) == found.params_training
     folded = model.folded()
     assert sum(p.numel() for p in folded.parameters()) == found.params
-    inputs = torch.zeros(1, spec.in_channels, spec.input_size, spec.input_size), torch.tensor([3]), torch.tensor([0])
+    return folded, (torch.zeros(1, spec.in_channels, spec.input_size, spec.input_size), torch.tensor([3]), torch.tensor([0]))
+
+
+SDPA = "_scaled_dot_product_flash_attention_for_cpu"
+
+
+def counted_by_torch(spec):
+    """Multiply-accumulates by operator, and the elements that pass a norm."""
+    aten = torch.ops.aten
+    # PyTorch counts two operations for a multiply-accumulate, and neither attention on a CPU nor norms.
+    more = {
+        getattr(aten, SDPA): lambda q, k, *_, **__: 4 * math.prod(q) * k[-2],
+        aten.native_layer_norm: lambda x, *_, **__: 2 * math.prod(x),
+    }
+    model, inputs = folded_model(spec)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=more) as counter:
+        model(*inputs)
+    return {str(op).removeprefix("aten."): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
+
+
+def agrees_with_fvcore(spec):
+    """Matrix products and convolutions as fvcore counts them, operator by operator."""
+    found, (folded, inputs) = cost(spec), folded_model(spec)
     counted = FlopCountAnalysis(folded, inputs).set_op_handle("aten::scaled_dot_product_attention", sdpa_macs)
     counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     by_operator = counted.by_operator()
