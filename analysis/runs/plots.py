@@ -11,6 +11,14 @@ from matplotlib.axes import Axes
 from analysis.figures import new_axes
 from analysis.runs.data import RunData, require_loaded
 from nas.stats.pareto import fronts
+from nas.study.budget import EQUAL
+
+_TRAINED = {
+    "compute": ("train_tflops", "training TFLOPs (multiply-accumulates / 1e12)", 1e12),
+    "steps": ("step", "training steps", 1.0),
+    "images": ("images", "training images seen", 1.0),
+}
+"""By the unit of the budget: the column of reports, the label of an axis, and the units of the budget in one of the axis."""
 
 _STATE_COLOURS = {"COMPLETE": "C0", "PRUNED": "0.65", "RUNNING": "C2", "FAILED": "C3"}
 
@@ -55,34 +63,38 @@ def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
         ax.annotate(
             str(point["trial"]), (point["gflops"], point["val_loss"]), xytext=(5, 5), textcoords="offset points", fontsize=9
         )
-    compute = f" after {data.rungs_tflops[-1]:.3g} training TFLOPs" if data.rungs_tflops else ""
-    ax.set(xlabel="GFLOPs (multiply-accumulates / 1e9, folded, batch 1)", ylabel=f"validation loss{compute}")
-    ax.set_title(f"{data.name}: {len(points)} complete trials at equal training compute, {info.left_out} without a final value")
+    budget = data.study.budget
+    trained = f"{budget.full / 1e12:.3g} training TFLOPs" if budget.unit == "compute" else f"{budget.full:,} {budget.unit}"
+    ax.set(xlabel="GFLOPs (multiply-accumulates / 1e9, folded, batch 1)", ylabel=f"validation loss after {trained}")
+    ax.set_title(f"{data.name}: {len(points)} complete trials at {EQUAL[budget.unit]}, {info.left_out} without a final value")
     return ax
 
 
 def curves_info(data: RunData) -> pd.DataFrame:
-    """One row per report in the order of drawing: trial, state, phase, train_tflops, val_loss."""
+    """One row per report in the order of drawing: trial, state, phase, step, images, train_tflops, val_loss."""
     require_loaded(data)
-    columns = ["trial", "state", "phase", "train_tflops", "val_loss"]
+    columns = ["trial", "state", "phase", "step", "images", "train_tflops", "val_loss"]
     if data.reports.empty:
         return pd.DataFrame(columns=columns)
     return data.reports[columns].sort_values(["trial", "train_tflops"]).reset_index(drop=True)
 
 
 def plot_curves(data: RunData, ax: Axes | None = None) -> Axes:
-    """Draw validation loss against cumulative training TFLOPs: a line per trial, coloured by its state, and dotted lines at rungs.
+    """Draw validation loss against training so far: a line per trial, coloured by its state, and dotted lines at rungs.
+
+    The training is in the unit of the study's budget: TFLOPs, steps or images seen.
 
     Args:
         data: The result of `analysis.load`.
         ax: The axes to draw on; those of a new figure by default.
     """
-    info = curves_info(data)
+    info, budget = curves_info(data), data.study.budget
+    column, label, scale = _TRAINED[budget.unit]
     ax = ax or new_axes()
     colours = {state: colour for state, colour in _STATE_COLOURS.items() if state in set(info["state"])}
     sns.lineplot(
         info,
-        x="train_tflops",
+        x=column,
         y="val_loss",
         hue="state",
         units="trial",
@@ -92,8 +104,8 @@ def plot_curves(data: RunData, ax: Axes | None = None) -> Axes:
         markersize=4,
         ax=ax,
     )
-    for tflops in data.rungs_tflops:
-        ax.axvline(tflops, color="0.8", linestyle=":", zorder=0)
-    ax.set(xscale="log", yscale="log", xlabel="training TFLOPs (multiply-accumulates / 1e12)", ylabel="validation loss")
+    for mark in budget.milestones:
+        ax.axvline(mark / scale, color="0.8", linestyle=":", zorder=0)
+    ax.set(xscale="log", yscale="log", xlabel=label, ylabel="validation loss")
     ax.set_title(f"{data.name}: {info['trial'].nunique()} trials, rungs dotted")
     return ax

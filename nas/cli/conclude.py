@@ -31,11 +31,12 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
     """
     with beside(console, "ranking"):
         from analysis.runs.tables import ranking_table
+        from nas.study.budget import EQUAL
 
         _print_frame(
             console,
             ranking_table(data).drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
-            "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
+            f"Ranking (val_loss at {EQUAL[data.study.budget.unit]}; `last` at the last rung reached)",
         )
     with beside(console, "front"):
         from analysis.runs.plots import front_info

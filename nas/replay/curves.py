@@ -68,6 +68,10 @@ class Recorded:
         """The multiply-accumulates of training everything recorded."""
         return sum(macs[-1] for curve in self.curves for macs in curve.macs)
 
+    def macs_at(self, rung: int) -> list[int]:
+        """The multiply-accumulates of every recorded training up to a rung."""
+        return [macs[rung] for curve in self.curves for macs in curve.macs]
+
     @cached_property
     def agreements(self) -> tuple[Agreement, ...]:
         """The agreement of every recorded rung with the last one of the same trainings; deterministic."""

@@ -80,11 +80,14 @@ class MeanSd:
 
 @dataclass(frozen=True)
 class RungFacts:
-    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and its agreement with the last rung.
+    """One rung of a replay: its training, the trials that reported, and its agreement with the last rung.
+
+    `mark` is in the unit of the budget, and `macs` in multiply-accumulates: a mean over trainings where that is another.
 
     `agreement` and `top_regret` are within the same trainings; `across_seeds` is None without replicates.
     """
 
+    mark: int
     macs: int
     reported: MeanSd
     agreement: Agreement
@@ -136,13 +139,14 @@ def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | 
         outcomes.append(_Simulation(record, budget, used, order_of(record, arrival.sampler, seed), count, arrival).outcome())
     rungs = tuple(
         RungFacts(
-            macs=macs,
+            mark=mark,
+            macs=mark if budget.unit == "compute" else round(fmean(record.macs_at(used[rung]))),
             reported=_spread([record.study.replicates * sum(n > rung for n in outcome.reached) for outcome in outcomes]),
             agreement=record.agreements[used[rung]],
             across_seeds=record.agreements_across_seeds[used[rung]] if record.agreements_across_seeds else None,
             top_regret=record.top_regret(used[rung], top),
         )
-        for rung, macs in enumerate(budget.milestones)
+        for rung, mark in enumerate(budget.milestones)
     )
     return Replay(
         budget=budget,
@@ -204,7 +208,7 @@ def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[i
         )
     used = tuple(fitting[: rules.rungs][::-1])
     how = {"mode": rules.mode, "grace_rungs": rules.grace_rungs, "brackets": rules.brackets}
-    return parse(BudgetSettings, {"max": own.max, "rungs": len(used), "reduction_factor": reduction_factor, **how}), used
+    return parse(BudgetSettings, {own.key: own.full, "rungs": len(used), "reduction_factor": reduction_factor, **how}), used
 
 
 def _architectures(record: Recorded, trials: int | None) -> int:

@@ -55,15 +55,15 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
 
 
 def _rung_lines(progress: Progress) -> list[str]:
-    in_steps = progress.budget.max is None
-    amount = "steps" if in_steps else "training TFLOPs"
+    unit = progress.budget.unit
+    amount = "training TFLOPs" if unit == "compute" else unit
     # In an ablation, the best of all trials would be the best of different seeds.
     alike = not progress.study.ablation
     best = "  best val_loss" if alike else ""
     rows = [f"rung  {amount:>15s}  reported  went on{best}  median val_loss"]
     for rung, (mark, losses) in enumerate(zip(progress.budget.milestones, progress.losses, strict=True)):
         if losses:
-            trained = f"{mark:15,d}" if in_steps else f"{mark / 1e12:15.4g}"
+            trained = f"{mark / 1e12:15.4g}" if unit == "compute" else f"{mark:15,d}"
             went_on = str(progress.went_on(rung)) if rung < progress.budget.rungs - 1 else ""
             middle = (losses[(len(losses) - 1) // 2] + losses[len(losses) // 2]) / 2
             best = f"  {losses[0]:13.4f}" if alike else ""

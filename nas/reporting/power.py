@@ -56,7 +56,7 @@ def pooled_sd(root: Path, study: Study) -> PooledSd | None:
 def _comparable(study: Study) -> tuple[object, ...]:
     """The settings on which the SD depends, besides the data."""
     training, budget = study.training, study.budget
-    return study.data.codec, training.prediction, training.batch_size, budget.max is None, budget.full
+    return study.data.codec, training.prediction, training.batch_size, budget.unit, budget.full
 
 
 def _pooled(run: Run, metric: str, name: str) -> PooledSd | None:

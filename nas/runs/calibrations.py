@@ -82,7 +82,7 @@ class Calibration(Frozen):
         space: The digest of its architectures, as of `nas.study.calibration.space_digest`.
         metric: What was scored.
         architectures: The digests of those that were trained.
-        reference: The compute or the steps of the reference; None without one.
+        reference: The compute, the steps or the images of the reference; None without one.
         rows: A row per protocol and rung, the study's own protocol first.
         protocol, rung: What is recommended.
         verdict: Why, in a sentence.

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: compares architectures at equal training compute (Li et al., MLSys 2020)."""
+"""Asynchronous successive halving: compares architectures after equal training (Li et al., MLSys 2020)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_
 from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
-from nas.study.budget import BudgetSettings, FinishSettings
+from nas.study.budget import BudgetSettings, FinishSettings, macs_of_one
 from nas.study.choices import FEATURES, SAMPLERS
 from nas.study.metrics import EXTRAPOLATED_FROM
 from nas.study.rows import Row, rows_of
@@ -130,6 +130,19 @@ class Study(Frozen):
         """The number of trials that are judged together; 1 in an ablation."""
         return self.search.replicates if self.search else 1
 
+    def milestones_of(self, spec: ModelSpec) -> tuple[int, ...]:
+        """The cumulative training multiply-accumulates of an architecture at every rung."""
+        return self.budget.milestones_of(cost(spec), self.training.batch_size)
+
+    def finish_macs_of(self, spec: ModelSpec) -> int:
+        """The cumulative training multiply-accumulates of an architecture at the end of the finish."""
+        assert self.finish is not None, "the study has a finish"
+        return self.finish.macs_of(cost(spec), self.training.batch_size)
+
+    def macs_of_one(self, step_macs: float) -> float:
+        """The training multiply-accumulates of one unit of the budget, at `step_macs` a step; for forecasts."""
+        return macs_of_one(self.budget.unit, step_macs, self.training.batch_size)
+
     def scored_at(self, rung: int) -> bool:
         """Whether trials are scored with `evaluation.fid` at a rung: only in an ablation, at the last rung or at every rung."""
         fid = self.evaluation.fid
@@ -232,6 +245,14 @@ class Study(Frozen):
                 yield StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
         if len(set(self.training.ema)) < len(self.training.ema):
             yield StudyError("training.ema names a decay twice; remove one")
+        if self.finish and self.search and self.finish.unit != self.budget.unit:
+            wanted = "budget" if self.budget.unit == "compute" else self.budget.unit
+            yield StudyError(
+                f"finish.{self.finish.key} is {self.finish.unit}, but budget.{self.budget.key}, from which the winner trains on, "
+                f"is {self.budget.unit}; write finish.{wanted}"
+            )
+        elif self.finish and self.search and self.finish.full <= self.budget.full:
+            yield StudyError(f"finish.{self.finish.key} must be above budget.{self.budget.key}: the winner trains on")
         if self.finish and self.budget.decay:
             yield StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
 
@@ -251,12 +272,6 @@ class Study(Frozen):
             yield StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
         if search.objectives[0].direction != "minimize":
             yield StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
-        if self.budget.max is None:
-            yield StudyError(
-                "budget.steps is for ablations: a search compares at equal compute; write budget.max, such as '1.5 TFLOPs'"
-            )
-        elif self.finish and self.finish.budget <= self.budget.max:
-            yield StudyError("finish.budget must be above budget.max: the winner trains on")
         if self.training.prediction.kind != "epsilon" and "learned_variance" in search.space:
             yield StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
         if self.evaluation.fid and self.evaluation.fid.at == "every":
@@ -314,10 +329,15 @@ class Study(Frozen):
             census = self.census
             if not census.feasible:
                 raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
-        if self.budget.max is None:
+        first, size = self.budget.milestones[0], self.training.batch_size
+        if self.budget.unit == "images" and first < size:
+            raise StudyError(
+                f"budget: the first rung, {first:,} images, is less than one step of training.batch_size {size:,}; raise "
+                "budget.images or take fewer rungs"
+            )
+        if self.budget.unit != "compute":
             return
         dearest = max(cost(spec).step_macs(self.training.batch_size) for spec in self.architectures)
-        first = self.budget.milestones[0]
         if first < dearest:
             raise StudyError(
                 f"budget: the first rung, {first / 1e9:.3g} GFLOPs, is less than one step of the dearest architecture "

@@ -65,6 +65,26 @@ def test_the_expected_compute_of_every_way_to_judge(tiny_file, changes, expected
         assert f"about {compute(expected * 1e6)} when 1 in 2 goes on" in found["training"]
 
 
+@pytest.mark.parametrize(("key", "marks"), [("steps: 80", "10, 20, 40, 80 steps"), ("images: 320", "40, 80, 160, 320 images")])
+def test_at_equal_steps_the_bill_says_how_the_compute_differs(tiny_file, key, marks):
+    finish = f"finish={{best: 2, {key.split(':')[0]}: {2 * int(key.split()[1])}}}"
+    study = load_study(tiny_file, [f"budget={{{key}, rungs: 4}}", "search.trials=8", "search.space.channels=[8, 16]", finish])
+    census, size = study.census, study.training.batch_size
+    cheapest, dearest = (cost(spec).step_macs(size) for spec in (census.cheapest, census.dearest))
+    mean = census.mean_step_macs
+    assert cheapest < mean < dearest
+    found = lines(estimate(study))
+    assert found["rungs"] == f"{marks} a trial; mode stop: judged on arrival"
+    low, high, middle = (compute(80 * step) for step in (cheapest, dearest, mean))
+    assert found["a trial"].startswith(f"{low} (cheapest) to {high} (dearest) to the last rung, {middle} in the mean")
+    # 8 trials × 80 steps and 2 × 80 for the finish; in expectation 8 × (10 + 5 + 5 + 5).
+    most, likely = (8 * 80 + 2 * 80) * dearest, (8 * 25 + 2 * 80) * mean
+    assert found["training"] == f"at most {compute(most)}; about {compute(likely)} when 1 in 2 goes on from every rung"
+    more = "80 steps" if key.startswith("steps") else "320 images"
+    assert found["finish"] == f"2 best, each {more} more (contained above)"
+    assert duration(likely / 1e6).split()[1] in lines(estimate(study, Throughput(1e6, 1, "given")))["hours"]
+
+
 def test_brackets_share_the_architectures_out(tiny_file):
     study = load_study(tiny_file, [FOUR_RUNGS, "search.trials=10", "search.replicates=2", "budget.brackets=3", "finish=null"])
     # Five architectures in turn: the first and the fourth, the second and the fifth, the third.

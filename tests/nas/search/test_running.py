@@ -192,6 +192,47 @@ def test_a_raised_budget_trains_on_what_was_complete(tiny_file, tmp_path, mode):
     assert facts(tmp_path / "run") == again
 
 
+STEPS = ["budget={steps: 12, rungs: 3}", "finish={steps: 30}"]
+IMAGES = ["budget={images: 48, rungs: 3}", "finish={images: 120}"]
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+@pytest.mark.parametrize("budget", [STEPS, IMAGES], ids=["steps", "images"])
+def test_at_equal_steps_every_trial_is_judged_after_the_same_steps(tiny_file, tmp_path, budget, mode):
+    study = load_study(tiny_file, [*VARIED, *budget, f"budget.mode={mode}"])
+    run = searched(study, tmp_path / "run", workers=3).run
+    spent = set()
+    for trial in run.trials.values():
+        step = trial.cost.step_macs(study.training.batch_size)
+        assert [report.macs / step for report in trial.reports] == [3, 6, 12][: len(trial.reports)]
+        spent.add(trial.reports[0].macs)
+    assert len(spent) > 1, "at one rung, the compute differs"
+    assert {trial.state for trial in run.trials.values()} == {State.COMPLETE, State.PRUNED}
+    (plan,) = searched(study, tmp_path / "run").finish_plans()
+    step = run.trials[plan.number].cost.step_macs(study.training.batch_size)
+    assert [macs / step for macs in plan.milestones] == [15, 18, 21, 24, 27, 30]
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_a_search_at_equal_steps_survives_a_restart(tiny_file, tmp_path, stop_after):
+    study = load_study(tiny_file, [*VARIED, *STEPS, "budget.mode=promote"])
+    searched(study, tmp_path / "whole")
+    searched(study, tmp_path / "parts", stop_after=stop_after)
+    searched(study, tmp_path / "parts")
+    assert facts(tmp_path / "parts") == facts(tmp_path / "whole")
+
+
+def test_a_budget_of_steps_grows_in_steps_alone(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "budget={steps: 12, rungs: 3}", "finish=null"])
+    searched(study, tmp_path / "run")
+    for other in ("budget={max: 800 MFLOPs, rungs: 4}", "budget={images: 96, rungs: 4}", "budget={steps: 20, rungs: 4}"):
+        with pytest.raises(ToolkitError, match=r"holds another study \(budget."):
+            searched(load_study(tiny_file, [*VARIED, other, "finish=null"]), tmp_path / "run")
+    after = searched(load_study(tiny_file, [*VARIED, "budget={steps: 24, rungs: 4}", "finish=null"]), tmp_path / "run").run
+    for trial in after.in_state(State.COMPLETE):
+        assert trial.reports[-1].macs == 24 * trial.cost.step_macs(study.training.batch_size)
+
+
 def test_a_budget_with_other_rungs_is_refused(study, tiny_file, tmp_path):
     searched(study, tmp_path / "run")
     with pytest.raises(ToolkitError, match=r"holds another study \(budget.max"):

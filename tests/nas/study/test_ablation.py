@@ -164,7 +164,11 @@ def test_blocks_stand_side_by_side_with_presets_of_their_own(tmp_path):
         ([], {"metric": "loss"}, "'loss' is not measured of a trial; known: val_loss, fid"),
         ([], {"blocks": [{"variants": VARIANTS}]}, "design stands beside blocks; move it into one of them"),
         (["budget.mode=stop"], {}, "budget.mode stop prunes, but an ablation trains every row to the end; remove it"),
-        (["budget.max=1 GFLOPs"], {}, "a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training); give one"),
+        (
+            ["budget.max=1 GFLOPs"],
+            {},
+            "a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training) or images (seen in training); give one",
+        ),
         (["finish={budget: 1 GFLOPs}"], {}, "finish trains winners on, but the rows of an ablation are compared at one budget"),
         (["search={space: {heads: [1, 2]}, trials: 2}"], {}, "a study holds either search or ablation; give one of them"),
     ],
