@@ -122,7 +122,7 @@ def about(record: Recorded, arrival: Arrival, replay: Replay) -> list[str]:
     each = f", {replicates} replicates each" if replicates > 1 else ""
     lines = [
         f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(budget.rungs, 'rung')} of reduction "
-        f"{budget.reduction_factor}; all fully {compute(record.full_macs)}, best val_loss {record.best:.4f}"
+        f"{budget.reduction_factor}; all fully {compute(record.full_macs)}, best {record.study.metric} {record.best:.4f}"
     ]
     if record.left_out:
         lines.append(f"left out: {_count(record.left_out, 'trial')} without reports at every rung")
@@ -145,7 +145,7 @@ def single(record: Recorded, replay: Replay) -> list[str]:
         f"scheduler       {budget.mode}, reduction {budget.reduction_factor}, {_count(budget.rungs, 'rung')}, "
         f"grace {budget.grace_rungs}, {_count(budget.brackets, 'bracket')}",
         f"compute spent   {_spread(replay.macs, '.4g', factor)} {unit}, {_percent(replay.share)} % of training all fully",
-        f"regret          {_spread(replay.regret, '.4f')} in val_loss; "
+        f"regret          {_spread(replay.regret, '.4f')} in {record.study.metric}; "
         f"the best recorded was kept in {replay.kept:.0%} of the orders",
     ]
     if replay.hours is not None:

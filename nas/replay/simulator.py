@@ -19,6 +19,7 @@ from nas.search.halving import SuccessiveHalving
 from nas.stats.ranks import Agreement
 from nas.study.budget import BudgetSettings
 from nas.study.choices import Mode
+from nas.study.objectives import to_judge
 from space.document import parse
 from space.errors import StudyError
 
@@ -67,7 +68,7 @@ class Outcome:
     end: float
     """The time of the last report on the simulated clock: seconds, or multiply-accumulates of one worker."""
     regret: float
-    """The lowest final val_loss of those that reached the last rung, minus the lowest recorded."""
+    """The lowest final score of those that reached the last rung, minus the lowest recorded."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,6 @@ class _Simulation:
         self.record, self.used, self.order, self.workers = record, used, order, arrival.workers
         self.by_seconds = arrival.clock == "seconds"
         self.rungs, self.replicates = SuccessiveHalving(budget), record.study.replicates
-        self.signs = [1 if objective.direction == "minimize" else -1 for objective in record.study.objectives]
         self.total = count * self.replicates
         self.begun = 0
         self.tried: list[int] = []
@@ -292,7 +292,7 @@ class _Simulation:
         variant = self.rungs.variant_of(trial)
         rung = variant.reported[trial]
         values = self.record.curves[self.tried[number]].values[replicate][self.used[rung]]
-        decision = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
+        decision = self.rungs.report(trial, rung, to_judge(self.record.study.objectives, values))
         if variant.waits:
             self.order.tell_waiting(number, [mean[0] for mean in variant.means])
         decision += self.rungs.stop_unpromotable(self.exhausted)

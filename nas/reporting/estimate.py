@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nas.reporting.text import amount, compute, duration, line, percent
 from nas.runs.throughput import Throughput
 from nas.study.budget import BudgetSettings
@@ -58,7 +60,13 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
         drawing_macs(study, settings, dearest) for settings in (study.evaluation.samples, study.evaluation.fid)
     )
     facts.append(("sampling", sampling_line(study, sampling, f"{winners} exported" + (", scored" if study.evaluation.fid else ""))))
-    facts.append(("hours", _hours(study, throughput, sampling)))
+    scoring = 0.0
+    if study.scores_trials and (fid := study.evaluation.fid) is not None:
+        each = drawing_macs(study, fid, dearest)
+        most, scoring = study.most_trials * study.budget.rungs * each, expected_reports(study) * each
+        of = f"of {fid.samples * len(fid.seeds):,} samples each, of the dearest architecture"
+        facts.append(("scoring", f"at most {compute(most)}, about {compute(scoring)} (every report, {of}), not contained above"))
+    facts.append(("hours", _hours(study, throughput, sampling, scoring)))
     facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {training.batch_size} samples"))
     return "\n".join(line(label, text) for label, text in facts)
 
@@ -73,13 +81,23 @@ def expected_search_macs(study: Study) -> float:
 
     Where trials are equal in steps or images, each is taken to cost as much as the mean of the feasible architectures.
     """
-    total, budget = 0.0, study.budget
+    total = sum(trials * increment for trials, increment in _expected_trials(study))
+    return total * study.macs_of_one(study.census.mean_step_macs)
+
+
+def expected_reports(study: Study) -> float:
+    """The expected number of reports of all trials up to the last rung."""
+    return sum(trials for trials, _ in _expected_trials(study))
+
+
+def _expected_trials(study: Study) -> Iterator[tuple[float, int]]:
+    """By bracket and rung: the expected number of trials that come to it, and the training of each to it from the one before."""
+    budget = study.budget
     for bracket in range(budget.brackets):
         trials = float(study.replicates * budget.in_bracket(study.most_trials // study.replicates, bracket))
-        for rung, macs in enumerate(budget.increments):
-            total += trials * macs
+        for rung, increment in enumerate(budget.increments):
+            yield trials, increment
             trials *= budget.share_promoted(rung, bracket)
-    return total * study.macs_of_one(study.census.mean_step_macs)
 
 
 def _finish_amount(study: Study) -> int:
@@ -181,15 +199,16 @@ def sampling_line(study: Study, macs: float, of: str) -> str:
     return f"at most {compute(macs)} ({of}; {shown}), not contained above"
 
 
-def _hours(study: Study, throughput: Throughput | None, sampling: float) -> str:
+def _hours(study: Study, throughput: Throughput | None, sampling: float, scoring: float) -> str:
+    in_trials = expected_search_macs(study) + scoring
     drawn = sampling / throughput.macs_per_s if throughput else 0.0
     if throughput is None or not study.finish:
-        return hours(expected_search_macs(study), study.most_trials, throughput, drawn)
+        return hours(in_trials, study.most_trials, throughput, drawn)
     # At most `concurrency` trials of the finish train at once, each at the throughput of a search trial.
     rounds = -(-study.finish.best // throughput.concurrency)
     more = (study.finish.full - study.budget.full) * study.macs_of_one(study.census.mean_step_macs)
     finish = rounds * more / throughput.macs_per_s
-    return hours(expected_search_macs(study), study.most_trials, throughput, finish + drawn)
+    return hours(in_trials, study.most_trials, throughput, finish + drawn)
 
 
 def hours(macs: float, trials: int, throughput: Throughput | None, more_s: float = 0.0) -> str:

@@ -42,7 +42,7 @@ def pooled_sd(root: Path, study: Study) -> PooledSd | None:
         The pooled SD; None when no run qualifies.
     """
     candidates: list[PooledSd] = []
-    checksum, metric = study.header.checksum, study.ablation.metric if study.ablation else "val_loss"
+    checksum, metric = study.header.checksum, study.metric
     for ledger in sorted(root.glob(f"*/{LEDGER}")) if root.is_dir() else []:
         with suppress(ToolkitError, OSError, ValueError, KeyError):
             run = read_run(ledger.parent)

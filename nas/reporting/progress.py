@@ -12,7 +12,7 @@ from statistics import fmean
 
 from nas.runs.events import Event, FinishFailed, Promoted, Reported, RunBegan, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.records import State
-from nas.runs.run import Run, TrialResult
+from nas.runs.run import Run, TrialResult, final_value
 from nas.study.rows import names_of
 
 EVIDENCE_REPORTS = 3
@@ -44,7 +44,7 @@ class _Variant:
     """Pairs of a rung and a loss that its trials added."""
     ended: list[State] = field(default_factory=list)
     ranked: tuple[int, float, int] | None = None
-    """Sort key among complete architectures: (−complete trials, mean loss, first trial number)."""
+    """Sort key among complete architectures: (−complete trials, mean of the metric, first trial number)."""
 
 
 class Progress:
@@ -86,8 +86,10 @@ class Progress:
         self.names = names_of(self.study.rows)
         """The variant's name for every architecture of an ablation, by digest."""
         rungs, brackets = self.budget.rungs, self.budget.brackets
+        self.metric = self.study.metric if self.study.search else "val_loss"
+        """What is shown of the rungs; an ablation's own metric may be measured at the last one alone."""
         self.losses: list[list[float]] = [[] for _ in range(rungs)]
-        """The losses at every rung, in rising order."""
+        """The values of `metric` at every rung, in rising order."""
         self.counts = [[RungCounts() for _ in range(rungs)] for _ in range(brackets)]
         """Indexed by bracket and rung."""
         self.ended = dict.fromkeys(self.ended, 0)
@@ -233,11 +235,13 @@ class Progress:
         if variant.ranked is not None:
             del self.complete[bisect_left(self.complete, variant.ranked)]
         variant.counted = [entry for trial in variant.trials for entry in self._entries(trial)]
-        variant.losses = [(report.rung, report.val_loss) for trial in variant.trials for report in trial.search_reports]
+        reports = [report for trial in variant.trials for report in trial.search_reports]
+        values = [(report.rung, report.value(self.metric)) for report in reports]
+        variant.losses = [(rung, value) for rung, value in values if value is not None]
         variant.ended = [trial.state for trial in variant.trials if trial.state is not State.RUNNING]
         complete = [trial for trial in variant.trials if trial.state is State.COMPLETE]
-        losses = [trial.val_loss for trial in complete if trial.val_loss is not None]
-        variant.ranked = (-len(complete), fmean(losses), complete[0].number) if complete else None
+        finals = [value for trial in complete if (value := final_value(trial, self.metric)) is not None]
+        variant.ranked = (-len(complete), fmean(finals), complete[0].number) if finals else None
         for rung, name, amount in variant.counted:
             setattr(at[rung], name, getattr(at[rung], name) + amount)
         for rung, loss in variant.losses:

@@ -115,17 +115,19 @@ class Search:
             Whether the trial trains on with the worker it has.
 
         Raises:
-            RunError: The report has no value of the ablation's metric, which no other trial would have either.
+            RunError: The report has no value of the metric that is compared, which no other trial would have either.
         """
         trial = self.run.trials[report.trial]
         if trial.state in OVER or report.rung != len(trial.reports):
             # The report comes from a worker that was believed lost, and another worker has taken the trial since.
             return False
-        if not all(map(math.isfinite, objective_values(self.study, trial, report))):
-            self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
-            return False
         if lacks := lacks_metric(self.study, report):
             raise RunError(f"{self.ledger.folder}: the report of trial {report.trial} {lacks}, and run the same command again")
+        # Reports of a finish are compared with nothing, and searches score no samples there.
+        judged = report.rung < self.study.budget.rungs
+        if judged and not all(map(math.isfinite, objective_values(self.study, trial, report))):
+            self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
+            return False
         self._reported = True
         self.record(Reported(**report.model_dump()))
         if trial.state is State.COMPLETE:

@@ -56,7 +56,7 @@ class SuccessiveHalving:
         Args:
             trial: The trial's number.
             rung: The rung, from 0.
-            values: One per objective, to be minimised.
+            values: One per objective, to be minimised, scores before costs.
 
         Returns:
             The trials that may train on, and those that are stopped.

@@ -107,8 +107,8 @@ def differences(old: Study, new: Study) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     # Once the learning rate has decayed to 0, a finish cannot be extended.
     free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
-    if old.ablation:
-        # The trials of an ablation were scored with these settings.
+    if old.ablation or old.scores_trials:
+        # The trials were scored with these settings.
         free_keys.remove("evaluation.fid")
     if budget_grows(old, new):
         free_keys += ["budget.max", "budget.steps", "budget.images", "budget.rungs"]

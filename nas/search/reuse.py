@@ -132,8 +132,8 @@ def _alike(run: Run, study: Study) -> bool:
         and other.evaluation.val_loss == study.evaluation.val_loss
     )
     # With a decaying learning rate, every report depends on the whole budget. Scores are measured at some rungs only.
-    scored = study.ablation is not None and study.evaluation.fid is not None
-    if scored and (other.ablation is None or other.evaluation.fid != study.evaluation.fid):
+    scored = study.scores_trials
+    if scored and not (other.scores_trials and other.evaluation.fid == study.evaluation.fid):
         return False
     falls = other.budget.decay or study.budget.decay
     return same and (not (falls or scored) or _whole(other) == _whole(study))

@@ -155,7 +155,7 @@ def calibration_study(study: Study, protocol: TrainingProtocol, specs: Sequence[
 def _made(study: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec], seeds: int) -> Study:
     """The ablation of `calibration_study`, of which it is not known yet whether it could run."""
     data = _plain(study)
-    metric = study.ablation.metric if study.ablation else "val_loss"
+    metric = study.metric
     names = [f"architecture {number}" for number in range(1, len(specs) + 1)]
     variants = [{"name": name, "set": _changes(study, spec)} for name, spec in zip(names, specs, strict=True)]
     # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.

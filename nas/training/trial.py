@@ -67,7 +67,7 @@ class Trial:
         """The data, after a check of what scores need; what is missing on this machine is no failure of the trial."""
         fid = self.study.evaluation.fid
         try:
-            if self.study.ablation and fid is not None:
+            if self.study.scores_trials and fid is not None:
                 check_judge(self.study.data, fid.extractor, self.device)
             return feeds(self.study.data, self.device)
         except (DataError, OSError) as error:

@@ -26,6 +26,14 @@ LARGE = {
 ENQUEUED = [{}, {"heads": 2}, {"feed_forward.ratio": 5}, {"feed_forward.kind": "conv"}]
 
 
+OBJECTIVES = [
+    [{"metric": "val_loss"}],
+    [{"metric": "val_loss"}, {"metric": "gflops"}],
+    [{"metric": "params_m"}, {"metric": "val_loss"}],
+    [{"metric": "gflops"}, {"metric": "val_loss"}, {"metric": "params_m", "direction": "maximize"}],
+]
+
+
 def random_study(rng):
     plain = copy.deepcopy(TINY)
     rungs, reduction_factor, mode = rng.randint(1, 4), rng.choice([2, 3]), rng.choice(["stop", "promote", "none"])
@@ -46,7 +54,7 @@ def random_study(rng):
         "replicates": replicates,
         "trials": replicates * rng.randint(1, 10),
         "sampler": {"kind": rng.choice(["random", "random", "tpe", "nsga2"]), "population": 3},
-        "objectives": [{"metric": "val_loss"}, {"metric": "gflops"}][: rng.randint(1, 2)],
+        "objectives": rng.choice(OBJECTIVES),
         "enqueue": rng.sample(ENQUEUED, rng.randint(0, 2)),
     }
     plain["finish"] = None

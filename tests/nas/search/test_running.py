@@ -1,6 +1,7 @@
 """What a search does when workers are lost, memory runs out, everything fails, and when other runs have the results already."""
 
 from datetime import datetime, timedelta
+from operator import le
 
 import pytest
 from optuna.trial import TrialState
@@ -257,6 +258,42 @@ def test_seconds_a_step_can_be_an_objective(tiny_file, tmp_path):
     assert complete
     (values,) = {t.values[1] for t in search.source.searcher.study().get_trials() if t.values}
     assert values == study.training.batch_size, "scripted reports train one image a second"
+
+
+ORDERS = [
+    "[{metric: val_loss}, {metric: gflops}, {metric: params_m}]",
+    "[{metric: gflops}, {metric: val_loss}, {metric: params_m}]",
+    "[{metric: gflops}, {metric: params_m}, {metric: val_loss}]",
+]
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+def test_objectives_in_another_order_lead_to_the_same_search(tiny_file, tmp_path, mode):
+    """With three objectives of which the score stands first, second or last; the sampler is one that does not listen."""
+    changes = [*VARIED, "search.sampler.kind=random", "search.trials=14", f"budget.mode={mode}"]
+    runs = []
+    for number, objectives in enumerate(ORDERS):
+        study = load_study(tiny_file, [*changes, f"search.objectives={objectives}"])
+        search = searched(study, tmp_path / str(number) / "run", workers=2)
+        assert study.metric == search.run.metric == "val_loss"
+        values = {tuple(trial.values) for trial in search.source.searcher.study().get_trials() if trial.values}
+        names = [objective.metric for objective in study.search.objectives]
+        assert {tuple(sorted(zip(names, one, strict=True))) for one in values} == {
+            tuple(sorted([("val_loss", t.val_loss), ("gflops", t.cost.gflops), ("params_m", t.cost.params_m)]))
+            for t in search.run.in_state(State.COMPLETE)
+        }
+        runs.append(search.run)
+    ended = [{trial.spec.digest: (trial.state, len(trial.reports)) for trial in run.trials.values()} for run in runs]
+    assert ended[0] == ended[1] == ended[2]
+    assert {state for state, _ in ended[0].values()} == {State.COMPLETE, State.PRUNED}
+    assert len({run.best()[0].digest for run in runs}) == 1
+    fronts = [[trial.digest for trial in run.front()] for run in runs]
+    assert fronts[0] == fronts[1] == fronts[2]
+    complete = runs[0].in_state(State.COMPLETE)
+    points = [(trial.val_loss, trial.cost.gflops, trial.cost.params_m) for trial in complete]
+    dominated = [any(all(map(le, a, b)) and a != b for a in points) for b in points]
+    assert set(fronts[0]) == {trial.digest for trial, out in zip(complete, dominated, strict=True) if not out}
+    assert runs[0].front()[0].number == runs[0].best()[0].number
 
 
 def test_a_clock_that_jumps_changes_nothing(study, tmp_path, monkeypatch):

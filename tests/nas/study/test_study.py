@@ -28,7 +28,17 @@ from tests.conftest import TINY
             "search.constraints={gflops: {min: 2}}",
             "none of 100000 random architectures .* has gflops at least 2; the nearest has gflops 0.00",
         ),
-        ("search.objectives=[{metric: gflops}]", "must begin with val_loss"),
+        (
+            "search.objectives=[{metric: gflops}]",
+            "search.objectives has no score, only gflops, which no rung changes; add",
+        ),
+        (
+            "search.objectives=[{metric: step_seconds}, {metric: gflops}]",
+            "has no score, only step_seconds and gflops, which",
+        ),
+        ("search.objectives=[{metric: val_loss}, {metric: gflops}, {metric: gflops}]", "search.objectives names gflops twice"),
+        ("search.objectives=[{metric: gflops}, {metric: val_loss, direction: maximize}]", "val_loss is minimised"),
+        ("search.objectives=[{metric: fid}]", "has fid, which evaluation.fid measures; add evaluation: {fid: {at: every}}"),
         ("budget.max=3 bananas", "'3 bananas' is not an amount of compute such as '1.5 TFLOPs'"),
         ("budget.max=1 MFLOPs", "the first rung, 0.00025 GFLOPs, is less than one step of the dearest architecture"),
         ("finish.budget=1 MFLOPs", "finish.budget must be above budget.max"),
