@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import TYPE_CHECKING
 
-from nas.study.budget import Unit
 from space.amounts import PREFIXES
+
+if TYPE_CHECKING:
+    # The command line imports this module for the formats alone.
+    from nas.study.budget import Unit
 
 COLUMNS, LABEL = 100, 13
 """The width of an estimate, and of its column of labels, in characters."""

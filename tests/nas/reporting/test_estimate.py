@@ -151,6 +151,21 @@ def test_the_bill_counts_sampling(tiny_file):
     assert lines(estimate(none))["sampling"] == "none: evaluation.samples is null"
 
 
+def test_the_bill_of_a_search_by_a_metric_of_samples_has_the_scoring_of_every_report(tiny_file):
+    judged = "evaluation.fid={samples: 200, seeds: [0, 1], steps: 3, at: every}"
+    changes = [FOUR_RUNGS, "search.trials=8", "finish=null", judged, "search.objectives=[{metric: gflops}, {metric: kid}]"]
+    study = load_study(tiny_file, changes)
+    each = drawing_macs(study, study.evaluation.fid, study.census.dearest)
+    found = lines(estimate(study))
+    # 8 trials report at 4 rungs at most; in expectation 8, 4, 2 and 1.
+    said = f"at most {compute(32 * each)}, about {compute(15 * each)} (every report, of 400 samples each, of"
+    assert found["scoring"] == f"{said} the dearest architecture), not contained above"
+    assert "scoring" not in lines(estimate(load_study(tiny_file, [FOUR_RUNGS, "finish=null"])))
+    slow, training = Throughput(1e6, 1, "given"), expected_search_macs(study)
+    grid = drawing_macs(study, study.evaluation.samples, study.census.dearest) + each
+    assert f"about {duration((training + 15 * each + grid) / 1e6)} of" in lines(estimate(study, slow))["hours"]
+
+
 def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):
     searched(tiny, tmp_path)
     run = read_run(tmp_path)

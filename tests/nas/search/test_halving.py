@@ -95,14 +95,13 @@ def test_the_order_of_objectives_decides_nothing_but_ties(objectives):
             assert by_front(values[:, [0, *columns]]) == by_front(values)
 
 
-def test_a_cheap_trial_by_a_third_objective_is_kept():
+@pytest.mark.parametrize(("objectives", "goes_on"), [(2, False), (3, True)])
+def test_what_is_best_by_a_third_objective_goes_on(objectives, goes_on):
     rungs = begun(rungs_of(2), 4)
-    rungs.report(0, 0, (0.10, 0.03, 3.0))
-    rungs.report(1, 0, (0.05, 0.05, 3.0))
-    rungs.report(2, 0, (0.20, 0.06, 1.0))
-    assert rungs.may_train(2), "worse than both in two of three, and the smallest"
-    rungs.report(3, 0, (0.21, 0.06, 2.0))
-    assert not rungs.may_train(3)
+    for trial, values in enumerate([(0.10, 0.03, 3.0), (0.20, 0.06, 3.0), (0.15, 0.05, 3.0), (0.30, 0.07, 1.0)]):
+        rungs.report(trial, 0, values[:objectives])
+    assert rungs.may_train(0)
+    assert rungs.may_train(3) == goes_on
 
 
 def test_two_objectives_keep_the_front_and_stop_what_it_dominates():

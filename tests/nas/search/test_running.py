@@ -1,7 +1,6 @@
 """What a search does when workers are lost, memory runs out, everything fails, and when other runs have the results already."""
 
 from datetime import datetime, timedelta
-from operator import le
 
 import pytest
 from optuna.trial import TrialState
@@ -193,47 +192,6 @@ def test_a_raised_budget_trains_on_what_was_complete(tiny_file, tmp_path, mode):
     assert facts(tmp_path / "run") == again
 
 
-STEPS = ["budget={steps: 12, rungs: 3}", "finish={steps: 30}"]
-IMAGES = ["budget={images: 48, rungs: 3}", "finish={images: 120}"]
-
-
-@pytest.mark.parametrize("mode", ["stop", "promote"])
-@pytest.mark.parametrize("budget", [STEPS, IMAGES], ids=["steps", "images"])
-def test_at_equal_steps_every_trial_is_judged_after_the_same_steps(tiny_file, tmp_path, budget, mode):
-    study = load_study(tiny_file, [*VARIED, *budget, f"budget.mode={mode}"])
-    run = searched(study, tmp_path / "run", workers=3).run
-    spent = set()
-    for trial in run.trials.values():
-        step = trial.cost.step_macs(study.training.batch_size)
-        assert [report.macs / step for report in trial.reports] == [3, 6, 12][: len(trial.reports)]
-        spent.add(trial.reports[0].macs)
-    assert len(spent) > 1, "at one rung, the compute differs"
-    assert {trial.state for trial in run.trials.values()} == {State.COMPLETE, State.PRUNED}
-    (plan,) = searched(study, tmp_path / "run").finish_plans()
-    step = run.trials[plan.number].cost.step_macs(study.training.batch_size)
-    assert [macs / step for macs in plan.milestones] == [15, 18, 21, 24, 27, 30]
-
-
-@pytest.mark.parametrize("stop_after", [1, 4, 7])
-def test_a_search_at_equal_steps_survives_a_restart(tiny_file, tmp_path, stop_after):
-    study = load_study(tiny_file, [*VARIED, *STEPS, "budget.mode=promote"])
-    searched(study, tmp_path / "whole")
-    searched(study, tmp_path / "parts", stop_after=stop_after)
-    searched(study, tmp_path / "parts")
-    assert facts(tmp_path / "parts") == facts(tmp_path / "whole")
-
-
-def test_a_budget_of_steps_grows_in_steps_alone(tiny_file, tmp_path):
-    study = load_study(tiny_file, [*VARIED, "budget={steps: 12, rungs: 3}", "finish=null"])
-    searched(study, tmp_path / "run")
-    for other in ("budget={max: 800 MFLOPs, rungs: 4}", "budget={images: 96, rungs: 4}", "budget={steps: 20, rungs: 4}"):
-        with pytest.raises(ToolkitError, match=r"holds another study \(budget."):
-            searched(load_study(tiny_file, [*VARIED, other, "finish=null"]), tmp_path / "run")
-    after = searched(load_study(tiny_file, [*VARIED, "budget={steps: 24, rungs: 4}", "finish=null"]), tmp_path / "run").run
-    for trial in after.in_state(State.COMPLETE):
-        assert trial.reports[-1].macs == 24 * trial.cost.step_macs(study.training.batch_size)
-
-
 def test_a_budget_with_other_rungs_is_refused(study, tiny_file, tmp_path):
     searched(study, tmp_path / "run")
     with pytest.raises(ToolkitError, match=r"holds another study \(budget.max"):
@@ -258,42 +216,6 @@ def test_seconds_a_step_can_be_an_objective(tiny_file, tmp_path):
     assert complete
     (values,) = {t.values[1] for t in search.source.searcher.study().get_trials() if t.values}
     assert values == study.training.batch_size, "scripted reports train one image a second"
-
-
-ORDERS = [
-    "[{metric: val_loss}, {metric: gflops}, {metric: params_m}]",
-    "[{metric: gflops}, {metric: val_loss}, {metric: params_m}]",
-    "[{metric: gflops}, {metric: params_m}, {metric: val_loss}]",
-]
-
-
-@pytest.mark.parametrize("mode", ["stop", "promote"])
-def test_objectives_in_another_order_lead_to_the_same_search(tiny_file, tmp_path, mode):
-    """With three objectives of which the score stands first, second or last; the sampler is one that does not listen."""
-    changes = [*VARIED, "search.sampler.kind=random", "search.trials=14", f"budget.mode={mode}"]
-    runs = []
-    for number, objectives in enumerate(ORDERS):
-        study = load_study(tiny_file, [*changes, f"search.objectives={objectives}"])
-        search = searched(study, tmp_path / str(number) / "run", workers=2)
-        assert study.metric == search.run.metric == "val_loss"
-        values = {tuple(trial.values) for trial in search.source.searcher.study().get_trials() if trial.values}
-        names = [objective.metric for objective in study.search.objectives]
-        assert {tuple(sorted(zip(names, one, strict=True))) for one in values} == {
-            tuple(sorted([("val_loss", t.val_loss), ("gflops", t.cost.gflops), ("params_m", t.cost.params_m)]))
-            for t in search.run.in_state(State.COMPLETE)
-        }
-        runs.append(search.run)
-    ended = [{trial.spec.digest: (trial.state, len(trial.reports)) for trial in run.trials.values()} for run in runs]
-    assert ended[0] == ended[1] == ended[2]
-    assert {state for state, _ in ended[0].values()} == {State.COMPLETE, State.PRUNED}
-    assert len({run.best()[0].digest for run in runs}) == 1
-    fronts = [[trial.digest for trial in run.front()] for run in runs]
-    assert fronts[0] == fronts[1] == fronts[2]
-    complete = runs[0].in_state(State.COMPLETE)
-    points = [(trial.val_loss, trial.cost.gflops, trial.cost.params_m) for trial in complete]
-    dominated = [any(all(map(le, a, b)) and a != b for a in points) for b in points]
-    assert set(fronts[0]) == {trial.digest for trial, out in zip(complete, dominated, strict=True) if not out}
-    assert runs[0].front()[0].number == runs[0].best()[0].number
 
 
 def test_a_clock_that_jumps_changes_nothing(study, tmp_path, monkeypatch):

@@ -186,11 +186,6 @@ def test_components_that_set_the_same_path_cannot_be_put_together(tmp_path):
         ablation(tmp_path, design="factorial", variants=clash)
 
 
-def test_a_search_has_no_budget_in_steps(tiny_file):
-    with pytest.raises(ToolkitError, match=r"budget\.steps is for ablations"):
-        load_study(tiny_file, ["budget={steps: 4}", "finish=null"])
-
-
 def test_a_study_lies_over_the_one_it_extends(tmp_path):
     ablation(tmp_path)
     small = "extends: ablation.yaml\nname: small\nablation: {seeds: 5}\nbudget: {steps: null, max: 1 GFLOPs}\n"
