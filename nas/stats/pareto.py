@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +54,15 @@ def _fronts_of_many(distinct: Array) -> list[int]:
     members: list[Array] = []
     """By front: its points but for their first value, (n, K - 1)."""
     for point in distinct[:, 1:]:
-        front = bisect_left(members, True, key=lambda known, point=point: not (known <= point).all(axis=1).any())
+        front = bisect_left(members, True, key=partial(_spared_by, point))
         of.append(front)
         members[front : front + 1] = [np.vstack([*members[front : front + 1], point])]
     return of
+
+
+def _spared_by(point: Array, front: Array) -> bool:
+    """Whether none of a front's points (n, K) dominates a distinct one."""
+    return not bool((front <= point).all(axis=1).any())
 
 
 def _crowding(values: Array) -> Array:

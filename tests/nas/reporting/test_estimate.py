@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from itertools import islice
 
+import numpy as np
 import pytest
 
 from nas.reporting.estimate import drawing_macs, estimate, expected_search_macs
@@ -73,6 +75,9 @@ def test_at_equal_steps_the_bill_says_how_the_compute_differs(tiny_file, key, ma
     cheapest, dearest = (cost(spec).step_macs(size) for spec in (census.cheapest, census.dearest))
     mean = census.mean_step_macs
     assert cheapest < mean < dearest
+    feasible = list(islice(study.search_space.feasible(np.random.default_rng(1)), 4000))
+    drawn = [cost(study.search_space.spec(params)).step_macs(size) for params in feasible]
+    assert mean == pytest.approx(np.mean(drawn), rel=0.03)
     found = lines(estimate(study))
     assert found["rungs"] == f"{marks} a trial; mode stop: judged on arrival"
     low, high, middle = (compute(80 * step) for step in (cheapest, dearest, mean))
