@@ -80,6 +80,7 @@ _METRIC_OF = {
     "last": "val_loss",
     "params_m": "params_m",
     "train_gflops": "train_gflops",
+    "step_seconds": "step_seconds",
     "GFLOPs": "gflops",
     "gflops": "gflops",
     "train GFLOPs": "train_gflops",

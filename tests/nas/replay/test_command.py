@@ -84,7 +84,7 @@ def test_rungs_of_steps_are_told_in_steps_and_what_is_spent_in_compute(tiny_file
     searched(load_study(tiny_file, changes), tmp_path / "run", loss=seeded_loss)
     one, compared = (called(tmp_path / "run", "--repeats", 2, *how) for how in ([], ["--compare"]))
     for text in (one, compared):
-        head, *rows = text[text.index("rung  steps") :].splitlines()
+        rows = text[text.index("rung  steps") :].splitlines()[1:]
         assert [row.split()[:2] for row in rows[:5]] == [["1", "3"], ["2", "6"], ["3", "12"], ["4", "24"], ["5", "48"]]
     (shown,) = json.loads(called(tmp_path / "run", "--sampler", "recorded", "--json"))["replays"]
     costs = [trial.reports[0].macs for trial in read_run(tmp_path / "run").trials.values()]
