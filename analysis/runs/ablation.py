@@ -14,6 +14,7 @@ from nas.runs.run import Run, TrialResult
 from nas.stats.sequential import looks
 from nas.study.metrics import SCORES
 from nas.study.settings import FidSettings
+from space.costs.cost import cost
 from space.errors import RunError
 from space.published import Protocol
 
@@ -175,13 +176,15 @@ def _block(study: Any, block: Any) -> AblationBlock:
 def _protocol(run: Run) -> Protocol:
     """The protocol of training and scoring, to compare with that of published numbers."""
     study, header = run.study, run.study.header
+    baseline = study.rows[0].spec
+    steps = None if study.budget.unit == "compute" else study.budget.steps_of(cost(baseline), study.training.batch_size)[-1]
     side = 8 * header.shape[1]
     imagenet = "imagenet" in header.source.lower() or "imagenet" in Path(study.data.source).name.lower()
     fid = study.evaluation.fid
     return Protocol(
         data=f"ImageNet {side}×{side}" if imagenet else Path(study.data.source).name,
         batch_size=study.training.batch_size,
-        train_steps=study.budget.steps,
+        train_steps=steps,
         samples=fid.samples if fid else None,
         sampling_steps=fid.steps if fid else None,
         guidance=fid.guidance if fid else None,

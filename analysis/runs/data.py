@@ -48,9 +48,10 @@ class RunData:
         """One row per trial, for a search and an ablation alike.
 
         Columns: trial (its number), name, digest (of the architecture), state, seed; val_loss (COMPLETE trials only, as a
-        pruned trial has no value at equal compute), last_val_loss, rung (the last one reached, from 1), finish_val_loss;
+        pruned trial has no value after equal training), last_val_loss, rung (the last one reached, from 1), finish_val_loss;
         gflops, train_gflops, params_m, params_training_m; train_tflops, images_per_s, peak_memory_mib; reason (of a
-        failure), exported (its folder); and `param.NAME` for every searched value, missing where it was inactive.
+        failure), exported (its folder); the objectives that are not among these, such as fid or step_seconds (COMPLETE trials
+        only); and `param.NAME` for every searched value, missing where it was inactive.
         """
         return trial_frame(self.run)
 
@@ -59,7 +60,8 @@ class RunData:
         """One row per report, in order, for a search and an ablation alike.
 
         Columns: trial, rung (from 1), phase (search or finish), step, images, train_tflops; val_loss, val_loss_bin_0 (the
-        lowest timesteps) and so on, train_loss; seconds, images_per_s, peak_memory_mib; state (of the trial).
+        lowest timesteps) and so on, train_loss; seconds, images_per_s, peak_memory_mib; state (of the trial); fid and the other
+        scores where trials are scored.
         """
         return report_frame(self.run)
 
@@ -76,9 +78,9 @@ class RunData:
 
     @property
     def rungs_tflops(self) -> tuple[float, ...]:
-        """Training TFLOPs of every rung; empty for a budget in steps, as a step's compute depends on the architecture."""
+        """Training TFLOPs of every rung; empty for a budget in steps or images, whose compute depends on the architecture."""
         budget = self.study.budget
-        return tuple(macs / 1e12 for macs in budget.milestones) if budget.max is not None else ()
+        return tuple(macs / 1e12 for macs in budget.milestones) if budget.unit == "compute" else ()
 
 
 def load(run: str | os.PathLike[str] | Run) -> RunData:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from nas.runs.records import Report, State
-from nas.runs.run import Run, TrialResult
+from nas.runs.run import Run, TrialResult, objective_value
+from space.costs.cost import COST_METRICS
 
 
 def trial_frame(run: Run) -> pd.DataFrame:
     """One row per trial; `analysis.runs.data.RunData.trials` describes the columns."""
-    rows = [_trial_row(trial) for trial in run.trials.values()]
-    return pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
+    measured = [name for name in dict.fromkeys((run.metric, *_objectives(run))) if name not in (*COST_METRICS, "val_loss")]
+    rows = [_trial_row(trial, run, measured) for trial in run.trials.values()]
+    return pd.DataFrame(rows, columns=None if rows else [*_TRIAL_COLUMNS, *measured])
+
+
+def _objectives(run: Run) -> list[str]:
+    return [objective.metric for objective in run.study.objectives]
 
 
 def report_frame(run: Run) -> pd.DataFrame:
@@ -45,7 +52,7 @@ _TRIAL_COLUMNS = [
 """The columns of the frame when the run has no trials yet."""
 
 
-def _trial_row(trial: TrialResult) -> dict[str, Any]:
+def _trial_row(trial: TrialResult, run: Run, measured: list[str]) -> dict[str, Any]:
     reports, finish = trial.search_reports, trial.reports[trial.rungs :]
     last = trial.reports[-1] if trial.reports else None
     missing = float("nan")
@@ -68,8 +75,17 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
         "peak_memory_mib": max((report.peak_memory_mib for report in trial.reports), default=missing),
         "reason": trial.reason,
         "exported": trial.export.folder if trial.export else "",
+        **{name: _final(trial, run, name) for name in measured},
         **{f"param.{name}": value for name, value in (trial.params or {}).items()},
     }
+
+
+def _final(trial: TrialResult, run: Run, metric: str) -> float:
+    """The value of an objective at a COMPLETE trial's last rung; NaN otherwise, and where it was not measured."""
+    if trial.state is not State.COMPLETE:
+        return math.nan
+    value = objective_value(trial, trial.search_reports[-1], metric, run.study.training.batch_size)
+    return value if math.isfinite(value) else math.nan
 
 
 def _report_row(trial: TrialResult, report: Report) -> dict[str, Any]:
@@ -87,4 +103,5 @@ def _report_row(trial: TrialResult, report: Report) -> dict[str, Any]:
         "images_per_s": report.images_per_s,
         "peak_memory_mib": report.peak_memory_mib,
         "state": trial.state.value,
+        **report.scores,
     }

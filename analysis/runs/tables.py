@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from analysis.markup import check_format, drop_empty_columns, is_missing, latex_grid, markdown_grid, on_one_line
 from analysis.runs.data import RunData, require_loaded
-from nas.study.metrics import METRICS
+from nas.runs.run import TrialResult
+from nas.study.metrics import METRICS, SCORES, lower_is_better
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
 
@@ -20,23 +22,25 @@ def ranking_table(data: RunData) -> pd.DataFrame:
         data: The result of `analysis.load`.
 
     Returns:
-        trial; state; val_loss (at the full budget, of COMPLETE trials only); last (of the others, the loss at the last rung
-        they reached, which compares with the same rung only); rung; GFLOPs, train GFLOPs, params (M), images/s and
-        memory (MiB); reason (of a failure).
+        trial; state; the metric by which the run is ranked, mostly val_loss (at the full budget, of COMPLETE trials only); last
+        (of the others, the value at the last rung they reached, which compares with the same rung only); rung; GFLOPs,
+        train GFLOPs, params (M), images/s and memory (MiB); reason (of a failure).
     """
     require_loaded(data)
-    trials = data.trials
+    trials, metric = data.trials, data.run.metric
+    rising = lower_is_better(metric)
     order = trials["state"].map(_ORDER.index)
-    ranked = trials.assign(_order=order).sort_values(
-        ["_order", "val_loss", "rung", "last_val_loss"], ascending=[True, True, False, True]
+    last = [_last(trial, metric) for trial in data.run.trials.values()]
+    ranked = trials.assign(_order=order, _last=pd.Series(last, index=trials.index, dtype=float)).sort_values(
+        ["_order", metric, "rung", "_last"], ascending=[True, rising, False, rising]
     )
     complete = ranked["state"] == "COMPLETE"
     return pd.DataFrame(
         {
             "trial": ranked["trial"],
             "state": ranked["state"],
-            "val_loss": ranked["val_loss"],
-            "last": ranked["last_val_loss"].where(~complete),
+            metric: ranked[metric],
+            "last": ranked["_last"].where(~complete),
             "rung": ranked["rung"],
             "GFLOPs": ranked["gflops"],
             "train GFLOPs": ranked["train_gflops"],
@@ -46,6 +50,12 @@ def ranking_table(data: RunData) -> pd.DataFrame:
             "reason": ranked["reason"],
         }
     ).reset_index(drop=True)
+
+
+def _last(trial: TrialResult, metric: str) -> float:
+    """The value of a metric at the last rung that a trial reached; NaN where it was not measured there."""
+    value = trial.search_reports[-1].value(metric) if trial.search_reports else None
+    return math.nan if value is None else value
 
 
 def render(table: pd.DataFrame, form: str) -> str:
@@ -66,8 +76,11 @@ def render(table: pd.DataFrame, form: str) -> str:
 
 
 _METRIC_OF = {
-    "val_loss": "val_loss",
+    **{metric: metric for metric in SCORES},
     "last": "val_loss",
+    "params_m": "params_m",
+    "train_gflops": "train_gflops",
+    "step_seconds": "step_seconds",
     "GFLOPs": "gflops",
     "gflops": "gflops",
     "train GFLOPs": "train_gflops",

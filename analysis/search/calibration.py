@@ -146,7 +146,7 @@ def spread_of_replicates(data: RunData) -> str:
     by_variant: dict[int, dict[int, TrialResult]] = {}
     for trial in data.run.trials.values():
         by_variant.setdefault(trial.variant, {})[trial.seed] = trial
-    values = [[final_value(by_seed[seed], "val_loss") for seed in sorted(by_seed)] for by_seed in by_variant.values()]
+    values = [[final_value(by_seed[seed], data.study.metric) for seed in sorted(by_seed)] for by_seed in by_variant.values()]
     complete = [row for row in values if len(row) == replicates and None not in row]
     if len(complete) < 2:
         return ""
@@ -156,8 +156,8 @@ def spread_of_replicates(data: RunData) -> str:
     pruned = "" if len(complete) == len(values) else ", which the rungs chose, so that they differ less than all"
     return (
         f"at one seed, {max(0.0, found.icc):.0%} [{max(0.0, found.low):.0%}, {max(0.0, found.high):.0%}] of the variance of final "
-        f"val_loss is the architectures' and the rest a seed's (SD {found.between_sd:.2g} between {len(complete)} complete "
-        f"architectures{pruned}; {found.within_sd:.2g} over {replicates} seeds)"
+        f"{data.study.metric} is the architectures' and the rest a seed's (SD {found.between_sd:.2g} between {len(complete)} "
+        f"complete architectures{pruned}; {found.within_sd:.2g} over {replicates} seeds)"
     )
 
 

@@ -205,9 +205,9 @@ def _tidy(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _rungs(run: RunData | pd.DataFrame, frame: pd.DataFrame) -> list[int]:
-    """All rungs of a run, also those not reached yet; the rungs in the frame where the plan does not give them."""
-    if isinstance(run, RunData) and run.rungs_tflops:
-        return list(range(1, len(run.rungs_tflops) + 1))
+    """All rungs of a run, also those not reached yet; of a frame, those in it."""
+    if isinstance(run, RunData):
+        return list(range(1, run.study.budget.rungs + 1))
     return sorted(int(rung) for rung in frame["rung"].dropna().unique())
 
 

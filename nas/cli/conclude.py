@@ -32,17 +32,20 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
     """
     with beside(console, "ranking"):
         from analysis.runs.tables import ranking_table
+        from nas.study.budget import EQUAL
 
         _print_frame(
             console,
             ranking_table(data).drop(columns=["train GFLOPs", "images/s", "memory (MiB)"]),
-            "Ranking (val_loss at equal training compute; `last` at the last rung reached)",
+            f"Ranking ({data.run.metric} at {EQUAL[data.study.budget.unit]}; `last` at the last rung reached)",
         )
     with beside(console, "front"):
         from analysis.runs.plots import front_info
 
-        front = front_info(data).points
-        _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+        info = front_info(data)
+        score, *others = info.axes
+        named = " and ".join({"gflops": "GFLOPs"}.get(name, name) for name in others)
+        _print_frame(console, info.points[info.points["on_front"]][["trial", *others, score]], f"Front of {score} against {named}")
     with beside(console, "spread"):
         from analysis.search.calibration import spread_of_replicates
         from nas.runs.calibrations import known_spread

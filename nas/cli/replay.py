@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas.replay.curves import Recorded
     from nas.replay.simulator import Arrival, MeanSd, Replay
     from nas.stats.ranks import Agreement
+    from nas.study.budget import BudgetSettings
 
 
 @click.command("replay", cls=Command)
@@ -121,7 +122,7 @@ def about(record: Recorded, arrival: Arrival, replay: Replay) -> list[str]:
     each = f", {replicates} replicates each" if replicates > 1 else ""
     lines = [
         f"{record.study.name}: {len(record.curves)} architectures{each}, recorded at {_count(budget.rungs, 'rung')} of reduction "
-        f"{budget.reduction_factor}; all fully {compute(record.full_macs)}, best val_loss {record.best:.4f}"
+        f"{budget.reduction_factor}; all fully {compute(record.full_macs)}, best {record.study.metric} {record.best:.4f}"
     ]
     if record.left_out:
         lines.append(f"left out: {_count(record.left_out, 'trial')} without reports at every rung")
@@ -144,15 +145,15 @@ def single(record: Recorded, replay: Replay) -> list[str]:
         f"scheduler       {budget.mode}, reduction {budget.reduction_factor}, {_count(budget.rungs, 'rung')}, "
         f"grace {budget.grace_rungs}, {_count(budget.brackets, 'bracket')}",
         f"compute spent   {_spread(replay.macs, '.4g', factor)} {unit}, {_percent(replay.share)} % of training all fully",
-        f"regret          {_spread(replay.regret, '.4f')} in val_loss; "
+        f"regret          {_spread(replay.regret, '.4f')} in {record.study.metric}; "
         f"the best recorded was kept in {replay.kept:.0%} of the orders",
     ]
     if replay.hours is not None:
         lines.append(f"took            {_spread(replay.hours, '.3g')} hours")
-    titles = ["rung", "training TFLOPs", "reported", *_TAU, f"top-{replay.top} regret"]
+    titles = ["rung", _trained(budget), "reported", *_TAU, f"top-{replay.top} regret"]
     rows = [
         [
-            *(str(n), f"{rung.macs / 1e12:.4g}", _spread(rung.reported, ".4g")),
+            *(str(n), _mark(budget, rung.mark), _spread(rung.reported, ".4g")),
             *(*_agreement(rung.agreement), *_agreement(rung.across_seeds), f"{rung.top_regret:.4f}"),
         ]
         for n, rung in enumerate(replay.rungs, start=1)
@@ -196,18 +197,27 @@ def compared(record: Recorded, replays: Sequence[Replay]) -> list[str]:
         regret = _spread(replay.regret, ".4f")
         figures = [_spread(replay.macs, ".4g", factor), _percent(replay.share), regret, f"{replay.kept:.0%}", hours]
         rows.append(["*" if number in front else "", *settings, *figures])
-    milestones, top = record.study.budget.milestones, replays[0].top
-    across = record.agreements_across_seeds or [None] * len(milestones)
+    own, top = record.study.budget, replays[0].top
+    across = record.agreements_across_seeds or [None] * own.rungs
     rungs = [
         [
-            *(str(n), f"{macs / 1e12:.4g}"),
+            *(str(n), _mark(own, mark)),
             *(*_agreement(record.agreements[n - 1]), *_agreement(across[n - 1]), f"{record.top_regret(n - 1, top):.4f}"),
         ]
-        for n, macs in enumerate(milestones, start=1)
+        for n, mark in enumerate(own.milestones, start=1)
     ]
-    head = ["rung", "training TFLOPs", *_TAU, f"top-{top} regret"]
+    head = ["rung", _trained(own), *_TAU, f"top-{top} regret"]
     marks = "* no other has both less compute and less regret"
     return [*_columns([titles, *rows]), "", marks, "", *_columns([head, *rungs]), "", *_luck(record)]
+
+
+def _trained(budget: BudgetSettings) -> str:
+    """The title of the column of rungs."""
+    return "training TFLOPs" if budget.unit == "compute" else budget.unit
+
+
+def _mark(budget: BudgetSettings, mark: int) -> str:
+    return f"{mark / 1e12:.4g}" if budget.unit == "compute" else f"{mark:,}"
 
 
 _TAU = ("tau within seeds", "95 % interval", "tau across seeds", "95 % interval")

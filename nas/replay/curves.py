@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from nas.runs.records import State
-from nas.runs.run import Run, TrialResult, objective_values
+from nas.runs.run import Run, TrialResult, objective_value, objective_values
 from nas.search.variants import Values
 from nas.stats.ranks import LEAST, Agreement, agreement, agreement_across_seeds, resampled
 from nas.study.settings import SearchSettings
@@ -31,13 +31,13 @@ class Curve:
     """Training multiply-accumulates so far."""
     seconds: tuple[tuple[float, ...], ...]
     """Training time so far."""
-    val_losses: tuple[tuple[float, ...], ...]
-    """The val_loss, by replicate, then by rung."""
+    scores: tuple[tuple[float, ...], ...]
+    """The study's metric, by replicate, then by rung."""
 
     @cached_property
     def losses(self) -> tuple[float, ...]:
-        """The mean val_loss over the replicates at every rung."""
-        return tuple(map(fmean, zip(*self.val_losses, strict=True)))
+        """The mean of the study's metric over the replicates at every rung; less is better."""
+        return tuple(map(fmean, zip(*self.scores, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,17 @@ class Recorded:
 
     @property
     def best(self) -> float:
-        """The lowest final val_loss."""
+        """The lowest final score."""
         return min(curve.losses[-1] for curve in self.curves)
 
     @property
     def full_macs(self) -> int:
         """The multiply-accumulates of training everything recorded."""
         return sum(macs[-1] for curve in self.curves for macs in curve.macs)
+
+    def macs_at(self, rung: int) -> list[int]:
+        """The multiply-accumulates of every recorded training up to a rung."""
+        return [macs[rung] for curve in self.curves for macs in curve.macs]
 
     @cached_property
     def agreements(self) -> tuple[Agreement, ...]:
@@ -83,11 +87,11 @@ class Recorded:
         """
         if self.study.replicates < 2:
             return None
-        losses = np.array([curve.val_losses for curve in self.curves])
+        losses = np.array([curve.scores for curve in self.curves])
         return tuple(agreement_across_seeds(losses[:, :, rung], losses[:, :, -1])[0] for rung in range(losses.shape[2]))
 
     def top_regret(self, rung: int, top: int) -> float:
-        """The lowest final val_loss among the best `top` architectures of a rung, minus the best recorded."""
+        """The lowest final score among the best `top` architectures of a rung, minus the best recorded."""
         ranked = sorted(self.curves, key=lambda curve: curve.losses[rung])
         return min(curve.losses[-1] for curve in ranked[:top]) - self.best
 
@@ -129,5 +133,8 @@ def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
         values=tuple(tuple(objective_values(study, trial, report) for report in trial.search_reports) for trial in trials),
         macs=tuple(tuple(report.macs for report in replicate) for replicate in reports),
         seconds=tuple(tuple(np.cumsum([report.seconds for report in replicate]).tolist()) for replicate in reports),
-        val_losses=tuple(tuple(report.val_loss for report in replicate) for replicate in reports),
+        scores=tuple(
+            tuple(objective_value(trial, report, study.metric, study.training.batch_size) for report in trial.search_reports)
+            for trial in trials
+        ),
     )

@@ -19,6 +19,7 @@ from nas.search.halving import SuccessiveHalving
 from nas.stats.ranks import Agreement
 from nas.study.budget import BudgetSettings
 from nas.study.choices import Mode
+from nas.study.objectives import to_judge
 from space.document import parse
 from space.errors import StudyError
 
@@ -67,7 +68,7 @@ class Outcome:
     end: float
     """The time of the last report on the simulated clock: seconds, or multiply-accumulates of one worker."""
     regret: float
-    """The lowest final val_loss of those that reached the last rung, minus the lowest recorded."""
+    """The lowest final score of those that reached the last rung, minus the lowest recorded."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,14 @@ class MeanSd:
 
 @dataclass(frozen=True)
 class RungFacts:
-    """One rung of a replay: its budget in multiply-accumulates, the trials that reported, and its agreement with the last rung.
+    """One rung of a replay: its training, the trials that reported, and its agreement with the last rung.
+
+    `mark` is in the unit of the budget, and `macs` in multiply-accumulates: a mean over trainings where that is another.
 
     `agreement` and `top_regret` are within the same trainings; `across_seeds` is None without replicates.
     """
 
+    mark: int
     macs: int
     reported: MeanSd
     agreement: Agreement
@@ -136,13 +140,14 @@ def replay_run(record: Recorded, rules: Rules | None = None, arrival: Arrival | 
         outcomes.append(_Simulation(record, budget, used, order_of(record, arrival.sampler, seed), count, arrival).outcome())
     rungs = tuple(
         RungFacts(
-            macs=macs,
+            mark=mark,
+            macs=mark if budget.unit == "compute" else round(fmean(record.macs_at(used[rung]))),
             reported=_spread([record.study.replicates * sum(n > rung for n in outcome.reached) for outcome in outcomes]),
             agreement=record.agreements[used[rung]],
             across_seeds=record.agreements_across_seeds[used[rung]] if record.agreements_across_seeds else None,
             top_regret=record.top_regret(used[rung], top),
         )
-        for rung, macs in enumerate(budget.milestones)
+        for rung, mark in enumerate(budget.milestones)
     )
     return Replay(
         budget=budget,
@@ -204,7 +209,7 @@ def _fitting(own: BudgetSettings, rules: Rules) -> tuple[BudgetSettings, tuple[i
         )
     used = tuple(fitting[: rules.rungs][::-1])
     how = {"mode": rules.mode, "grace_rungs": rules.grace_rungs, "brackets": rules.brackets}
-    return parse(BudgetSettings, {"max": own.max, "rungs": len(used), "reduction_factor": reduction_factor, **how}), used
+    return parse(BudgetSettings, {own.key: own.full, "rungs": len(used), "reduction_factor": reduction_factor, **how}), used
 
 
 def _architectures(record: Recorded, trials: int | None) -> int:
@@ -228,7 +233,6 @@ class _Simulation:
         self.record, self.used, self.order, self.workers = record, used, order, arrival.workers
         self.by_seconds = arrival.clock == "seconds"
         self.rungs, self.replicates = SuccessiveHalving(budget), record.study.replicates
-        self.signs = [1 if objective.direction == "minimize" else -1 for objective in record.study.objectives]
         self.total = count * self.replicates
         self.begun = 0
         self.tried: list[int] = []
@@ -288,7 +292,7 @@ class _Simulation:
         variant = self.rungs.variant_of(trial)
         rung = variant.reported[trial]
         values = self.record.curves[self.tried[number]].values[replicate][self.used[rung]]
-        decision = self.rungs.report(trial, rung, tuple(sign * value for sign, value in zip(self.signs, values, strict=True)))
+        decision = self.rungs.report(trial, rung, to_judge(self.record.study.objectives, values))
         if variant.waits:
             self.order.tell_waiting(number, [mean[0] for mean in variant.means])
         decision += self.rungs.stop_unpromotable(self.exhausted)

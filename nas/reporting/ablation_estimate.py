@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nas.reporting.estimate import UNITS, drawing_macs, hours, sampling_line
+from nas.reporting.estimate import UNITS, drawing_macs, hours, marks, sampling_line
 from nas.reporting.power import pooled_sd
 from nas.reporting.text import compute, line
 from nas.runs.run import Run
@@ -51,8 +51,7 @@ def planned_macs(study: Study, seeds: int) -> int:
 def _macs(study: Study) -> dict[str, int]:
     """Training multiply-accumulates of one seed of each architecture, by digest."""
     specs = {row.spec.digest: row.spec for row in study.rows}
-    size = study.training.batch_size
-    return {digest: study.budget.milestones_of(cost(spec).step_macs(size))[-1] for digest, spec in specs.items()}
+    return {digest: study.milestones_of(spec)[-1] for digest, spec in specs.items()}
 
 
 def what_is_new(study: Study, run: Run) -> str:
@@ -101,9 +100,9 @@ def _facts(study: Study, root: Path, throughput: Throughput | None) -> Iterator[
         yield name, f"{min(costs):.4g} to {max(costs):.4g} {unit}"
     yield from _mismatches(study.rows)
     yield from _equals(study.rows)
-    marks = ", ".join(f"{mark:,}" if budget.max is None else compute(mark) for mark in budget.milestones)
-    unit = "steps" if budget.max is None else "of training"
-    yield "budget", f"{marks} {unit} a trial" + ("" if budget.max else ": the same samples for every row, not the same compute")
+    of = "of training" if budget.unit == "compute" else budget.unit
+    same = "" if budget.unit == "compute" else ": the same samples for every row, not the same compute"
+    yield "budget", f"{marks(budget)} {of} a trial{same}"
     least, most = (compute(planned_macs(study, n)) for n in (seeds.min, seeds.max))
     yield "training", f"{least} to {most}" if seeds.sequential else least
     if study.evaluation.fid:

@@ -58,19 +58,21 @@ def state_lines(progress: Progress, now: float | None = None) -> list[str]:
 
 
 def _rung_lines(progress: Progress) -> list[str]:
-    in_steps = progress.budget.max is None
-    amount = "steps" if in_steps else "training TFLOPs"
+    unit = progress.budget.unit
+    amount = "training TFLOPs" if unit == "compute" else unit
     # In an ablation, the best of all trials would be the best of different seeds.
     alike = not progress.study.ablation
-    best = "  best val_loss" if alike else ""
-    rows = [f"rung  {amount:>15s}  reported  went on{best}  median val_loss"]
+    metric, digits = progress.metric, METRICS[progress.metric].digits
+    titles = f"best {metric}", f"median {metric}"
+    best = f"  {titles[0]}" if alike else ""
+    rows = [f"rung  {amount:>15s}  reported  went on{best}  {titles[1]}"]
     for rung, (mark, losses) in enumerate(zip(progress.budget.milestones, progress.losses, strict=True)):
         if losses:
-            trained = f"{mark:15,d}" if in_steps else f"{mark / 1e12:15.4g}"
+            trained = f"{mark / 1e12:15.4g}" if unit == "compute" else f"{mark:15,d}"
             went_on = str(progress.went_on(rung)) if rung < progress.budget.rungs - 1 else ""
             middle = (losses[(len(losses) - 1) // 2] + losses[len(losses) // 2]) / 2
-            best = f"  {losses[0]:13.4f}" if alike else ""
-            rows.append(f"{rung + 1:4d}  {trained}  {len(losses):8d}  {went_on:>7s}{best}  {middle:15.4f}")
+            best = f"  {losses[0]:{len(titles[0])}.{digits}f}" if alike else ""
+            rows.append(f"{rung + 1:4d}  {trained}  {len(losses):8d}  {went_on:>7s}{best}  {middle:{len(titles[1])}.{digits}f}")
     return rows if len(rows) > 1 else []
 
 
@@ -264,7 +266,7 @@ def _best(progress: Progress) -> str:
         return ""
     _, loss, number = progress.complete[0]
     mean = ", mean of its replicates" if progress.study.replicates > 1 else ""
-    return f"best val_loss {loss:.4f} (trial {number}{mean})"
+    return f"best {progress.metric} {loss:.{METRICS[progress.metric].digits}f} (trial {number}{mean})"
 
 
 def _stage(reports: int, rungs: int) -> str:

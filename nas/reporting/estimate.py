@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nas.reporting.text import compute, duration, line, percent
+from collections.abc import Iterator
+
+from nas.reporting.text import amount, compute, duration, line, percent
 from nas.runs.throughput import Throughput
 from nas.study.budget import BudgetSettings
 from nas.study.choices import DEFAULT_SAMPLERS, Mode
@@ -43,37 +45,64 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
     facts.append(("feasible", _feasible(census)))
     facts += [("", text) for text in never_feasible(census)]
     facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
-    milestones = ", ".join(compute(macs) for macs in study.budget.milestones)
-    facts.append(("rungs", f"{milestones} of training a trial; {_judged(study.budget)}"))
+    unit = study.budget.unit
+    of = "of training" if unit == "compute" else unit
+    facts.append(("rungs", f"{marks(study.budget)} {of} a trial; {_judged(study.budget)}"))
+    if unit != "compute":
+        facts.append(("a trial", _one_trial(study)))
     facts.append(("training", _compute(study)))
     if study.finish:
-        best, more = study.finish.best, study.finish.budget - study.budget.full
-        facts.append(("finish", f"{best} best, each {compute(more)} more (contained above)"))
+        best, more = study.finish.best, study.finish.full - study.budget.full
+        facts.append(("finish", f"{best} best, each {amount(unit, more)} more (contained above)"))
     winners = study.finish.best if study.finish else 1
     dearest = census.dearest or study.base
     sampling = winners * sum(
         drawing_macs(study, settings, dearest) for settings in (study.evaluation.samples, study.evaluation.fid)
     )
     facts.append(("sampling", sampling_line(study, sampling, f"{winners} exported" + (", scored" if study.evaluation.fid else ""))))
-    facts.append(("hours", _hours(study, throughput, sampling)))
+    scoring = 0.0
+    if study.scores_trials and (fid := study.evaluation.fid) is not None:
+        each = drawing_macs(study, fid, dearest)
+        most, scoring = study.most_trials * study.budget.rungs * each, expected_reports(study) * each
+        of = f"of {fid.samples * len(fid.seeds):,} samples each, of the dearest architecture"
+        facts.append(("scoring", f"at most {compute(most)}, about {compute(scoring)} (every report, {of}), not contained above"))
+    facts.append(("hours", _hours(study, throughput, sampling, scoring)))
     facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {training.batch_size} samples"))
     return "\n".join(line(label, text) for label, text in facts)
 
 
+def marks(budget: BudgetSettings) -> str:
+    """The rungs in the budget's unit: `100 MFLOPs, 200 MFLOPs`, or `1,000, 2,000`."""
+    return ", ".join(compute(mark) if budget.unit == "compute" else f"{mark:,}" for mark in budget.milestones)
+
+
 def expected_search_macs(study: Study) -> float:
-    """The expected training multiply-accumulates of all trials up to the last rung."""
-    total, budget = 0.0, study.budget
+    """The expected training multiply-accumulates of all trials up to the last rung.
+
+    Where trials are equal in steps or images, each is taken to cost as much as the mean of the feasible architectures.
+    """
+    total = sum(trials * increment for trials, increment in _expected_trials(study))
+    return total * study.macs_of_one(study.census.mean_step_macs)
+
+
+def expected_reports(study: Study) -> float:
+    """The expected number of reports of all trials up to the last rung."""
+    return sum(trials for trials, _ in _expected_trials(study))
+
+
+def _expected_trials(study: Study) -> Iterator[tuple[float, int]]:
+    """By bracket and rung: the expected number of trials that come to it, and the training of each to it from the one before."""
+    budget = study.budget
     for bracket in range(budget.brackets):
         trials = float(study.replicates * budget.in_bracket(study.most_trials // study.replicates, bracket))
-        for rung, macs in enumerate(budget.increments):
-            total += trials * macs
+        for rung, increment in enumerate(budget.increments):
+            yield trials, increment
             trials *= budget.share_promoted(rung, bracket)
-    return total
 
 
-def finish_macs(study: Study) -> int:
-    """The training multiply-accumulates that the finish adds."""
-    return study.finish.best * (study.finish.budget - study.budget.full) if study.finish else 0
+def _finish_amount(study: Study) -> int:
+    """The training that the finish adds to all of its trials, in the budget's unit."""
+    return study.finish.best * (study.finish.full - study.budget.full) if study.finish else 0
 
 
 def _trials(study: Study) -> str:
@@ -120,13 +149,30 @@ def _judged(budget: BudgetSettings) -> str:
 
 
 def _compute(study: Study) -> str:
-    budget, finish = study.budget, finish_macs(study)
-    most = compute(budget.full * study.most_trials + finish)
+    budget, finish = study.budget, _finish_amount(study)
+    dearest, mean = (study.macs_of_one(macs) for macs in (_dearest_step(study), study.census.mean_step_macs))
+    most = compute((budget.full * study.most_trials + finish) * dearest)
+    likely = compute(expected_search_macs(study) + finish * mean)
     if budget.rungs == 1 or budget.mode == "none":
-        return f"at most {most}, as every trial trains to the last rung"
-    likely = compute(expected_search_macs(study) + finish)
+        about = "" if budget.unit == "compute" else f"; about {likely} at the mean cost of feasible architectures"
+        return f"at most {most}, as every trial trains to the last rung{about}"
     rungs = "every rung" if budget.grace_rungs == 0 and budget.brackets == 1 else "every judged rung"
     return f"at most {most}; about {likely} when 1 in {budget.kept_one_in} goes on from {rungs}"
+
+
+def _dearest_step(study: Study) -> int:
+    """Multiply-accumulates of a training step of the dearest architecture that is known."""
+    return max(cost(spec).step_macs(study.training.batch_size) for spec in study.architectures)
+
+
+def _one_trial(study: Study) -> str:
+    """The compute of a full trial, which differs between architectures where all train for as many steps or images."""
+    costs = sorted(study.milestones_of(spec)[-1] for spec in study.architectures)
+    mean = study.budget.full * study.macs_of_one(study.census.mean_step_macs)
+    return (
+        f"{compute(costs[0])} (cheapest) to {compute(costs[-1])} (dearest) to the last rung, {compute(mean)} in the mean: "
+        "the same samples for every architecture, not the same compute"
+    )
 
 
 def drawing_macs(study: Study, settings: SampleSettings | FidSettings | None, spec: ModelSpec) -> int:
@@ -153,14 +199,16 @@ def sampling_line(study: Study, macs: float, of: str) -> str:
     return f"at most {compute(macs)} ({of}; {shown}), not contained above"
 
 
-def _hours(study: Study, throughput: Throughput | None, sampling: float) -> str:
+def _hours(study: Study, throughput: Throughput | None, sampling: float, scoring: float) -> str:
+    in_trials = expected_search_macs(study) + scoring
     drawn = sampling / throughput.macs_per_s if throughput else 0.0
     if throughput is None or not study.finish:
-        return hours(expected_search_macs(study), study.most_trials, throughput, drawn)
+        return hours(in_trials, study.most_trials, throughput, drawn)
     # At most `concurrency` trials of the finish train at once, each at the throughput of a search trial.
     rounds = -(-study.finish.best // throughput.concurrency)
-    finish = rounds * (study.finish.budget - study.budget.full) / throughput.macs_per_s
-    return hours(expected_search_macs(study), study.most_trials, throughput, finish + drawn)
+    more = (study.finish.full - study.budget.full) * study.macs_of_one(study.census.mean_step_macs)
+    finish = rounds * more / throughput.macs_per_s
+    return hours(in_trials, study.most_trials, throughput, finish + drawn)
 
 
 def hours(macs: float, trials: int, throughput: Throughput | None, more_s: float = 0.0) -> str:

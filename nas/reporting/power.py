@@ -42,7 +42,7 @@ def pooled_sd(root: Path, study: Study) -> PooledSd | None:
         The pooled SD; None when no run qualifies.
     """
     candidates: list[PooledSd] = []
-    checksum, metric = study.header.checksum, study.ablation.metric if study.ablation else "val_loss"
+    checksum, metric = study.header.checksum, study.metric
     # Calibrations and confirmations have runs in their folders.
     ledgers = [*root.glob(f"*/{LEDGER}"), *root.glob(f"*/*/{LEDGER}")] if root.is_dir() else []
     for ledger in sorted(ledgers):
@@ -58,7 +58,7 @@ def pooled_sd(root: Path, study: Study) -> PooledSd | None:
 def _comparable(study: Study) -> tuple[object, ...]:
     """The settings on which the SD depends, besides the data."""
     training, budget = study.training, study.budget
-    return study.data.codec, training.prediction, training.batch_size, budget.max is None, budget.full
+    return study.data.codec, training.prediction, training.batch_size, budget.unit, budget.full
 
 
 def _pooled(run: Run, metric: str, name: str) -> PooledSd | None:

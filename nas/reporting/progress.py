@@ -12,10 +12,9 @@ from statistics import fmean
 
 from nas.runs.events import Event, FinishFailed, Promoted, Reported, RunBegan, SpaceSpent, StudyChanged, TrialBegan, TrialEnded
 from nas.runs.records import State
-from nas.runs.run import Run, TrialResult
+from nas.runs.run import Run, TrialResult, final_value
 from nas.runs.winners import leading
 from nas.study.rows import names_of
-from space.costs.cost import cost
 
 EVIDENCE_REPORTS = 3
 """Least reports before the end is forecast; there must also be at least one per running trial."""
@@ -23,9 +22,13 @@ EVIDENCE_REPORTS = 3
 
 @dataclass
 class RungCounts:
-    """Numbers of trials of a bracket at one rung: heading for it, reported at it, trained on from it, waiting at it."""
+    """Numbers of trials of a bracket at one rung: heading for it, reported at it, trained on from it, waiting at it.
+
+    `heading_step_macs` is the sum over those heading for it of the multiply-accumulates of a training step.
+    """
 
     heading: int = 0
+    heading_step_macs: int = 0
     reported: int = 0
     went_on: int = 0
     waiting: int = 0
@@ -36,13 +39,13 @@ class _Variant:
     """An architecture's part of all counts, kept so that it can be subtracted when the architecture changes."""
 
     trials: list[TrialResult] = field(default_factory=list)
-    counted: list[tuple[int, str]] = field(default_factory=list)
-    """Pairs of a rung and the field of `RungCounts` to which one of its trials added 1."""
+    counted: list[tuple[int, str, int]] = field(default_factory=list)
+    """A rung, the field of `RungCounts` to which one of its trials added, and how much."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     """Pairs of a rung and a loss that its trials added."""
     ended: list[State] = field(default_factory=list)
     ranked: tuple[int, float, int] | None = None
-    """Sort key among complete architectures: (−complete trials, mean loss, first trial number)."""
+    """Sort key among complete architectures: (−complete trials, mean of the metric, first trial number)."""
 
 
 class Progress:
@@ -84,17 +87,19 @@ class Progress:
         self.names = names_of(self.study.rows)
         """The variant's name for every architecture of an ablation, by digest."""
         rungs, brackets = self.budget.rungs, self.budget.brackets
+        self.metric = self.study.metric if self.study.search else "val_loss"
+        """What is shown of the rungs; an ablation's own metric may be measured at the last one alone."""
         self.losses: list[list[float]] = [[] for _ in range(rungs)]
-        """The losses at every rung, in rising order."""
+        """The values of `metric` at every rung, in rising order."""
         self.counts = [[RungCounts() for _ in range(rungs)] for _ in range(brackets)]
         """Indexed by bracket and rung."""
         self.ended = dict.fromkeys(self.ended, 0)
         self.complete.clear()
         self._proposed = [0] * brackets
-        steps = {row.spec.digest: cost(row.spec).step_macs(self.study.training.batch_size) for row in self.study.rows}
-        self._full_macs = {digest: self.budget.milestones_of(step_macs)[-1] for digest, step_macs in steps.items()}
-        self._left = dict.fromkeys(steps, self.study.ablation.seeds.min if self.study.ablation else 0)
+        self._full_macs = {row.spec.digest: self.study.milestones_of(row.spec)[-1] for row in self.study.rows}
+        self._left = dict.fromkeys(self._full_macs, self.study.ablation.seeds.min if self.study.ablation else 0)
         """Per architecture of an ablation: compute of a full trial (`_full_macs`), and planned trials that have not begun."""
+        self._begun_step_macs = 0
         known, self._variants = self._variants, {}
         for number, variant in known.items():
             for trial in variant.trials:
@@ -145,7 +150,8 @@ class Progress:
             running = [trial for trial in self.trials.values() if trial.state is State.RUNNING]
             begun = sum(max(0, self._full_macs.get(trial.digest, 0) - _macs(trial)) for trial in running)
             return float(begun + sum(self._full_macs[digest] * left for digest, left in self._left.items() if left > 0))
-        total, open_trials = 0.0, self.running + self.waiting
+        total, open_trials, mean = 0.0, self.running + self.waiting, self._mean_macs_of_one()
+        in_compute = self.budget.unit == "compute"
         replicates, architectures = self.study.replicates, self.study.most_trials // self.study.replicates
         for bracket, at in enumerate(self.counts):
             planned = replicates * self.budget.in_bracket(architectures, bracket)
@@ -153,16 +159,27 @@ class Progress:
             open_trials += fresh
             coming = float(fresh)
             for rung, macs in enumerate(self.budget.increments):
+                heading = at[rung].heading_step_macs
+                total += (coming * mean + (at[rung].heading if in_compute else self.study.macs_of_one(heading))) * macs
                 coming += at[rung].heading
-                total += coming * macs
                 share = self.budget.share_promoted(rung, bracket)
                 arrived, undecided = at[rung].reported + coming, at[rung].waiting + coming
                 coming = undecided * share
                 if self.budget.waits and 0 < share < 1:
                     coming = min(undecided, max(0.0, arrived * share - at[rung].went_on))
-        return total + self._finish_macs(open_trials)
+        return total + self._finish_macs(open_trials, mean)
 
-    def _finish_macs(self, open_trials: int) -> float:
+    def _step_macs(self, trial: TrialResult) -> int:
+        return trial.cost.step_macs(self.study.training.batch_size)
+
+    def _mean_macs_of_one(self) -> float:
+        """The multiply-accumulates of one unit of the budget: the mean over the trials begun, or else over the feasible part."""
+        if self.budget.unit == "compute":
+            return 1.0
+        step_macs = self._begun_step_macs / len(self.trials) if self.trials else self.study.census.mean_step_macs
+        return self.study.macs_of_one(step_macs)
+
+    def _finish_macs(self, open_trials: int, mean: float) -> float:
         """The compute left in the finish: for the best so far, and for further trials that may still become complete."""
         finish = self.study.finish
         if finish is None:
@@ -171,8 +188,8 @@ class Progress:
             chosen = leading(self.run, finish.best)
         else:
             chosen = [self.trials[number] for *_, number in self.complete[: finish.best]]
-        left = sum(max(0, finish.budget - _macs(trial)) for trial in chosen if not trial.finish_failure)
-        return left + min(finish.best - len(chosen), open_trials) * (finish.budget - self.budget.full)
+        left = sum(max(0, self.study.finish_macs_of(trial.spec) - _macs(trial)) for trial in chosen if not trial.finish_failure)
+        return left + min(finish.best - len(chosen), open_trials) * (finish.full - self.budget.full) * mean
 
     def take(self, event: Event, now: float | None = None) -> None:
         """Count an event, which must have been applied to the run already; `now` is its time, in seconds of `time.monotonic`."""
@@ -205,6 +222,7 @@ class Progress:
     def _begin(self, number: int, trial: TrialResult) -> None:
         self._variants.setdefault(number, _Variant()).trials.append(trial)
         self.trials[trial.number] = trial
+        self._begun_step_macs += self._step_macs(trial)
         if trial.digest in self._left:
             self._left[trial.digest] -= 1
         self._proposed[self.budget.bracket_of(number)] += 1
@@ -212,8 +230,8 @@ class Progress:
     def _count(self, number: int) -> None:
         """Replace an architecture's part of the counts by its present state."""
         variant, at = self._variants[number], self.counts[self.budget.bracket_of(number)]
-        for rung, name in variant.counted:
-            setattr(at[rung], name, getattr(at[rung], name) - 1)
+        for rung, name, amount in variant.counted:
+            setattr(at[rung], name, getattr(at[rung], name) - amount)
         for rung, loss in variant.losses:
             del self.losses[rung][bisect_left(self.losses[rung], loss)]
         for state in variant.ended:
@@ -221,13 +239,15 @@ class Progress:
         if variant.ranked is not None:
             del self.complete[bisect_left(self.complete, variant.ranked)]
         variant.counted = [entry for trial in variant.trials for entry in self._entries(trial)]
-        variant.losses = [(report.rung, report.val_loss) for trial in variant.trials for report in trial.search_reports]
+        reports = [report for trial in variant.trials for report in trial.search_reports]
+        values = [(report.rung, report.value(self.metric)) for report in reports]
+        variant.losses = [(rung, value) for rung, value in values if value is not None]
         variant.ended = [trial.state for trial in variant.trials if trial.state is not State.RUNNING]
         complete = [trial for trial in variant.trials if trial.state is State.COMPLETE]
-        losses = [trial.val_loss for trial in complete if trial.val_loss is not None]
-        variant.ranked = (-len(complete), fmean(losses), complete[0].number) if complete else None
-        for rung, name in variant.counted:
-            setattr(at[rung], name, getattr(at[rung], name) + 1)
+        finals = [value for trial in complete if (value := final_value(trial, self.metric)) is not None]
+        variant.ranked = (-len(complete), fmean(finals), complete[0].number) if finals else None
+        for rung, name, amount in variant.counted:
+            setattr(at[rung], name, getattr(at[rung], name) + amount)
         for rung, loss in variant.losses:
             insort(self.losses[rung], loss)
         for state in variant.ended:
@@ -235,14 +255,16 @@ class Progress:
         if variant.ranked is not None:
             insort(self.complete, variant.ranked)
 
-    def _entries(self, trial: TrialResult) -> list[tuple[int, str]]:
-        """The rungs and fields of `RungCounts` to which a trial adds 1."""
+    def _entries(self, trial: TrialResult) -> list[tuple[int, str, int]]:
+        """The rungs and fields of `RungCounts` to which a trial adds, and how much."""
         reports, allowed = len(trial.search_reports), self.run.allowed[trial.variant]
-        entries = [(rung, "reported") for rung in range(reports)]
-        entries += [(rung, "went_on") for rung in range(reports) if allowed > rung + 1]
-        if trial.state is State.RUNNING:
-            entries.append((reports - 1, "waiting") if reports >= allowed else (reports, "heading"))
-        return entries
+        entries: list[tuple[int, str, int]] = [(rung, "reported", 1) for rung in range(reports)]
+        entries += [(rung, "went_on", 1) for rung in range(reports) if allowed > rung + 1]
+        if trial.state is not State.RUNNING:
+            return entries
+        if reports >= allowed:
+            return [*entries, (reports - 1, "waiting", 1)]
+        return [*entries, (reports, "heading", 1), (reports, "heading_step_macs", self._step_macs(trial))]
 
 
 def _macs(trial: TrialResult) -> int:

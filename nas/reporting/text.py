@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import TYPE_CHECKING
 
 from space.amounts import PREFIXES
+
+if TYPE_CHECKING:
+    # The command line imports this module for the formats alone.
+    from nas.study.budget import Unit
 
 COLUMNS, LABEL = 100, 13
 """The width of an estimate, and of its column of labels, in characters."""
@@ -24,6 +29,11 @@ def compute(macs: float, digits: int = 4) -> str:
     """Multiply-accumulates in the unit that fits their size: `28.5 MFLOPs`, `1.5 TFLOPs`."""
     unit, factor = unit_of(macs)
     return f"{macs / factor:.{digits}g} {unit}"
+
+
+def amount(unit: Unit, of: float) -> str:
+    """An amount of training in the unit of a budget: `1.5 TFLOPs`, `4,000 steps`, `64,000 images`."""
+    return compute(of) if unit == "compute" else f"{of:,.0f} {unit}"
 
 
 def unit_of(macs: float) -> tuple[str, int]:

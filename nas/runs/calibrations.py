@@ -82,7 +82,7 @@ class Calibration(Frozen):
         space: The digest of its architectures, as of `nas.study.calibration.space_digest`.
         metric: What was scored.
         architectures: The digests of those that were trained.
-        reference: The compute or the steps of the reference; None without one.
+        reference: The compute, the steps or the images of the reference; None without one.
         rows: A row per protocol and rung, the study's own protocol first.
         protocol, rung: What is recommended.
         verdict: Why, in a sentence.
@@ -121,7 +121,7 @@ def read_calibration(folder: Path) -> Calibration:
 
 
 def known_calibration(study: Study, root: Path) -> tuple[str, RungFigures, bool] | None:
-    """The calibration under a run root that has a study's protocol and budget, with the most trainings behind its figures.
+    """The calibration under a run root that has a study's protocol, budget and metric, with the most trainings behind its figures.
 
     Calibrations of the same architectures go before those of others. Damaged ones are skipped.
 
@@ -134,6 +134,8 @@ def known_calibration(study: Study, root: Path) -> tuple[str, RungFigures, bool]
         with suppress(RunError):
             calibration = read_calibration(path.parent)
             same = calibration.space == space
+            if calibration.metric != study.metric:
+                continue
             found += [(path.parent.name, row.figures, same) for row in calibration.rows if row.digest == digest and row.figures]
     return max(found, key=lambda one: (one[2], one[1].architectures * one[1].seeds), default=None)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,9 @@ from nas.runs.layout import trial_name
 from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import Rejected, Report, State
 from nas.stats.pareto import fronts
-from nas.study.metrics import lower_is_better
+from nas.study.metrics import SCORES, lower_is_better
+from nas.study.objectives import of_samples, scores_first
+from nas.study.settings import Objective
 from nas.study.study import Study
 from space.costs.cost import Cost, cost
 from space.errors import RunError
@@ -88,9 +90,10 @@ class TrialResult:
 
 
 def objective_value(trial: TrialResult, report: Report, metric: str, batch_size: int) -> float:
-    """The value of an objective's metric for a trial at a report; infinite when step_seconds was not measured."""
-    if metric == "val_loss":
-        return report.val_loss
+    """The value of an objective's metric for a trial at a report; infinite when it was not measured."""
+    if metric in SCORES:
+        score = report.value(metric)
+        return math.inf if score is None else score
     if metric == "step_seconds":
         return batch_size / report.images_per_s if report.images_per_s else math.inf
     return float(getattr(trial.cost, metric))
@@ -117,12 +120,14 @@ def values_by_seed(run: Run, metric: str) -> dict[str, dict[int, float]]:
 
 
 def lacks_metric(study: Study, report: Report) -> str:
-    """In words, the metric of an ablation that a report should have and has not, and what would mend it; empty otherwise."""
-    if study.ablation is None or not study.scored_at(report.rung) or report.value(study.ablation.metric) is not None:
+    """In words, the metric that a report should have and has not, and what would mend it; empty otherwise."""
+    wanted = (study.ablation.metric,) if study.ablation else of_samples(study.objectives)
+    lacking = [metric for metric in wanted if report.value(metric) is None]
+    if not lacking or not study.scored_at(report.rung):
         return ""
     measured = ", ".join(("val_loss", *report.scores))
-    metric = study.ablation.metric
-    return f"has no {metric}, by which the ablation compares: it was scored with {measured}; name one of those as ablation.metric"
+    who, key = ("the ablation", "as ablation.metric") if study.ablation else ("the search", "in search.objectives")
+    return f"has no {lacking[0]}, by which {who} compares: it was scored with {measured}; name one of those {key}"
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,8 @@ class Standing:
     seeds: int
     whole: bool
     """Whether it has a value at every seed that counts; the means of those that have are over the same seeds in an ablation."""
+    trials: tuple[TrialResult, ...] = ()
+    """Its complete trials at these seeds."""
 
 
 class Run:
@@ -235,13 +242,27 @@ class Run:
         return [trial for trial in self.trials.values() if trial.state is state]
 
     def front(self) -> list[TrialResult]:
-        """The Pareto front of the complete architectures in mean metric, as in `best`, and inference GFLOPs; best metric first."""
+        """The Pareto front of the complete architectures in the means of `front_axes`, the best by `metric` first."""
         standings = self.standings()
         if not standings:
             return []
-        sign = 1 if lower_is_better(self.metric) else -1
-        values = np.array([(sign * standing.mean, standing.trial.cost.gflops) for standing in standings])
+        values = np.array([[self._mean(standing, axis) for axis in self.front_axes] for standing in standings])
         return [standings[index].trial for index in fronts(values)[0]]
+
+    @property
+    def front_axes(self) -> tuple[Objective, ...]:
+        """What a front is of: a search's objectives, scores first; with one alone, and in an ablation, `metric` and GFLOPs."""
+        search = self.study.search
+        if search and len(search.objectives) > 1:
+            return scores_first(search.objectives)
+        direction: Literal["minimize", "maximize"] = "minimize" if lower_is_better(self.metric) else "maximize"
+        return Objective.model_construct(metric=self.metric, direction=direction), Objective(metric="gflops")
+
+    def _mean(self, standing: Standing, axis: Objective) -> float:
+        """The mean of a metric over an architecture's complete trials, to be minimised."""
+        size = self.study.training.batch_size
+        mean = fmean(objective_value(trial, trial.search_reports[-1], axis.metric, size) for trial in standing.trials)
+        return mean if axis.direction == "minimize" else -mean
 
     def best(self, count: int = 1) -> list[TrialResult]:
         """The complete architectures by their means, best first, each represented by its first trial (see `standings`)."""
@@ -249,8 +270,8 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The metric by which architectures are ranked: an ablation's own, otherwise the validation loss."""
-        return self.study.ablation.metric if self.study.ablation else "val_loss"
+        """The metric by which architectures are ranked."""
+        return self.study.metric
 
     def standings(self) -> list[Standing]:
         """The complete architectures, best mean of `metric` first.
@@ -273,7 +294,8 @@ class Run:
             values = [(trial, final_value(trial, self.metric)) for trial in counted]
             known = [(trial, value) for trial, value in values if value is not None]
             if known:
-                found.append(Standing(known[0][0], fmean(value for _, value in known), len(known), len(known) == len(counted)))
+                mean, those = fmean(value for _, value in known), tuple(trial for trial, _ in known)
+                found.append(Standing(those[0], mean, len(known), len(known) == len(counted), those))
         sign = 1 if lower_is_better(self.metric) else -1
         return sorted(found, key=lambda standing: (-standing.seeds, sign * standing.mean))
 

@@ -116,21 +116,23 @@ class Search:
             Whether the trial trains on with the worker it has.
 
         Raises:
-            RunError: The report has no value of the ablation's metric, which no other trial would have either.
+            RunError: The report has no value of the metric that is compared, which no other trial would have either.
         """
         trial = self.run.trials[report.trial]
         if trial.state in OVER or report.rung != len(trial.reports):
             # The report comes from a worker that was believed lost, and another worker has taken the trial since.
             return False
-        if not all(map(math.isfinite, objective_values(self.study, trial, report))):
-            self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
-            return False
         if lacks := lacks_metric(self.study, report):
             raise RunError(f"{self.ledger.folder}: the report of trial {report.trial} {lacks}, and run the same command again")
+        # Reports of a finish are compared with nothing, and searches score no samples there.
+        judged = report.rung < self.study.budget.rungs
+        if judged and not all(map(math.isfinite, objective_values(self.study, trial, report))):
+            self.fail(Failure(trial=report.trial, reason=f"an objective is not finite at step {report.step}"))
+            return False
         self._reported = True
         self.record(Reported(**report.model_dump()))
         if trial.state is State.COMPLETE:
-            return self.study.finish is not None and report.macs < self.study.finish.budget
+            return self.study.finish is not None and report.macs < self.study.finish_macs_of(trial.spec)
         self._settle()
         variant = self._halving.variant_of(trial.number)
         if variant.waits and self._halving.promotion(self._exhausted) is variant:
@@ -183,14 +185,15 @@ class Search:
         finish = self.study.finish
         if finish is None:
             return []
-        first, last = self.study.budget.full, finish.budget
-        milestones = tuple(first + (last - first) * part // FINISH_REPORTS for part in range(1, FINISH_REPORTS + 1))
-        plans = [
-            self._plan(trial, tuple(macs for macs in milestones if macs > trial.reports[-1].macs))
-            for trial in leading(self.run, finish.best)
-            if trial.number not in self._finish_failed
-        ]
+        best = [trial for trial in leading(self.run, finish.best) if trial.number not in self._finish_failed]
+        plans = [self._plan(trial, self._finish_milestones(trial)) for trial in best]
         return [plan for plan in plans if plan.milestones]
+
+    def _finish_milestones(self, trial: TrialResult) -> tuple[int, ...]:
+        """The milestones of the finish that a trial has not reached yet."""
+        first, last = self.study.milestones_of(trial.spec)[-1], self.study.finish_macs_of(trial.spec)
+        milestones = (first + (last - first) * part // FINISH_REPORTS for part in range(1, FINISH_REPORTS + 1))
+        return tuple(macs for macs in milestones if macs > trial.reports[-1].macs)
 
     @property
     def complete(self) -> bool:
@@ -240,7 +243,7 @@ class Search:
     def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
         """The plan for the milestones that are left; by default, the rungs at which the trial has not reported."""
         if left is None:
-            left = self.study.budget.milestones_of(trial.cost.step_macs(self.study.training.batch_size))[len(trial.reports) :]
+            left = self.study.milestones_of(trial.spec)[len(trial.reports) :]
         return TrialPlan(
             number=trial.number,
             spec=trial.spec,

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: compares architectures at equal training compute (Li et al., MLSys 2020)."""
+"""Asynchronous successive halving: compares architectures after equal training (Li et al., MLSys 2020)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SuccessiveHalving:
         Args:
             trial: The trial's number.
             rung: The rung, from 0.
-            values: One per objective, to be minimised.
+            values: One per objective, to be minimised, scores before costs.
 
         Returns:
             The trials that may train on, and those that are stopped.

@@ -148,11 +148,13 @@ def _local(time: str) -> datetime:
 
 def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
     metrics = [objective.metric for objective in run.study.objectives]
-    losses = {report.rung + 1: report.val_loss for report in trial.search_reports}
+    metric = run.study.metric
+    values_at = {report.rung + 1: report.value(metric) for report in trial.search_reports}
+    losses = {rung: value for rung, value in values_at.items() if value is not None}
     attrs = _attributes(trial)
     if len(metrics) > 1 and losses:
         # Optuna has no intermediate values for several objectives.
-        attrs["val_loss at rungs"] = list(losses.values())
+        attrs[f"{metric} at rungs"] = list(losses.values())
     if trial.params is None:
         # The architecture was enqueued from outside the space, so it has no values of Optuna's parameters.
         attrs |= {path: encoded(trial.spec.value_at(path)) for path in run.study.varied}

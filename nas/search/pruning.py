@@ -51,7 +51,7 @@ class StopRule(_NothingWaits):
     """Judge on arrival, as ASHA does (Li et al., MLSys 2020).
 
     With one objective, a variant trains on when it is no worse than the 1/kept_one_in quantile of the variants that were at
-    the rung before it, as in Ray's ASHAScheduler. With two, all are ordered by Pareto front and crowding distance, and a variant
+    the rung before it, as in Ray's ASHAScheduler. With more, all are ordered by Pareto front and crowding distance, and a variant
     trains on when at most 1/kept_one_in of the others rank before it.
     """
 

@@ -131,11 +131,11 @@ def differences(old: Study, new: Study) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     # Once the learning rate has decayed to 0, a finish cannot be extended.
     free_keys = [key for key in FREE_TO_CHANGE if key != "finish" or not (old.finish and old.finish.decay)]
-    if old.ablation:
-        # The trials of an ablation were scored with these settings.
+    if old.ablation or old.scores_trials:
+        # The trials were scored with these settings.
         free_keys.remove("evaluation.fid")
     if budget_grows(old, new):
-        free_keys += ["budget.max", "budget.steps", "budget.rungs"]
+        free_keys += ["budget.max", "budget.steps", "budget.images", "budget.rungs"]
     changed_keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [
         f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
@@ -147,7 +147,7 @@ def differences(old: Study, new: Study) -> list[str]:
 def budget_grows(old: Study, new: Study) -> bool:
     """Whether the new budget has the old one's rungs and more above them, so that complete trials can train on."""
     before, after = old.budget.milestones, new.budget.milestones
-    if (old.budget.max is None) != (new.budget.max is None) or old.budget.even != new.budget.even:
+    if old.budget.unit != new.budget.unit or old.budget.even != new.budget.even:
         return False
     return len(after) > len(before) and after[: len(before)] == before and not old.budget.decay
 

@@ -12,6 +12,7 @@ from nas.runs.checkpoints import facts_of_checkpoint, keep
 from nas.runs.layout import CHECKPOINT, LAST_RUNG, LEDGER, TRIALS
 from nas.runs.records import Report
 from nas.runs.run import Run, TrialResult, lacks_metric, read_run
+from nas.study.budget import Unit
 from nas.study.study import Study
 from space.errors import RunError, ToolkitError
 
@@ -108,7 +109,7 @@ class RunCache:
         if any(objective.metric == "step_seconds" for objective in self._study.objectives):
             # Step times of another run were measured on other hardware, or beside other trials.
             return None
-        steps = self._study.budget.steps_of(trial.cost.step_macs(self._study.training.batch_size))
+        steps = self._study.budget.steps_of(trial.cost, self._study.training.batch_size)
         candidates = [(cached, cached.reports(steps)) for cached in self._trials.get((trial.digest, trial.seed), [])]
         if not candidates:
             return None
@@ -131,12 +132,12 @@ def _alike(run: Run, study: Study) -> bool:
         and other.evaluation.val_loss == study.evaluation.val_loss
     )
     # With a decaying learning rate, every report depends on the whole budget. Scores are measured at some rungs only.
-    scored = study.ablation is not None and study.evaluation.fid is not None
-    if scored and (other.ablation is None or other.evaluation.fid != study.evaluation.fid):
+    scored = study.scores_trials
+    if scored and not (other.scores_trials and other.evaluation.fid == study.evaluation.fid):
         return False
     falls = other.budget.decay or study.budget.decay
     return same and (not (falls or scored) or _whole(other) == _whole(study))
 
 
-def _whole(study: Study) -> tuple[float, bool, tuple[int, ...]]:
-    return study.budget.decay, study.budget.max is None, study.budget.milestones
+def _whole(study: Study) -> tuple[float, Unit, tuple[int, ...]]:
+    return study.budget.decay, study.budget.unit, study.budget.milestones

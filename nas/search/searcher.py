@@ -47,7 +47,7 @@ class Searcher(Protocol):
             number: The architecture's number.
             state: COMPLETE, PRUNED or FAILED.
             values: One per objective; used only when the state is COMPLETE.
-            intermediate: The first objective at every rung that was reached.
+            intermediate: The score at every rung that was reached; with several, the first.
         """
 
     @abstractmethod

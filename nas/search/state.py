@@ -20,7 +20,8 @@ from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import State
 from nas.runs.run import Run, objective_values
 from nas.search.halving import SuccessiveHalving
-from nas.search.variants import Decision, Values
+from nas.search.variants import Decision
+from nas.study.objectives import to_judge
 from nas.study.study import Study
 from space.errors import RunError
 
@@ -91,7 +92,7 @@ class SearchState:
         if len(trial.reports) > trial.rungs:
             return  # The report belongs to the finish.
         values = objective_values(self.run.study, trial, event)
-        self.follow(self.halving.report(event.trial, event.rung, self._to_minimise(values)))
+        self.follow(self.halving.report(event.trial, event.rung, to_judge(self.run.study.objectives, values)))
         if len(trial.reports) == trial.rungs:
             self.ending[event.trial] = State.COMPLETE
         self._note_allowed(trial.variant)
@@ -120,11 +121,6 @@ class SearchState:
 
     def _note_allowed(self, variant: int) -> None:
         self.run.allowed[variant] = self.halving.variants[variant].allowed
-
-    def _to_minimise(self, values: Values) -> Values:
-        """Values of the objectives, negated where the objective is maximised."""
-        directions = [objective.direction for objective in self.run.study.objectives]
-        return tuple(value if direction == "minimize" else -value for value, direction in zip(values, directions, strict=True))
 
 
 def read_state(folder: Path, events: Iterable[Event] | None = None) -> SearchState:

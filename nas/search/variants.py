@@ -9,7 +9,7 @@ from nas.study.budget import BudgetSettings
 from space.array import Array
 
 Values = tuple[float, ...]
-"""One finite value per objective, all to be minimised."""
+"""One finite value per objective, all to be minimised, scores before costs."""
 
 
 @dataclass

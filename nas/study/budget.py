@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nas.study.choices import WAITS, Mode
 from nas.study.settings import RENAMED, Share
 from space.amounts import macs
+from space.choices.table import covering
+from space.costs.cost import Cost
 from space.errors import StudyError
 from space.frozen import Frozen
 from space.stage import Count
@@ -17,18 +19,58 @@ from space.stage import Count
 Macs = Annotated[int, BeforeValidator(macs), Field(gt=0, lt=10**24)]
 """Training compute in multiply-accumulates, written as `1.5 TFLOPs`."""
 
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+"""Training steps."""
+
+Images = Annotated[int, Field(ge=1, le=10**13)]
+"""Training images seen: steps times the batch size."""
+
+Unit = Literal["compute", "steps", "images"]
+"""What is equal for all trials that are compared."""
+
+EQUAL: Mapping[Unit, str] = covering(
+    Unit, {"compute": "equal training compute", "steps": "equal steps", "images": "equal images seen"}
+)
+"""By unit: what trials are compared at, in words."""
+
 
 def first_step(macs: int, step_macs: int) -> int:
     """The first training step after which at least `macs` multiply-accumulates have been spent."""
     return -(-macs // step_macs)
 
 
+def macs_at(unit: Unit, amount: int, of: Cost, batch_size: int) -> int:
+    """The cumulative training multiply-accumulates of an architecture that has been trained by an amount of a unit."""
+    if unit == "compute":
+        return amount
+    steps = amount if unit == "steps" else -(-amount // batch_size)
+    return steps * of.step_macs(batch_size)
+
+
+def macs_of_one(unit: Unit, step_macs: float, batch_size: int) -> float:
+    """The training multiply-accumulates of one of a unit, at `step_macs` a step; for forecasts, as trials train whole steps."""
+    return {"compute": 1.0, "steps": step_macs, "images": step_macs / batch_size}[unit]
+
+
+def _only(section: str, amounts: Mapping[Unit, tuple[str, int | None]]) -> tuple[Unit, int]:
+    """The only amount that is given, and its unit; raises StudyError when there is another number of them."""
+    given: list[tuple[Unit, int]] = [(unit, amount) for unit, (_, amount) in amounts.items() if amount is not None]
+    if len(given) != 1:
+        keys = {unit: key for unit, (key, _) in amounts.items()}
+        raise StudyError(
+            f"a {section} is either {keys['compute']} (compute, such as '1.5 TFLOPs') or steps (of training) or images "
+            "(seen in training); give one of them"
+        )
+    return given[0]
+
+
 class BudgetSettings(Frozen):
-    """The training compute of a full trial, and the rungs at which trials are compared.
+    """The training of a full trial, and the rungs at which trials are compared.
 
     Attributes:
         max: Compute of a full trial, in multiply-accumulates.
-        steps: Training steps of a full trial, in place of `max`; for ablations, so that every variant sees the same samples.
+        steps: Training steps of a full trial, in place of `max`: every architecture sees the same samples, not the same compute.
+        images: Training images that a full trial sees, in place of `max`: as `steps`, whatever the batch size.
         rungs: Number of rungs, the full budget included.
         reduction_factor: Each rung but the last is the next one divided by this.
         even: Space the rungs evenly instead.
@@ -37,14 +79,15 @@ class BudgetSettings(Frozen):
         grace_rungs: Number of first rungs at which no trial is judged.
         brackets: Groups of architectures that are judged separately; architectures are assigned in turn. The first judged rung of
             each bracket is one later than that of the bracket before.
-        decay: Over this last share of `max` the learning rate falls linearly to 0. It may not begin before the last rung but one,
-            so that up to any earlier rung the rate is the same for all.
+        decay: Over this last share of a full trial the learning rate falls linearly to 0. It may not begin before the last rung but
+            one, so that up to any earlier rung the rate is the same for all.
     """
 
     renamed: ClassVar[Mapping[str, str]] = RENAMED["budget"]
 
     max: Macs | None = None
-    steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    steps: Steps | None = None
+    images: Images | None = None
     rungs: Annotated[int, Field(ge=1, le=12)] = 1
     reduction_factor: Annotated[int, Field(ge=2, le=1_000_000)] = 2
     even: bool = False
@@ -55,8 +98,7 @@ class BudgetSettings(Frozen):
 
     @model_validator(mode="after")
     def _is_one_amount(self) -> BudgetSettings:
-        if (self.max is None) == (self.steps is None):
-            raise StudyError("a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training); give one of them")
+        _ = self._amount
         if self.even and self.mode != "none":
             raise StudyError(
                 "even rungs are for mode none: where trials are judged, each rung is the next divided by reduction_factor"
@@ -86,25 +128,37 @@ class BudgetSettings(Frozen):
 
     @property
     def milestones(self) -> tuple[int, ...]:
-        """The cumulative training at every rung, rising: multiply-accumulates, or steps where the budget is in steps."""
+        """The cumulative training at every rung, rising, in the budget's unit: multiply-accumulates, steps or images."""
         if self.even:
             return tuple(self.full * (rung + 1) // self.rungs for rung in range(self.rungs))
         return tuple(self.full // self.reduction_factor ** (self.rungs - 1 - rung) for rung in range(self.rungs))
 
     @property
+    def _amount(self) -> tuple[Unit, int]:
+        return _only("budget", {"compute": ("max", self.max), "steps": ("steps", self.steps), "images": ("images", self.images)})
+
+    @property
+    def unit(self) -> Unit:
+        """What is equal for all trials at a rung."""
+        return self._amount[0]
+
+    @property
+    def key(self) -> str:
+        """The key of the budget's amount: `max`, `steps` or `images`."""
+        return "max" if self.unit == "compute" else self.unit
+
+    @property
     def full(self) -> int:
-        """The training of a full trial: multiply-accumulates, or steps where the budget is in steps."""
-        amount = self.steps if self.max is None else self.max
-        assert amount is not None, "a budget has one amount"
-        return amount
+        """The training of a full trial, in the budget's unit: multiply-accumulates, steps or images."""
+        return self._amount[1]
 
-    def milestones_of(self, step_macs: int) -> tuple[int, ...]:
-        """The cumulative training multiply-accumulates at every rung, for a trial with `step_macs` per step."""
-        return tuple(mark * (step_macs if self.max is None else 1) for mark in self.milestones)
+    def milestones_of(self, of: Cost, batch_size: int) -> tuple[int, ...]:
+        """The cumulative training multiply-accumulates at every rung, for an architecture of a cost."""
+        return tuple(macs_at(self.unit, mark, of, batch_size) for mark in self.milestones)
 
-    def steps_of(self, step_macs: int) -> tuple[int, ...]:
-        """The training step of the report at every rung, for a trial with `step_macs` per step."""
-        return tuple(first_step(macs, step_macs) for macs in self.milestones_of(step_macs))
+    def steps_of(self, of: Cost, batch_size: int) -> tuple[int, ...]:
+        """The training step of the report at every rung, for an architecture of a cost."""
+        return tuple(first_step(macs, of.step_macs(batch_size)) for macs in self.milestones_of(of, batch_size))
 
     @property
     def increments(self) -> tuple[int, ...]:
@@ -143,11 +197,51 @@ class BudgetSettings(Frozen):
 
 
 class FinishSettings(Frozen):
-    """The `best` trials train on to a larger `budget` before they are exported and sampled.
+    """The `best` trials train on before they are exported and sampled.
 
-    Over the last share `decay` of the training that the finish adds, the learning rate falls linearly to 0.
+    Attributes:
+        best: The number of trials that train on.
+        budget: Compute of each in the end, in multiply-accumulates; of a study whose `budget` is compute too.
+        steps: Training steps of each in the end, where the study's budget is in steps.
+        images: Training images that each has seen in the end, where the study's budget is in images.
+        decay: Over this last share of the training that the finish adds, the learning rate falls linearly to 0.
     """
 
     best: Count = 1
-    budget: Macs
+    budget: Macs | None = None
+    steps: Steps | None = None
+    images: Images | None = None
     decay: Share = 0.0
+
+    @model_validator(mode="after")
+    def _is_one_amount(self) -> FinishSettings:
+        _ = self._amount
+        return self
+
+    @property
+    def _amount(self) -> tuple[Unit, int]:
+        amounts: Mapping[Unit, tuple[str, int | None]] = {
+            "compute": ("budget", self.budget),
+            "steps": ("steps", self.steps),
+            "images": ("images", self.images),
+        }
+        return _only("finish", amounts)
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of the finish, which is that of the study's budget."""
+        return self._amount[0]
+
+    @property
+    def key(self) -> str:
+        """The key of the finish's amount: `budget`, `steps` or `images`."""
+        return "budget" if self.unit == "compute" else self.unit
+
+    @property
+    def full(self) -> int:
+        """The training of each trial in the end, in the unit of the finish."""
+        return self._amount[1]
+
+    def macs_of(self, of: Cost, batch_size: int) -> int:
+        """The cumulative training multiply-accumulates at the end of the finish, for an architecture of a cost."""
+        return macs_at(self.unit, self.full, of, batch_size)

@@ -24,7 +24,7 @@ from space.spec import ModelSpec
 OWN = "as given"
 """The name of the study's own protocol."""
 
-CHANGEABLE = ("training", "evaluation.val_loss", "budget.max", "budget.steps", "budget.decay")
+CHANGEABLE = ("training", "evaluation.val_loss", "budget.max", "budget.steps", "budget.images", "budget.decay")
 """What a protocol may change."""
 
 UNCHANGEABLE = ("training.seed", "training.prediction")
@@ -60,7 +60,7 @@ def parse_protocol(text: str) -> TrainingProtocol:
         if not _within(key, CHANGEABLE) or _within(key, UNCHANGEABLE):
             raise StudyError(
                 f"--protocol '{name}' changes {key}; a protocol changes keys of training (but for seed and prediction), "
-                "evaluation.val_loss.images, budget.max, budget.steps and budget.decay"
+                "evaluation.val_loss.images, budget.max, budget.steps, budget.images and budget.decay"
             )
     return protocol
 
@@ -81,7 +81,7 @@ def default_protocols(study: Study, specs: Sequence[ModelSpec]) -> tuple[Trainin
     Warm-up takes 15 % of the steps of the median architecture, a decay the last 40 % of the budget, or as much as its rungs allow.
     """
     training, budget = study.training, study.budget
-    steps = median(budget.steps_of(cost(spec).step_macs(training.batch_size))[-1] for spec in specs)
+    steps = median(budget.steps_of(cost(spec), training.batch_size)[-1] for spec in specs)
     latest = 1.0 if budget.rungs == 1 else 1 / budget.rungs if budget.even else 1 - 1 / budget.reduction_factor
     rate = "training.learning_rate={:.6g}"
     batch = [f"training.batch_size={2 * training.batch_size}"]
@@ -160,7 +160,7 @@ def _made(study: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec], 
         f"Calibration of {study.name}: {protocol.name}",
         {"": {f"architecture {number}": spec for number, spec in enumerate(specs, start=1)}},
         seeds=seeds,
-        metric=study.ablation.metric if study.ablation else "val_loss",
+        metric=study.metric,
     )
     _apply(data, protocol)
     return _parsed(study, data, protocol)
@@ -183,13 +183,12 @@ def reference_study(study: Study, specs: Sequence[ModelSpec], seeds: int, budget
         study: The study to calibrate.
         specs: The architectures.
         seeds: The number of seeds, from `REFERENCE_SEEDS` after the study's on.
-        budget: The compute of a training, or its steps where the study's budget is in steps.
+        budget: The compute of a training, or its steps or images where the study's budget is in them.
 
     Raises:
         StudyError: If the budget is not above the study's, or is refused.
     """
-    key = "max" if study.budget.max is not None else "steps"
-    changes = (f"budget.{key}={budget}", "budget.rungs=1", f"training.seed={study.training.seed + REFERENCE_SEEDS}")
+    changes = (f"budget.{study.budget.key}={budget}", "budget.rungs=1", f"training.seed={study.training.seed + REFERENCE_SEEDS}")
     made = _made(study, TrainingProtocol(REFERENCE.name, changes), specs, seeds)
     if made.budget.full <= study.budget.full:
         raise StudyError(
@@ -210,10 +209,9 @@ def recommended(study: Study, protocol: TrainingProtocol, rung: int) -> dict[str
     _apply(data, protocol)
     changed = parse(BudgetSettings, data["budget"])
     if rung < changed.rungs:
-        key = "max" if changed.max is not None else "steps"
         judged = rung - 1
         fits = study.budget.grace_rungs + study.budget.brackets <= judged
-        data["budget"] |= {key: changed.milestones[rung - 1], "rungs": rung, "decay": 0.0}
+        data["budget"] |= {changed.key: changed.milestones[rung - 1], "rungs": rung, "decay": 0.0}
         data["budget"] |= {} if fits else {"grace_rungs": 0, "brackets": 1}
     whole = study.model_dump(mode="json", exclude={"training", "budget", "evaluation"}) | data
     finish = bool(study.finish) and bool(data["budget"]["decay"])
@@ -237,12 +235,13 @@ def protocol_digest(study: Study, rung: int | None = None) -> str:
     """
     budget = study.budget
     rung = budget.rungs if rung is None else rung
+    unit = {"compute": False, "steps": True, "images": "images"}[budget.unit]
     facts = {
         "data": [study.header.checksum, study.header.codec, study.data.held_out, study.data.flip],
         "training": study.training.model_dump(mode="json", exclude={"seed"}),
         "val_loss": {"images": study.evaluation.val_loss.images},
-        # A decay reaches back to no rung but the last.
-        "budget": [budget.max is None, budget.milestones[rung - 1], budget.decay if rung == budget.rungs else 0.0],
+        # Units as earlier versions wrote them. A decay reaches back to no rung but the last.
+        "budget": [unit, budget.milestones[rung - 1], budget.decay if rung == budget.rungs else 0.0],
     }
     return _digest(facts)
 

@@ -45,12 +45,13 @@ def confirmation_study(study: Study, candidates: Mapping[str, ModelSpec]) -> Stu
         f"Is any of the best of {study.name} better than {name}?",
         {"": {name: baseline, **others}},
         seeds=confirm.seeds.model_dump(),
+        metric=study.metric,
     )
     data["training"]["seed"] = study.training.seed + FRESH_SEEDS
     val_loss = study.evaluation.val_loss
     data["evaluation"]["val_loss"] = {"images": val_loss.images, "skip": val_loss.skip + val_loss.images}
     if confirm.budget is not None:
-        data["budget"]["steps" if study.budget.max is None else "max"] = confirm.budget
+        data["budget"][study.budget.key] = confirm.budget
     try:
         made = parse(Study, data, context={"header": study.header})
         made.check_runs()

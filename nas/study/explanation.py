@@ -120,12 +120,14 @@ def _followup(
 ) -> Study:
     explain = study.explain
     assert explain is not None, "asked of a study without explain"
-    data = ablation_data(study, f"{study.name}-{what}", question, blocks, seeds=seeds or explain.seeds.model_dump())
+    data = ablation_data(
+        study, f"{study.name}-{what}", question, blocks, seeds=seeds or explain.seeds.model_dump(), metric=study.metric
+    )
     data["training"]["seed"] = study.training.seed + seed
     val_loss = study.evaluation.val_loss
     data["evaluation"]["val_loss"] = {"images": val_loss.images, "skip": val_loss.skip + val_loss.images}
     if study.confirm and study.confirm.budget is not None:
-        data["budget"]["steps" if study.budget.max is None else "max"] = study.confirm.budget
+        data["budget"][study.budget.key] = study.confirm.budget
     try:
         made = parse(Study, data, context={"header": study.header})
         made.check_runs()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from nas.study.choices import FEATURES, ExtractorName, Sampler, SearcherKind
-from nas.study.metrics import biased_order
+from nas.study.metrics import EXTRAPOLATED_FROM, biased_order
 from space.amounts import cost_range
 from space.domains.domain import Domain, Range
 from space.errors import Mistakes, StudyError
@@ -61,9 +61,12 @@ class ModelSettings(Frozen):
 
 
 class Objective(Frozen):
-    """A metric to optimise: a cost, the validation loss, or `step_seconds`, the measured time of a training step."""
+    """A metric to optimise: a score, a cost, or `step_seconds`, the measured time of a training step.
 
-    metric: Literal["val_loss", "gflops", "train_gflops", "params_m", "step_seconds"]
+    Scores are the validation loss, and with `evaluation.fid` at every rung `fid`, `fid_infinity` and `kid`.
+    """
+
+    metric: Literal["val_loss", "fid", "fid_infinity", "kid", "gflops", "train_gflops", "params_m", "step_seconds"]
     direction: Literal["minimize", "maximize"] = "minimize"
 
 
@@ -81,7 +84,8 @@ class SearchSettings(Frozen):
     Attributes:
         space: The domain of each varied dotted path.
         constraints: Hard limits of the costs; nothing outside them is trained.
-        objectives: One or two metrics to optimise.
+        objectives: One to three metrics to optimise, in any order, at least one of them a score. Rungs compare trials by all of
+            them, and the winner is the best by the first score.
         sampler: The Optuna sampler.
         trials: The number of trials; the number of architectures is trials / replicates.
         replicates: Seeds per architecture. Replicates are judged together, by their mean.
@@ -91,7 +95,7 @@ class SearchSettings(Frozen):
 
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     constraints: Annotated[dict[str, Range], BeforeValidator(_ranges)] = Field(default_factory=dict)
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=2)] = (Objective(metric="val_loss"),)
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=3)] = (Objective(metric="val_loss"),)
     sampler: SamplerSettings = SamplerSettings()
     trials: Count
     replicates: Count = 1
@@ -194,8 +198,8 @@ class SampleSettings(Frozen):
 class FidSettings(Frozen):
     """FID and the other sample metrics: `samples` images per seed, compared with the training images.
 
-    A search evaluates its winners. An ablation evaluates every trial, in the trial's own process: at its last rung, or at every
-    rung with `at: every`.
+    A search evaluates its winners. An ablation, and a search by a metric of samples, evaluates every trial in the trial's own
+    process: at its last rung, or at every rung with `at: every`.
     """
 
     samples: Count = 2000
@@ -205,6 +209,16 @@ class FidSettings(Frozen):
     guidance: Guidance = 1.0
     extractor: ExtractorName = "clothes"
     at: Literal["last", "every"] = "last"
+
+    def too_few_for(self, metric: str) -> str:
+        """What is wrong where FID∞ is asked for with fewer samples than it is extrapolated from; empty otherwise."""
+        least = EXTRAPOLATED_FROM * FEATURES[self.extractor]["fid"]
+        if metric != "fid_infinity" or self.samples >= least:
+            return ""
+        return (
+            f"which needs at least {least:,} samples of {self.extractor}'s features; raise evaluation.fid.samples from "
+            f"{self.samples:,}, or take kid"
+        )
 
     def biased_order(self, metric: str) -> str:
         """A warning where so few samples cannot order models by the metric; empty where they can."""

@@ -14,10 +14,10 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_
 from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
-from nas.study.budget import BudgetSettings, FinishSettings
-from nas.study.choices import FEATURES, SAMPLERS
+from nas.study.budget import BudgetSettings, FinishSettings, macs_of_one
+from nas.study.choices import SAMPLERS
 from nas.study.followups import FRESH_SEEDS, AgainstSettings, ConfirmSettings, ExplainSettings
-from nas.study.metrics import EXTRAPOLATED_FROM
+from nas.study.objectives import of_samples, problems, scores_first
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
     EvaluationSettings,
@@ -135,15 +135,42 @@ class Study(Frozen):
         """The metrics by which trials are compared at rungs."""
         return self.search.objectives if self.search else (Objective(metric="val_loss"),)
 
+    @cached_property
+    def metric(self) -> str:
+        """The score by which architectures are ranked: an ablation's own, or the first among a search's objectives."""
+        if self.ablation:
+            return self.ablation.metric
+        return scores_first(self.objectives)[0].metric
+
+    @property
+    def scores_trials(self) -> bool:
+        """Whether `evaluation.fid` scores every trial in its own process: in an ablation, and a search by a metric of samples."""
+        return self.evaluation.fid is not None and (self.ablation is not None or bool(of_samples(self.objectives)))
+
     @property
     def replicates(self) -> int:
         """The number of trials that are judged together; 1 in an ablation."""
         return self.search.replicates if self.search else 1
 
+    def milestones_of(self, spec: ModelSpec) -> tuple[int, ...]:
+        """The cumulative training multiply-accumulates of an architecture at every rung."""
+        return self.budget.milestones_of(cost(spec), self.training.batch_size)
+
+    def finish_macs_of(self, spec: ModelSpec) -> int:
+        """The cumulative training multiply-accumulates of an architecture at the end of the finish."""
+        assert self.finish is not None, "the study has a finish"
+        return self.finish.macs_of(cost(spec), self.training.batch_size)
+
+    def macs_of_one(self, step_macs: float) -> float:
+        """The training multiply-accumulates of one unit of the budget, at `step_macs` a step; for forecasts."""
+        return macs_of_one(self.budget.unit, step_macs, self.training.batch_size)
+
     def scored_at(self, rung: int) -> bool:
-        """Whether trials are scored with `evaluation.fid` at a rung: only in an ablation, at the last rung or at every rung."""
+        """Whether trials are scored with `evaluation.fid` at a rung: where they are at all, at the last rung or at every rung."""
         fid = self.evaluation.fid
-        return bool(self.ablation and fid and (fid.at == "every" or rung == self.budget.rungs - 1))
+        if fid is None or not self.scores_trials:
+            return False
+        return rung == self.budget.rungs - 1 or (fid.at == "every" and rung < self.budget.rungs)
 
     @cached_property
     def most_trials(self) -> int:
@@ -242,6 +269,14 @@ class Study(Frozen):
                 yield StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
         if len(set(self.training.ema)) < len(self.training.ema):
             yield StudyError("training.ema names a decay twice; remove one")
+        if self.finish and self.search and self.finish.unit != self.budget.unit:
+            wanted = "budget" if self.budget.unit == "compute" else self.budget.unit
+            yield StudyError(
+                f"finish.{self.finish.key} is {self.finish.unit}, but budget.{self.budget.key}, from which the winner trains on, "
+                f"is {self.budget.unit}; write finish.{wanted}"
+            )
+        elif self.finish and self.search and self.finish.full <= self.budget.full:
+            yield StudyError(f"finish.{self.finish.key} must be above budget.{self.budget.key}: the winner trains on")
         if self.finish and self.budget.decay:
             yield StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
 
@@ -254,23 +289,9 @@ class Study(Frozen):
             _within("search", lambda: self.enqueued)
         except StudyError as error:
             yield error
-        metrics = [objective.metric for objective in search.objectives]
-        if len(set(metrics)) < len(metrics):
-            yield StudyError(f"search.objectives names {metrics[0]} twice")
-        if metrics[0] != "val_loss":
-            yield StudyError("search.objectives must begin with val_loss, by which rungs compare trials and the winner is chosen")
-        if search.objectives[0].direction != "minimize":
-            yield StudyError("search.objectives: val_loss is minimised; write direction: minimize or leave it out")
-        if self.budget.max is None:
-            yield StudyError(
-                "budget.steps is for ablations: a search compares at equal compute; write budget.max, such as '1.5 TFLOPs'"
-            )
-        elif self.finish and self.finish.budget <= self.budget.max:
-            yield StudyError("finish.budget must be above budget.max: the winner trains on")
+        yield from problems(search.objectives, self.evaluation.fid, self.budget.rungs)
         if self.training.prediction.kind != "epsilon" and "learned_variance" in search.space:
             yield StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
-        if self.evaluation.fid and self.evaluation.fid.at == "every":
-            yield StudyError("evaluation.fid.at: every is for ablations; a search judges its winners alone")
 
     def _check_confirm(self) -> Iterator[StudyError]:
         confirm, search = self.confirm, self.search
@@ -304,13 +325,8 @@ class Study(Frozen):
             yield StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
         if ablation.metric != "val_loss" and self.evaluation.fid is None:
             yield StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
-        if ablation.metric == "fid_infinity" and self.evaluation.fid is not None:
-            least = EXTRAPOLATED_FROM * FEATURES[self.evaluation.fid.extractor]["fid"]
-            if self.evaluation.fid.samples < least:
-                yield StudyError(
-                    f"ablation.metric is fid_infinity, which needs at least {least:,} samples of {self.evaluation.fid.extractor}'s "
-                    f"features; raise evaluation.fid.samples from {self.evaluation.fid.samples:,}, or take kid"
-                )
+        if self.evaluation.fid and (few := self.evaluation.fid.too_few_for(ablation.metric)):
+            yield StudyError(f"ablation.metric is {ablation.metric}, {few}")
         try:
             _within("ablation", lambda: self.rows)
         except StudyError as error:
@@ -346,10 +362,15 @@ class Study(Frozen):
             census = self.census
             if not census.feasible:
                 raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
-        if self.budget.max is None:
+        first, size = self.budget.milestones[0], self.training.batch_size
+        if self.budget.unit == "images" and first < size:
+            raise StudyError(
+                f"budget: the first rung, {first:,} images, is less than one step of training.batch_size {size:,}; raise "
+                "budget.images or take fewer rungs"
+            )
+        if self.budget.unit != "compute":
             return
         dearest = max(cost(spec).step_macs(self.training.batch_size) for spec in self.architectures)
-        first = self.budget.milestones[0]
         if first < dearest:
             raise StudyError(
                 f"budget: the first rung, {first / 1e9:.3g} GFLOPs, is less than one step of the dearest architecture "

@@ -44,8 +44,8 @@ def select(run: Run, which: str) -> list[TrialResult]:
 
     Args:
         run: The run.
-        which: `best`, which is the confirmed one where there is one; `pareto:K`, at most K trials of the front of val_loss and
-            gflops, lowest loss first; or a trial's number.
+        which: `best`, the confirmed one where there is one; `pareto:K`, at most K trials of the run's front, the best by its metric
+            first; or a trial's number.
 
     Returns:
         The trials; except by number, only complete ones.

@@ -67,7 +67,7 @@ class Trial:
         """The data, after a check of what scores need; what is missing on this machine is no failure of the trial."""
         fid = self.study.evaluation.fid
         try:
-            if self.study.ablation and fid is not None:
+            if self.study.scores_trials and fid is not None:
                 check_judge(self.study.data, fid.extractor, self.device)
             return feeds(self.study.data, self.device)
         except (DataError, OSError) as error:
@@ -77,10 +77,11 @@ class Trial:
         """The decay of the learning rate: over the last share of the budget, or of what the finish adds to it."""
         budget, finish = self.study.budget, self.study.finish
         if self.plan.reported < budget.rungs:
-            end, start, share = budget.milestones_of(self.step_macs)[-1], 0, budget.decay
+            end, start, share = self.study.milestones_of(self.plan.spec)[-1], 0, budget.decay
         else:
             assert finish is not None, "only a finish trains beyond the last rung"
-            end, start, share = finish.budget, budget.full, finish.decay
+            start, share = self.study.milestones_of(self.plan.spec)[-1], finish.decay
+            end = self.study.finish_macs_of(self.plan.spec)
         if not share:
             return None
         first = round(end - share * (end - start))

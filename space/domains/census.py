@@ -45,8 +45,9 @@ class Census:
     """Counts and extremes over random points of a space.
 
     `draws`, `buildable` and `feasible` are numbers of points. `costs` holds the lowest and highest value of every metric among the
-    feasible. `cheapest` and `dearest` are the feasible specs with the least and the most multiply-accumulates of one training step,
-    and `nearest` is the spec that breaks the constraints least.
+    feasible. `mean_step_macs` are the multiply-accumulates of one training step, the mean over the feasible; `cheapest` and
+    `dearest` are the feasible specs with the least and the most of them, and `nearest` is the spec that breaks the constraints
+    least.
     """
 
     draws: int
@@ -59,6 +60,7 @@ class Census:
     """Multiply-accumulates of one training step of the dearest feasible spec."""
     cheapest: ModelSpec | None = None
     dearest: ModelSpec | None = None
+    mean_step_macs: float = 0.0
 
     @property
     def share(self) -> float:
@@ -107,6 +109,7 @@ class _Tally:
     def __init__(self, space: SearchSpace, batch_size: int) -> None:
         self.space, self.batch_size = space, batch_size
         self.draws = self.buildable = self.feasible = 0
+        self._step_macs = 0.0
         self._costs: dict[str, tuple[float, float]] = {}
         self._least: dict[str, tuple[float, dict[str, Any]]] = {}
         """The lowest amount so far, and the values of its point, by the extreme that is sought."""
@@ -125,6 +128,7 @@ class _Tally:
         self._seek("nearest", table, violation)
         if feasible.any():
             steps = table.step_macs(self.batch_size).astype(float)
+            self._step_macs += float(steps[feasible].sum())
             self._seek("cheapest", table, np.where(feasible, steps, np.inf))
             self._seek("dearest", table, np.where(feasible, -steps, np.inf))
             for metric in COST_METRICS:
@@ -156,6 +160,7 @@ class _Tally:
             dearest_step_macs=cost(dearest).step_macs(self.batch_size) if dearest else 0,
             cheapest=extremes.get("cheapest"),
             dearest=dearest,
+            mean_step_macs=self._step_macs / max(1, self.feasible),
         )
 
     def _marginals(self, name: str) -> list[Marginal]:

@@ -7,7 +7,9 @@ import pytest
 from analysis import curves_info, front_info, load, plot_curves, plot_front, ranking_table, render
 from nas.runs.ledger import Ledger
 from nas.search.controller import Search
+from nas.study.load import load_study
 from space import ToolkitError
+from tests.nas.scripted import VARIED, searched
 from tests.nas.search.test_controller import carry_out, study  # noqa: F401
 
 mpl.use("Agg")
@@ -74,6 +76,25 @@ def test_figures_show_every_point(run):
     assert len(curves_info(run)) == len(run.reports)
     drawn = [line for line in axes.lines if len(line.get_xdata()) and line.get_linestyle() == "-"]
     assert len(drawn) >= run.reports["trial"].nunique()
+
+
+def test_a_front_of_three_objectives_has_the_third_as_its_colour(tiny_file, tmp_path):
+    objectives = "search.objectives=[{metric: params_m}, {metric: val_loss}, {metric: step_seconds}]"
+    changes = [*VARIED, "search.trials=12", objectives, "budget={steps: 12, rungs: 3}", "finish=null"]
+    data = load(searched(load_study(tiny_file, changes), tmp_path / "run").run)
+    info = front_info(data)
+    assert info.axes == ("val_loss", "params_m", "step_seconds")
+    assert info.points["step_seconds"].unique().tolist() == [4.0], "scripted reports train one image a second"
+    on_front = info.points[info.points["on_front"]]
+    assert set(on_front["trial"]) == {trial.number for trial in data.run.front()}
+    axes = plot_front(data)
+    assert sum(len(c.get_offsets()) for c in axes.collections) == len(info.points)
+    assert axes.get_xlabel() == "million parameters (folded)"
+    assert axes.get_ylabel() == "validation loss after 12 steps"
+    assert "complete trials at equal steps" in axes.get_title()
+    curves = plot_curves(data)
+    assert curves.get_xlabel() == "training steps"
+    assert [line.get_xdata()[0] for line in curves.lines if line.get_linestyle() == ":"] == [3, 6, 12]
 
 
 def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811

@@ -79,6 +79,19 @@ def test_compute_is_told_in_a_unit_that_fits(full):
     assert "  GFLOPs  " in all_of_it
 
 
+def test_rungs_of_steps_are_told_in_steps_and_what_is_spent_in_compute(tiny_file, tmp_path):
+    changes = [*VARIED, "budget={steps: 48, rungs: 5, mode: none}", "finish=null"]
+    searched(load_study(tiny_file, changes), tmp_path / "run", loss=seeded_loss)
+    one, compared = (called(tmp_path / "run", "--repeats", 2, *how) for how in ([], ["--compare"]))
+    for text in (one, compared):
+        rows = text[text.index("rung  steps") :].splitlines()[1:]
+        assert [row.split()[:2] for row in rows[:5]] == [["1", "3"], ["2", "6"], ["3", "12"], ["4", "24"], ["5", "48"]]
+    (shown,) = json.loads(called(tmp_path / "run", "--sampler", "recorded", "--json"))["replays"]
+    costs = [trial.reports[0].macs for trial in read_run(tmp_path / "run").trials.values()]
+    assert len(set(costs)) > 1
+    assert (shown["rungs"][0]["mark"], shown["rungs"][0]["macs"]) == (3, round(sum(costs) / len(costs)))
+
+
 def test_replicates_show_the_noise_ceiling(tiny_file, tmp_path):
     searched(load_study(tiny_file, [*ALL_FULLY, "search.replicates=2", "search.trials=24"]), tmp_path / "run", loss=seeded_loss)
     record = recorded(read_run(tmp_path / "run"))

@@ -91,8 +91,8 @@ def test_replicates_count_together_and_reports_of_a_finish_not_at_all(tiny_file,
     first = [run.trials[n].reports[:5] for n in (0, 1)]
     curve = record.curves[0]
     assert curve.losses == pytest.approx([(a.val_loss + b.val_loss) / 2 for a, b in zip(*first, strict=True)])
-    assert curve.val_losses == tuple(tuple(one.val_loss for one in own) for own in first)
-    last = np.array([[own[-1] for own in curve.val_losses] for curve in record.curves])
+    assert curve.scores == tuple(tuple(one.val_loss for one in own) for own in first)
+    last = np.array([[own[-1] for own in curve.scores] for curve in record.curves])
     assert record.agreements_across_seeds[-1].tau == pytest.approx(kendalltau(*last.T).statistic)
     assert curve.macs == tuple(tuple(one.macs for one in own) for own in first)
     assert curve.seconds == ((1, 2, 3, 4, 5),) * 2

@@ -54,6 +54,12 @@ def test_a_ladders_rows_go_on_for_both_of_their_steps(tmp_path):
     assert plain - 1 <= ladder <= plain + 4
 
 
+def test_a_budget_of_images_is_one_of_steps_of_the_batch(tmp_path):
+    found, steps = estimate_of(tmp_path, "budget={images: 7, rungs: 1}"), estimate_of(tmp_path)
+    assert found["budget"] == "7 images a trial: the same samples for every row, not the same compute"
+    assert found["training"] == steps["training"], "7 images take 2 steps of 4"
+
+
 def test_a_budget_of_compute_is_equal_for_every_row(tmp_path):
     found = estimate_of(tmp_path, "budget={max: 8 TFLOPs, rungs: 2}")
     assert found["budget"] == "4 TFLOPs, 8 TFLOPs of training a trial"

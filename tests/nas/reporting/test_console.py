@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nas.reporting.console import Follower, LiveTable, PlainLines, describe, state_lines
 from nas.reporting.estimate import expected_search_macs
+from nas.reporting.progress import Progress
 from nas.runs.events import Reported
 from nas.runs.ledger import Ledger, read_events
 from nas.runs.records import Failure, State
@@ -33,6 +34,8 @@ MODES = {
     "stop, replicates": ["search.replicates=3"],
     "promote, replicates": ["budget.mode=promote", "search.replicates=2"],
     "stop, grace": ["budget.grace_rungs=1"],
+    "stop, steps": ["budget={steps: 16, rungs: 4}", "finish={steps: 20}"],
+    "promote, images": ["budget={images: 70, rungs: 4, mode: promote}", "finish={images: 90}"],
     "promote, brackets": ["budget.mode=promote", "budget.brackets=2", "search.trials=18"],
 }
 
@@ -90,7 +93,9 @@ def test_counted_event_by_event_is_what_counting_anew_gives(study, tmp_path):
     assert follower.progress.running == follower.progress.waiting == 0
     assert any(waited) == (study.budget.mode == "promote" or study.search.replicates > 1)
     # What is left is the finish.
-    assert follower.progress.remaining_macs == study.finish.budget - study.budget.max
+    (best,) = search.run.best()
+    left = study.finish_macs_of(best.spec) - study.milestones_of(best.spec)[-1]
+    assert follower.progress.remaining_macs == left > 0
     (plan,) = search.finish_plans()
     for rung in range(plan.reported, plan.reported + len(plan.milestones)):
         search.report(report(plan, rung))
@@ -142,6 +147,30 @@ def test_the_expected_need_of_a_run_shrinks_to_what_is_expected_of_those_who_are
     assert not search.report(report(plans[1], 0, 0.9))
     assert follower.progress.remaining_macs == (6 * 250 + 300) * million
     assert follower.progress.spent_macs == 200 * million
+
+
+def test_at_equal_steps_what_is_to_come_is_what_the_architectures_cost(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "budget={steps: 80, rungs: 4}", "search.trials=8", "finish={steps: 100}"])
+    follower = Follower(tmp_path)
+    search = Search(study, Ledger(tmp_path), (follower.take,))
+    plans = [search.next_plan() for _ in range(2)]
+    first, second = (trial.cost.step_macs(study.training.batch_size) for trial in search.run.trials.values())
+    assert first != second
+    mean = (first + second) / 2
+    # Each of 8 takes 10 steps, then 1 in 2 each time 10, 20 and 40; two of them are known, and the best takes 20 more.
+    assert follower.progress.remaining_macs == 10 * (first + second) + (6 * 10 + 4 * 10 + 2 * 20 + 40 + 20) * mean
+    assert search.report(report(plans[0], 0, 0.5))
+    assert not search.report(report(plans[1], 0, 0.9))
+    # The first goes on for 10 steps, the other is stopped. Of 6 to come 3 join it at the second rung.
+    assert follower.progress.remaining_macs == 10 * first + (6 * 10 + 3 * 10 + 2 * 20 + 40 + 20) * mean
+    assert follower.progress.spent_macs == 10 * (first + second)
+
+
+def test_a_search_without_a_trial_expects_what_its_bill_says(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*VARIED, "budget={images: 320, rungs: 4}", "finish=null"])
+    search = Search(study, Ledger(tmp_path))
+    assert Progress(search.run).remaining_macs == pytest.approx(expected_search_macs(study))
+    assert expected_search_macs(study) == pytest.approx(12 * (10 + 5 + 5 + 5) * study.census.mean_step_macs)
 
 
 def test_in_mode_promote_those_who_went_on_are_taken_from_those_who_will(tiny_file, tmp_path):

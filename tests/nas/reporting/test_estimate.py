@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from itertools import islice
 
+import numpy as np
 import pytest
 
 from nas.reporting.estimate import drawing_macs, estimate, expected_search_macs
@@ -63,6 +65,29 @@ def test_the_expected_compute_of_every_way_to_judge(tiny_file, changes, expected
     assert found["training"].startswith("at most 9.6 GFLOPs")
     if expected < 800 * 12:
         assert f"about {compute(expected * 1e6)} when 1 in 2 goes on" in found["training"]
+
+
+@pytest.mark.parametrize(("key", "marks"), [("steps: 80", "10, 20, 40, 80 steps"), ("images: 320", "40, 80, 160, 320 images")])
+def test_at_equal_steps_the_bill_says_how_the_compute_differs(tiny_file, key, marks):
+    finish = f"finish={{best: 2, {key.split(':')[0]}: {2 * int(key.split()[1])}}}"
+    study = load_study(tiny_file, [f"budget={{{key}, rungs: 4}}", "search.trials=8", "search.space.channels=[8, 16]", finish])
+    census, size = study.census, study.training.batch_size
+    cheapest, dearest = (cost(spec).step_macs(size) for spec in (census.cheapest, census.dearest))
+    mean = census.mean_step_macs
+    assert cheapest < mean < dearest
+    feasible = list(islice(study.search_space.feasible(np.random.default_rng(1)), 4000))
+    drawn = [cost(study.search_space.spec(params)).step_macs(size) for params in feasible]
+    assert mean == pytest.approx(np.mean(drawn), rel=0.03)
+    found = lines(estimate(study))
+    assert found["rungs"] == f"{marks} a trial; mode stop: judged on arrival"
+    low, high, middle = (compute(80 * step) for step in (cheapest, dearest, mean))
+    assert found["a trial"].startswith(f"{low} (cheapest) to {high} (dearest) to the last rung, {middle} in the mean")
+    # 8 trials × 80 steps and 2 × 80 for the finish; in expectation 8 × (10 + 5 + 5 + 5).
+    most, likely = (8 * 80 + 2 * 80) * dearest, (8 * 25 + 2 * 80) * mean
+    assert found["training"] == f"at most {compute(most)}; about {compute(likely)} when 1 in 2 goes on from every rung"
+    more = "80 steps" if key.startswith("steps") else "320 images"
+    assert found["finish"] == f"2 best, each {more} more (contained above)"
+    assert duration(likely / 1e6).split()[1] in lines(estimate(study, Throughput(1e6, 1, "given")))["hours"]
 
 
 def test_brackets_share_the_architectures_out(tiny_file):
@@ -129,6 +154,21 @@ def test_the_bill_counts_sampling(tiny_file):
     assert drawing_macs(flow, flow.evaluation.samples, flow.base) == 2 * 40 * round(cost(flow.base).gflops * 1e9)
     none = load_study(tiny_file, ["evaluation.samples=null"])
     assert lines(estimate(none))["sampling"] == "none: evaluation.samples is null"
+
+
+def test_the_bill_of_a_search_by_a_metric_of_samples_has_the_scoring_of_every_report(tiny_file):
+    judged = "evaluation.fid={samples: 200, seeds: [0, 1], steps: 3, at: every}"
+    changes = [FOUR_RUNGS, "search.trials=8", "finish=null", judged, "search.objectives=[{metric: gflops}, {metric: kid}]"]
+    study = load_study(tiny_file, changes)
+    each = drawing_macs(study, study.evaluation.fid, study.census.dearest)
+    found = lines(estimate(study))
+    # 8 trials report at 4 rungs at most; in expectation 8, 4, 2 and 1.
+    said = f"at most {compute(32 * each)}, about {compute(15 * each)} (every report, of 400 samples each, of"
+    assert found["scoring"] == f"{said} the dearest architecture), not contained above"
+    assert "scoring" not in lines(estimate(load_study(tiny_file, [FOUR_RUNGS, "finish=null"])))
+    slow, training = Throughput(1e6, 1, "given"), expected_search_macs(study)
+    grid = drawing_macs(study, study.evaluation.samples, study.census.dearest) + each
+    assert f"about {duration((training + 15 * each + grid) / 1e6)} of" in lines(estimate(study, slow))["hours"]
 
 
 def test_the_rate_of_a_run_is_that_of_what_it_trained_itself(tiny, tmp_path):

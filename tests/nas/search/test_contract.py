@@ -28,10 +28,15 @@ TINY_SHARE = (
     " feed_forward.ratio: [1, 2, 3, 4], feed_forward.kind: [mlp, conv]}"
 )
 OBJECTIVES = ["[{metric: val_loss}]", "[{metric: val_loss}, {metric: gflops}]"]
+THREE = "[{metric: gflops}, {metric: val_loss}, {metric: params_m, direction: maximize}]"
+CASES = [
+    *[(kind, mode, objectives) for kind in get_args(SearcherKind) for mode in get_args(Mode) for objectives in OBJECTIVES],
+    *[(kind, mode, THREE) for kind, mode in [("random", "promote"), ("tpe", "stop"), ("nsga2", "promote"), ("gp", "stop")]],
+]
 OPTUNA = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
 
 
-@pytest.fixture(scope="module", params=[(k, m, o) for k in get_args(SearcherKind) for m in get_args(Mode) for o in OBJECTIVES])
+@pytest.fixture(scope="module", params=CASES)
 def study(request):
     kind, mode, objectives = request.param
     if kind == "gp" and mode == "none":
@@ -62,7 +67,8 @@ def test_a_search_ends_in_true_states_told_to_the_sampler(study, tmp_path):
         assert seen.state is OPTUNA[trial.state]
         losses = [report.val_loss for report in trial.reports]
         if trial.state is State.COMPLETE:
-            assert seen.values == ([losses[-1]] if single else [losses[-1], trial.cost.gflops])
+            costs = {"gflops": trial.cost.gflops, "params_m": trial.cost.params_m}
+            assert seen.values == [{"val_loss": losses[-1], **costs}[objective.metric] for objective in study.search.objectives]
         assert list(seen.intermediate_values.values()) == (losses if single else [])
     assert next(told, None) is None
 

@@ -26,10 +26,24 @@ LARGE = {
 ENQUEUED = [{}, {"heads": 2}, {"feed_forward.ratio": 5}, {"feed_forward.kind": "conv"}]
 
 
+OBJECTIVES = [
+    [{"metric": "val_loss"}],
+    [{"metric": "val_loss"}, {"metric": "gflops"}],
+    [{"metric": "params_m"}, {"metric": "val_loss"}],
+    [{"metric": "gflops"}, {"metric": "val_loss"}, {"metric": "params_m", "direction": "maximize"}],
+]
+
+
 def random_study(rng):
     plain = copy.deepcopy(TINY)
     rungs, reduction_factor, mode = rng.randint(1, 4), rng.choice([2, 3]), rng.choice(["stop", "promote", "none"])
-    plain["budget"] = {"max": macs(rungs, reduction_factor), "rungs": rungs, "reduction_factor": reduction_factor, "mode": mode}
+    unit = rng.choice(["max", "steps", "images"])
+    plain["budget"] = {
+        unit: amount(unit, rungs, reduction_factor),
+        "rungs": rungs,
+        "reduction_factor": reduction_factor,
+        "mode": mode,
+    }
     if mode != "none" and rungs > 2:
         brackets = rng.randint(1, 2)
         plain["budget"] |= {"brackets": brackets, "grace_rungs": rng.randint(0, rungs - 1 - brackets)}
@@ -40,15 +54,16 @@ def random_study(rng):
         "replicates": replicates,
         "trials": replicates * rng.randint(1, 10),
         "sampler": {"kind": rng.choice(["random", "random", "tpe", "nsga2"]), "population": 3},
-        "objectives": [{"metric": "val_loss"}, {"metric": "gflops"}][: rng.randint(1, 2)],
+        "objectives": rng.choice(OBJECTIVES),
         "enqueue": rng.sample(ENQUEUED, rng.randint(0, 2)),
     }
     plain["finish"] = None
     return plain
 
 
-def macs(rungs, reduction_factor):
-    return f"{100 * reduction_factor ** (rungs - 1)} MFLOPs"
+def amount(unit, rungs, reduction_factor):
+    times = reduction_factor ** (rungs - 1)
+    return {"max": f"{100 * times} MFLOPs", "steps": 2 * times, "images": 7 * times}[unit]
 
 
 def changed_study(rng, plain):
@@ -60,7 +75,8 @@ def changed_study(rng, plain):
         search["trials"] = search["replicates"]
     if rng.random() < 0.4:
         budget["rungs"] += 1
-        budget["max"] = macs(budget["rungs"], budget["reduction_factor"])
+        unit = next(iter(budget))
+        budget[unit] = amount(unit, budget["rungs"], budget["reduction_factor"])
     if rng.random() < 0.3:
         search["enqueue"] = [*search["enqueue"], {"feed_forward.ratio": rng.choice([5, 6])}]
 

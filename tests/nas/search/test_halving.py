@@ -1,3 +1,4 @@
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,13 +63,14 @@ def test_nothing_goes_on_from_the_last_rung():
     assert not rungs.may_train(0)
 
 
-def test_fronts_are_what_their_definition_says():
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_fronts_are_what_their_definition_says(objectives):
     def dominates(a, b):
         return (a <= b).all() and (a < b).any()
 
     rng = np.random.default_rng(0)
     for _ in range(200):
-        values = rng.integers(0, rng.integers(2, 8), size=(rng.integers(1, 14), 2)).astype(float)
+        values = rng.integers(0, rng.integers(2, 8), size=(rng.integers(1, 14), objectives)).astype(float)
         left = list(range(len(values)))
         for front in fronts(values):
             assert set(front) == {i for i in left if not any(dominates(values[j], values[i]) for j in left)}
@@ -82,6 +84,24 @@ def test_order_by_fronts_and_crowding():
     assert order[:2] == [0, 2]
     assert set(order[2:4]) == {1, 5}
     assert order[4:] == [4, 3]
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_order_of_objectives_decides_nothing_but_ties(objectives):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = rng.uniform(size=(12, objectives))
+        for columns in permutations(range(1, objectives)):
+            assert by_front(values[:, [0, *columns]]) == by_front(values)
+
+
+@pytest.mark.parametrize(("objectives", "goes_on"), [(2, False), (3, True)])
+def test_what_is_best_by_a_third_objective_goes_on(objectives, goes_on):
+    rungs = begun(rungs_of(2), 4)
+    for trial, values in enumerate([(0.10, 0.03, 3.0), (0.20, 0.06, 3.0), (0.15, 0.05, 3.0), (0.30, 0.07, 1.0)]):
+        rungs.report(trial, 0, values[:objectives])
+    assert rungs.may_train(0)
+    assert rungs.may_train(3) == goes_on
 
 
 def test_two_objectives_keep_the_front_and_stop_what_it_dominates():

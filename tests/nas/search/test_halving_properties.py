@@ -104,8 +104,9 @@ def plays(draw, modes=("stop", "promote", "none"), failures=True):
     if mode != "none" and rungs > 2:
         how["brackets"] = draw(st.integers(1, 2))
         how["grace_rungs"] = draw(st.integers(0, rungs - 1 - how["brackets"]))
-    budget = BudgetSettings(max=10**6, rungs=rungs, reduction_factor=draw(st.integers(2, 4)), mode=mode, **how)
-    play = Play(budget, draw(st.integers(1, 25)), draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 2)))
+    unit = draw(st.sampled_from(["max", "steps", "images"]))
+    budget = BudgetSettings(**{unit: 10**6}, rungs=rungs, reduction_factor=draw(st.integers(2, 4)), mode=mode, **how)
+    play = Play(budget, draw(st.integers(1, 25)), draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)))
     share = draw(st.sampled_from([0.0, 0.05, 0.3])) if failures else 0.0
     play.run(random.Random(draw(st.integers(0, 10**6))), draw(st.integers(1, 6)), share)
     return play

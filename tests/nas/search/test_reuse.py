@@ -52,6 +52,17 @@ def test_what_another_run_has_trained_is_taken_over(study, tiny_file, tmp_path, 
     assert facts(tmp_path / "second") == before
 
 
+def test_a_search_at_equal_steps_takes_over_what_another_trained_for_as_many(tiny_file, tmp_path, checkpoints):
+    # Scripted reports are at steps 1, 2, 3.
+    study = load_study(tiny_file, [*VARIED, "budget={steps: 2, rungs: 2}", "finish=null"])
+    checkpoints(searched(study, tmp_path / "first"), tmp_path / "first")
+    images = [*VARIED, "name=second", "finish=null"]
+    same = searched(load_study(tiny_file, [*images, "budget={images: 8, rungs: 2}"]), tmp_path / "second").run
+    assert all(trial.reused[0] == 0 for trial in same.trials.values()), "8 images are 2 steps of 4"
+    other = searched(load_study(tiny_file, [*images, "budget={images: 40, rungs: 2}"]), tmp_path / "third").run
+    assert not any(trial.reused for trial in other.trials.values())
+
+
 @pytest.mark.parametrize(
     "change", ["training.learning_rate=0.5", "training.seed=1", "evaluation.val_loss.images=24", "data.held_out=0.2"]
 )

@@ -164,7 +164,11 @@ def test_blocks_stand_side_by_side_with_presets_of_their_own(tmp_path):
         ([], {"metric": "loss"}, "'loss' is not measured of a trial; known: val_loss, fid"),
         ([], {"blocks": [{"variants": VARIANTS}]}, "design stands beside blocks; move it into one of them"),
         (["budget.mode=stop"], {}, "budget.mode stop prunes, but an ablation trains every row to the end; remove it"),
-        (["budget.max=1 GFLOPs"], {}, "a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training); give one"),
+        (
+            ["budget.max=1 GFLOPs"],
+            {},
+            "a budget is either max (compute, such as '1.5 TFLOPs') or steps (of training) or images (seen in training); give one",
+        ),
         (["finish={budget: 1 GFLOPs}"], {}, "finish trains winners on, but the rows of an ablation are compared at one budget"),
         (["search={space: {heads: [1, 2]}, trials: 2}"], {}, "a study holds either search or ablation; give one of them"),
     ],
@@ -180,11 +184,6 @@ def test_components_that_set_the_same_path_cannot_be_put_together(tmp_path):
     clash = [*VARIANTS, {"name": "again", "set": {"attention.position": "none"}}]
     with pytest.raises(ToolkitError, match="'again' and another component both set attention.position"):
         ablation(tmp_path, design="factorial", variants=clash)
-
-
-def test_a_search_has_no_budget_in_steps(tiny_file):
-    with pytest.raises(ToolkitError, match=r"budget\.steps is for ablations"):
-        load_study(tiny_file, ["budget={steps: 4}", "finish=null"])
 
 
 def test_a_study_lies_over_the_one_it_extends(tmp_path):

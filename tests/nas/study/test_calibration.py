@@ -151,6 +151,17 @@ def test_changes_that_make_no_study_are_refused(tiny, changes, message):
         calibration_study(tiny, parse_protocol(f"x: {changes}"), calibration_architectures(tiny, 2), 2)
 
 
+def test_a_search_at_equal_images_is_calibrated_at_as_many(tiny_file):
+    study = load_study(tiny_file, ["budget={images: 32, rungs: 3}", "finish=null"])
+    specs = calibration_architectures(study, 2)
+    made = {one.name: calibration_study(study, one, specs, 2) for one in default_protocols(study, specs)}
+    twice = made["twice the batch"]
+    assert (twice.budget.images, twice.training.batch_size) == (32, 8)
+    assert twice.milestones_of(study.base) == pytest.approx(study.milestones_of(study.base), rel=0.05), "but for folding"
+    assert reference_study(study, specs, 1, "64").budget.images == 64
+    assert recommended(study, OWN_PROTOCOL, 2)["budget"]["images"] == 16
+
+
 def test_a_reference_is_longer_and_shares_no_seed(tiny):
     specs = calibration_architectures(tiny, 2)
     made = reference_study(tiny, specs, 2, "1 GFLOPs")
@@ -178,6 +189,9 @@ def test_what_is_recommended_makes_a_study(tiny_file, tiny):
 
 def test_a_digest_is_of_what_changes_a_score(tiny_file):
     digest = protocol_digest(load_study(tiny_file))
+    assert digest == "4570533ad104", "calibrations of earlier versions are still found"
+    steps, images = (load_study(tiny_file, [f"budget={{{unit}: 8, rungs: 2}}", "finish=null"]) for unit in ("steps", "images"))
+    assert len({digest, protocol_digest(steps), protocol_digest(images)}) == 3
     same = ["training.seed=5", "search.trials=8", "search.sampler.seed=3", "budget.rungs=2", "budget.mode=none", "resources.cpu=2"]
     for change in same:
         assert protocol_digest(load_study(tiny_file, [change])) == digest, change

@@ -5,6 +5,7 @@ from nas.search.resume import differences
 from nas.study.load import load_study
 from nas.study.study import Study
 from space import ToolkitError
+from space.costs.cost import cost
 from space.errors import Mistakes, StudyError
 from tests.conftest import TINY
 
@@ -27,10 +28,28 @@ from tests.conftest import TINY
             "search.constraints={gflops: {min: 2}}",
             "none of 100000 random architectures .* has gflops at least 2; the nearest has gflops 0.00",
         ),
-        ("search.objectives=[{metric: gflops}]", "must begin with val_loss"),
+        (
+            "search.objectives=[{metric: gflops}]",
+            "search.objectives has no score, only gflops, which no rung changes; add",
+        ),
+        (
+            "search.objectives=[{metric: step_seconds}, {metric: gflops}]",
+            "has no score, only step_seconds and gflops, which",
+        ),
+        ("search.objectives=[{metric: val_loss}, {metric: gflops}, {metric: gflops}]", "search.objectives names gflops twice"),
+        ("search.objectives=[{metric: gflops}, {metric: val_loss, direction: maximize}]", "val_loss is minimised"),
+        ("search.objectives=[{metric: fid}]", "has fid, which evaluation.fid measures; add evaluation: {fid: {at: every}}"),
         ("budget.max=3 bananas", "'3 bananas' is not an amount of compute such as '1.5 TFLOPs'"),
         ("budget.max=1 MFLOPs", "the first rung, 0.00025 GFLOPs, is less than one step of the dearest architecture"),
         ("finish.budget=1 MFLOPs", "finish.budget must be above budget.max"),
+        (
+            "finish={steps: 40}",
+            "finish.steps is steps, but budget.max, from which .* is compute; write finish.budget",
+        ),
+        ("finish={best: 1}", "a finish is either budget .compute, such as '1.5 TFLOPs'. or steps"),
+        ("budget={steps: 30, max: 1 GFLOPs}", "a budget is either max .compute, such as '1.5 TFLOPs'. or steps"),
+        ("budget={steps: 30}", "finish.budget is compute, but budget.steps, from which the winner trains on, is steps"),
+        ("budget={steps: 3, rungs: 3}", "3 rungs leave less than a step for the first"),
         ("name=../x", "name: string should match pattern"),
         ("search.objectives=[{metric: val_loss, direction: maximize}]", "val_loss is minimised"),
         (
@@ -191,6 +210,37 @@ def test_changes_reach_keys_that_hold_dots(tiny_file):
 def test_amounts_of_compute_and_rungs(tiny):
     assert tiny.budget.max == 200_000_000
     assert tiny.budget.milestones == (50_000_000, 100_000_000, 200_000_000)
+
+
+@pytest.mark.parametrize("unit", ["max", "steps", "images"])
+def test_a_budget_is_of_one_unit_in_which_its_rungs_are(tiny_file, unit):
+    amounts = {"max": ("400 MFLOPs", "800 MFLOPs"), "steps": (40, 80), "images": (160, 320)}
+    key = "budget" if unit == "max" else unit
+    amount, more = amounts[unit]
+    study = load_study(tiny_file, [f"budget={{{unit}: {amount}, rungs: 3}}", f"finish={{{key}: {more}}}"])
+    budget, finish = study.budget, study.finish
+    assert (budget.key, finish.key, finish.full) == (unit, key, 2 * budget.full)
+    assert budget.milestones == (budget.full // 4, budget.full // 2, budget.full)
+    with pytest.raises(ToolkitError, match=rf"finish.{key} must be above budget.{unit}: the winner trains on"):
+        load_study(tiny_file, [f"budget={{{unit}: {amount}, rungs: 3}}", f"finish={{{key}: {amount}}}"])
+    step, size = cost(study.base).step_macs(4), study.training.batch_size
+    if unit == "max":
+        assert study.milestones_of(study.base) == budget.milestones
+        assert study.finish_macs_of(study.base) == 800 * 10**6
+        return
+    # Every architecture takes as many steps: of 40, 10 to the first rung.
+    assert budget.steps_of(cost(study.base), size) == (10, 20, 40)
+    assert study.milestones_of(study.base) == (10 * step, 20 * step, 40 * step)
+    assert study.finish_macs_of(study.base) == 80 * step
+
+
+def test_images_are_reached_at_the_first_whole_step(tiny_file):
+    study = load_study(tiny_file, ["budget={images: 42, rungs: 2}", "finish=null"])
+    assert study.budget.milestones == (21, 42)
+    assert study.budget.steps_of(cost(study.base), 4) == (6, 11)
+    assert study.budget.steps_of(cost(study.base), 8) == (3, 6), "half the steps of twice the batch"
+    with pytest.raises(ToolkitError, match="the first rung, 3 images, is less than one step of training.batch_size 4"):
+        load_study(tiny_file, ["budget={images: 30, rungs: 4}", "finish=null"]).check_runs()
 
 
 def test_the_base_takes_its_input_from_the_data(tiny):
