@@ -52,6 +52,7 @@ def run_study(
     listeners: tuple[Listener, ...] = (),
     say: Callable[[str], None] = lambda line: None,
     ending: Ending | None = None,
+    exports: bool = True,
 ) -> Run:
     """Search, train the best trials on, export them and draw their samples. Of an ablation, a row that is claimed to be better is.
 
@@ -64,6 +65,7 @@ def run_study(
         say: Called with each line of the smoke step, with which a new run begins, of the sampling, with which it ends, and where a
             winner cannot be exported.
         ending: Says when the run ends before it is done; by default only when a signal asks for it.
+        exports: Whether winners are exported, sampled and evaluated; without it, `nas export` does so later.
 
     Returns:
         The run at its end.
@@ -115,7 +117,8 @@ def run_study(
                 if ending.reason:
                     raise UnfinishedError(f"{where}: {ending.reason}; {GOES_ON}")
                 executor.finish(search, plans)
-        _export_winners(search, folder, mirror, say)
+        if exports:
+            _export_winners(search, folder, mirror, say)
         return search.run
 
 

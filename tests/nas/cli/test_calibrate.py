@@ -9,6 +9,7 @@ from nas.execution import runner
 from nas.execution.smoke import Smoke
 from nas.runs.calibrations import CALIBRATION, read_calibration
 from nas.runs.run import read_run
+from nas.runs.winners import winners
 from nas.study.calibration import OWN
 from nas.study.load import load_study
 from tests.conftest import TINY
@@ -26,6 +27,7 @@ class Scripted:
     """An executor that trains nothing, and may stop dead after a number of reports of all runs together."""
 
     left = None
+    loss = None
 
     def __enter__(self):
         return self
@@ -38,7 +40,7 @@ class Scripted:
 
     def search(self, search):
         before = sum(len(trial.reports) for trial in search.run.trials.values())
-        carry_out(search, stop_after=Scripted.left)
+        carry_out(search, stop_after=Scripted.left, **({"loss": Scripted.loss} if Scripted.loss else {}))
         if Scripted.left is not None:
             Scripted.left -= sum(len(trial.reports) for trial in search.run.trials.values()) - before
 
@@ -75,6 +77,23 @@ def test_a_calibration_trains_tells_and_writes(study_file, tmp_path):
     assert one.step == two.step
     assert one.val_loss < two.val_loss, "at a tenth of the rate less is learnt"
     assert not any((folder / name / "export").exists() for name in runs)
+    asked = nas("export", folder / "slow", "--select", "best")
+    assert asked.exit_code == 0, asked.output
+    assert len(list((folder / "slow" / "export").iterdir())) == 1
+
+
+def test_no_run_of_a_calibration_exports_its_winner(study_file, tmp_path, monkeypatch):
+    exported = []
+    monkeypatch.setattr(runner, "_executor", lambda *_: Scripted())
+    monkeypatch.setattr(runner, "_export_winners", lambda search, *_: exported.append(search.study.name))
+    monkeypatch.setattr(Scripted, "loss", lambda plan, rung: 1 - plan.number % 2 + 1e-3 * plan.seed * (plan.number % 2))
+    result = nas("calibrate", study_file, *FEW, "--seeds", 4, "--in-process", "--out", tmp_path / "c")
+    assert result.exit_code == 0, result.output
+    run = read_run(tmp_path / "c" / "as-given")
+    assert winners(run), "a row is claimed to be better"
+    assert not exported
+    runner.run_study(run.study, tmp_path / "c" / "as-given", in_process=True)
+    assert exported == [run.study.name], "as a run of its own it exports"
 
 
 def test_the_same_command_trains_nothing_and_more_of_everything_tops_up(study_file, tmp_path, scripted):
