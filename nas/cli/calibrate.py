@@ -155,7 +155,10 @@ def _train_and_tell(
         where = locate(place).inside(protocol.folder)
         say(f"\n{number} of {len(planned)}: {'; '.join([protocol.name, *protocol.changes])}")
         with progress_view(console, where.folder) as view:
-            run = run_study(made, where.uri or where.folder, in_process=in_process, address=address, listeners=(view,), say=say)
+            # A calibration asks how to train, not what to use: nobody wants the model of its best row, nor waits for its samples.
+            run = run_study(
+                made, where.uri or where.folder, in_process=in_process, address=address, listeners=(view,), say=say, exports=False
+            )
         runs.append((protocol, run))
         for trial in run.trials.values():
             if trial.reason:

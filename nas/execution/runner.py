@@ -59,6 +59,7 @@ def run_study(
     say: Callable[[str], None] = lambda line: None,
     ending: Ending | None = None,
     view: View | None = None,
+    exports: bool = True,
 ) -> Run:
     """Search, confirm and train the best trials on, export them and draw their samples.
 
@@ -75,6 +76,7 @@ def run_study(
             winner cannot be exported.
         ending: Says when the run ends before it is done; by default only when a signal asks for it.
         view: Makes a context whose value is a further listener, for the run directory and then for that of the confirmation.
+        exports: Whether winners are exported, sampled and evaluated; without it, `nas export` does so later.
 
     Returns:
         The run at its end.
@@ -86,13 +88,13 @@ def run_study(
         Ended: A KeyboardInterrupt, after SIGTERM and where the wall time is over.
     """
     where = locate(out) if isinstance(out, str) else RunLocation(out)
-    runs = _Runs(in_process, address, listeners, say, ending or Ending(), view)
+    runs = _Runs(in_process, address, listeners, say, ending or Ending(), view, exports)
     check_confirmation(study)
     run = runs.carry_out(study, where)
     while run.study.confirm and run.candidates and run.confirmed is None:
         confirmation = fresh_study(run)
         say(f"confirm: {', '.join(row.variant for row in confirmation.rows)}, with seeds from {confirmation.training.seed} on")
-        fresh = runs.carry_out(confirmation, where.inside(CONFIRMATION))
+        fresh = runs.carry_out(confirmation, where.inside(CONFIRMATION), exports=False)
         run = runs.carry_out(study, where, fresh)
     if study.explain and run.confirmed is not None:
         _explain(run, where, runs)
@@ -108,11 +110,12 @@ def _explain(run: Run, where: RunLocation, runs: _Runs) -> None:
     runs.say(f"explain: {', '.join(explained.differences)}, which separate {explained.name} from {explained.baseline_name}")
     if explained.left_out:
         runs.say(f"left out: {', '.join(explained.left_out)}")
-    found = explanation_of(explained, runs.carry_out(explanation_study(run.study, explained), where.inside(EXPLANATION)))
+    study = explanation_study(run.study, explained)
+    found = explanation_of(explained, runs.carry_out(study, where.inside(EXPLANATION), exports=False))
     simplified = found.simplified
     if simplified is not None:
         runs.say(f"simplify: {explained.name} without {', '.join(found.passengers)}")
-        runs.carry_out(simplified_study(run.study, explained, simplified), where.inside(SIMPLIFICATION))
+        runs.carry_out(simplified_study(run.study, explained, simplified), where.inside(SIMPLIFICATION), exports=False)
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,9 @@ class _Runs:
     say: Callable[[str], None]
     ending: Ending
     view: View | None
+    exports: bool
 
-    def carry_out(self, study: Study, where: RunLocation, fresh: Run | None = None) -> Run:
+    def carry_out(self, study: Study, where: RunLocation, fresh: Run | None = None, *, exports: bool = True) -> Run:
         """Carry out one run, as far as it goes; with the run of fresh seeds, note first what it says of the candidates."""
         study.check_runs()
         check_data(study)
@@ -161,7 +165,8 @@ class _Runs:
                 self._train(search, executor, where)
             if study.confirm and not search.run.candidates:
                 self._choose(search)
-            _export_winners(search, folder, mirror, self.say)
+            if self.exports and exports:
+                _export_winners(search, folder, mirror, self.say)
             return search.run
 
     def _smoke(self, study: Study, executor: Executor, folder: Path) -> None:

@@ -5,8 +5,10 @@ import yaml
 from click.testing import CliRunner
 
 from nas.cli.app import main
+from nas.execution import runner
 from nas.runs.calibrations import CALIBRATION, read_calibration
 from nas.runs.run import read_run
+from nas.runs.winners import winners
 from nas.study.calibration import OWN
 from nas.study.load import load_study
 from tests.conftest import TINY
@@ -54,6 +56,23 @@ def test_a_calibration_trains_tells_and_writes(study_file, tmp_path):
     assert one.step == two.step
     assert one.val_loss < two.val_loss, "at a tenth of the rate less is learnt"
     assert not any((folder / name / "export").exists() for name in runs)
+    asked = nas("export", folder / "slow", "--select", "best")
+    assert asked.exit_code == 0, asked.output
+    assert len(list((folder / "slow" / "export").iterdir())) == 1
+
+
+def test_no_run_of_a_calibration_exports_its_winner(study_file, tmp_path, monkeypatch):
+    exported = []
+    monkeypatch.setattr(runner, "_executor", lambda *_: Scripted())
+    monkeypatch.setattr(runner, "_export_winners", lambda search, *_: exported.append(search.study.name))
+    monkeypatch.setattr(Scripted, "loss", lambda _, plan, rung: 1 - plan.number % 2 + 1e-3 * plan.seed * (plan.number % 2))
+    result = nas("calibrate", study_file, *FEW, "--seeds", 4, "--in-process", "--out", tmp_path / "c")
+    assert result.exit_code == 0, result.output
+    run = read_run(tmp_path / "c" / "as-given")
+    assert winners(run), "a row is claimed to be better"
+    assert not exported
+    runner.run_study(run.study, tmp_path / "c" / "as-given", in_process=True)
+    assert exported == [run.study.name], "as a run of its own it exports"
 
 
 def test_the_same_command_trains_nothing_and_more_of_everything_tops_up(study_file, tmp_path, scripted):

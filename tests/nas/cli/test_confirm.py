@@ -9,11 +9,13 @@ import yaml
 from click.testing import CliRunner
 
 from nas.cli.app import main
+from nas.execution import runner
 from nas.execution.ending import UnfinishedError
 from nas.execution.runner import run_study
 from nas.runs.confirmations import conclusion
 from nas.runs.layout import CONFIRMATION, LEDGER
 from nas.runs.run import read_run
+from nas.runs.winners import winners
 from nas.study.load import load_study
 from space.costs.cost import cost
 from tests.conftest import TINY
@@ -60,10 +62,15 @@ def both(folder):
     return facts(folder), facts(folder / CONFIRMATION)
 
 
-def test_a_search_is_confirmed_before_its_best_is_finished(study_file, tmp_path, scripted):
+def test_a_search_is_confirmed_before_its_best_is_finished(study_file, tmp_path, scripted, monkeypatch):
+    exported = []
+    monkeypatch.setattr(runner, "_export_winners", lambda search, *_: exported.append((search.study.name, winners(search.run))))
     result = nas("run", study_file, "--out", tmp_path / "run", *IN_PROCESS)
     assert result.exit_code == 0, result.output
     run, fresh = read_run(tmp_path / "run"), read_run(tmp_path / "run" / CONFIRMATION)
+    # Asked before the confirmation, when there is none to export, and after it; the confirmation's own run exports none.
+    assert [(name, len(trials)) for name, trials in exported] == [("tiny", 0), ("tiny", 1)]
+    assert exported[1][1][0].number == run.confirmed.chosen
     kinds = [event["event"] for event in facts(tmp_path / "run")]
     assert kinds.index("candidates") < kinds.index("confirmed")
     finishing = [i for i, event in enumerate(facts(tmp_path / "run")) if event["event"] == "report" and event["rung"] > 1]
