@@ -8,11 +8,14 @@ import pandas as pd
 
 from nas.runs.records import Report, State
 from nas.runs.run import Run, TrialResult
+from nas.study.nuisance import tuned
 
 
 def trial_frame(run: Run) -> pd.DataFrame:
     """One row per trial; `analysis.runs.data.RunData.trials` describes the columns."""
-    rows = [_trial_row(trial) for trial in run.trials.values()]
+    trials = run.trials.values()
+    settings = {*run.study.nuisance, *(path for trial in trials for path in trial.training)}
+    rows = [_trial_row(trial, tuned(run.study.training_of(trial), settings)) for trial in trials]
     return pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
 
 
@@ -26,6 +29,7 @@ _TRIAL_COLUMNS = [
     "trial",
     "name",
     "digest",
+    "candidate",
     "state",
     "seed",
     "val_loss",
@@ -45,7 +49,7 @@ _TRIAL_COLUMNS = [
 """The columns of the frame when the run has no trials yet."""
 
 
-def _trial_row(trial: TrialResult) -> dict[str, Any]:
+def _trial_row(trial: TrialResult, settings: dict[str, Any]) -> dict[str, Any]:
     reports, finish = trial.search_reports, trial.reports[trial.rungs :]
     last = trial.reports[-1] if trial.reports else None
     missing = float("nan")
@@ -53,6 +57,7 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
         "trial": trial.number,
         "name": trial.name,
         "digest": trial.spec.digest,
+        "candidate": trial.candidate,
         "state": trial.state.value,
         "seed": trial.seed,
         "val_loss": trial.val_loss if trial.state is State.COMPLETE else missing,
@@ -68,7 +73,7 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
         "peak_memory_mib": max((report.peak_memory_mib for report in trial.reports), default=missing),
         "reason": trial.reason,
         "exported": trial.export.folder if trial.export else "",
-        **{f"param.{name}": value for name, value in (trial.params or {}).items()},
+        **{f"param.{name}": value for name, value in {**(trial.params or {}), **settings}.items()},
     }
 
 

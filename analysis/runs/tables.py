@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.markup import check_format, drop_empty_columns, is_missing, latex_grid, markdown_grid, on_one_line
 from analysis.runs.data import RunData, require_loaded
 from nas.study.metrics import METRICS
+from nas.study.nuisance import NUISANCE, SECTION
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
 
@@ -22,7 +23,7 @@ def ranking_table(data: RunData) -> pd.DataFrame:
     Returns:
         trial; state; val_loss (at the full budget, of COMPLETE trials only); last (of the others, the loss at the last rung
         they reached, which compares with the same rung only); rung; GFLOPs, train GFLOPs, params (M), images/s and
-        memory (MiB); reason (of a failure).
+        memory (MiB); the training settings that were tuned, such as `learning_rate (nuisance)`; reason (of a failure).
     """
     require_loaded(data)
     trials = data.trials
@@ -43,9 +44,15 @@ def ranking_table(data: RunData) -> pd.DataFrame:
             "params (M)": ranked["params_m"],
             "images/s": ranked["images_per_s"],
             "memory (MiB)": ranked["peak_memory_mib"],
+            **{nuisance_column(path): ranked[f"param.{path}"] for path in NUISANCE if f"param.{path}" in ranked},
             "reason": ranked["reason"],
         }
     ).reset_index(drop=True)
+
+
+def nuisance_column(path: str) -> str:
+    """The title of a training setting that was tuned beside the architectures, as tables have it."""
+    return f"{path.removeprefix(SECTION)} (nuisance)"
 
 
 def render(table: pd.DataFrame, form: str) -> str:
@@ -91,4 +98,6 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 def _cell(value: Any, digits: int | None) -> str:
     if is_missing(value):
         return ""
-    return f"{value:.{digits}f}" if digits is not None else str(value)
+    if digits is None:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}f}"

@@ -34,11 +34,13 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
         StudyError: If no architecture is feasible, or the first rung is under one step.
     """
     study.check_runs()
-    census, search, training = study.census, study.search, study.training
+    census, search = study.census, study.search
     assert search is not None, "an ablation has an estimate of its own"
     facts = [("study", f"{study.name}: {study.question}" if study.question else study.name), ("trials", _trials(study))]
     given = f", after {len(search.enqueue)} given first (enqueue)" if search.enqueue else ""
     facts.append(("sampler", f"{search.sampler.kind}, seed {search.sampler.seed}{given}"))
+    if study.nuisance:
+        facts.append(("tuned", f"{', '.join(study.nuisance)}: nuisance settings, no part of the architecture"))
     facts.append(("feasible", _feasible(census)))
     facts += [("", text) for text in never_feasible(census)]
     facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
@@ -55,7 +57,8 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
     )
     facts.append(("sampling", sampling_line(study, sampling, f"{winners} exported" + (", scored" if study.evaluation.fid else ""))))
     facts.append(("hours", _hours(study, throughput, sampling)))
-    facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {training.batch_size} samples"))
+    sizes = " to ".join(map(str, sorted(set(study.batch_sizes))))
+    facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {sizes} samples"))
     return "\n".join(line(label, text) for label, text in facts)
 
 

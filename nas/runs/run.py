@@ -19,6 +19,7 @@ from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import Rejected, Report, State
 from nas.stats.pareto import fronts
 from nas.study.metrics import lower_is_better
+from nas.study.nuisance import candidate_key
 from nas.study.study import Study
 from space.costs.cost import Cost, cost
 from space.errors import RunError
@@ -42,6 +43,8 @@ class TrialResult:
     rungs: int
     attrs: dict[str, Any] = field(default_factory=dict)
     """The sampler's notes."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """The training settings in which it differs from the study, by dotted path; see `Study.training_of`."""
     state: State = State.RUNNING
     reports: list[Report] = field(default_factory=list)
     """One per milestone; those beyond `rungs` belong to the finish."""
@@ -57,6 +60,11 @@ class TrialResult:
     def name(self) -> str:
         """The trial's directory below `trials/`."""
         return trial_name(self.number, self.digest)
+
+    @property
+    def candidate(self) -> str:
+        """What it is known by, apart from its seed: its architecture, with its own training settings."""
+        return candidate_key(self.digest, self.training)
 
     @property
     def cost(self) -> Cost:
@@ -75,18 +83,18 @@ class TrialResult:
         return reports[-1].val_loss if reports else None
 
 
-def objective_value(trial: TrialResult, report: Report, metric: str, batch_size: int) -> float:
+def objective_value(study: Study, trial: TrialResult, report: Report, metric: str) -> float:
     """The value of an objective's metric for a trial at a report; infinite when step_seconds was not measured."""
     if metric == "val_loss":
         return report.val_loss
     if metric == "step_seconds":
-        return batch_size / report.images_per_s if report.images_per_s else math.inf
+        return study.training_of(trial).batch_size / report.images_per_s if report.images_per_s else math.inf
     return float(getattr(trial.cost, metric))
 
 
 def objective_values(study: Study, trial: TrialResult, report: Report) -> tuple[float, ...]:
     """The values of a study's objectives for a trial at a report, in the study's order and with their own sign."""
-    return tuple(objective_value(trial, report, objective.metric, study.training.batch_size) for objective in study.objectives)
+    return tuple(objective_value(study, trial, report, objective.metric) for objective in study.objectives)
 
 
 def final_value(trial: TrialResult, metric: str) -> float | None:
@@ -159,6 +167,7 @@ class Run:
                     rejected=event.rejected,
                     rungs=event.rungs,
                     attrs=event.attrs,
+                    training=event.training,
                 )
             case Reported():
                 trial = self._begun(event.trial)
@@ -216,14 +225,14 @@ class Run:
         return self.study.ablation.metric if self.study.ablation else "val_loss"
 
     def standings(self) -> list[Standing]:
-        """The complete architectures, best mean of `metric` first.
+        """The complete architectures, best mean of `metric` first; with other training settings, one is another candidate.
 
         Architectures with a value at more seeds come first, because means over fewer seeds are not comparable. In an ablation, the
         seeds are those that were planned for every row and have ended in every row.
         """
         architectures: dict[str, list[TrialResult]] = {}
         for trial in self.trials.values():
-            architectures.setdefault(trial.digest, []).append(trial)
+            architectures.setdefault(trial.candidate, []).append(trial)
         shared: set[int] | None = None
         if self.study.ablation:
             architectures = {row.spec.digest: architectures.get(row.spec.digest, []) for row in self.study.rows}

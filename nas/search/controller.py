@@ -236,7 +236,8 @@ class Search:
     def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
         """The plan for the milestones that are left; by default, the rungs at which the trial has not reported."""
         if left is None:
-            left = self.study.budget.milestones_of(trial.cost.step_macs(self.study.training.batch_size))[len(trial.reports) :]
+            step_macs = trial.cost.step_macs(self.study.training_of(trial).batch_size)
+            left = self.study.budget.milestones_of(step_macs)[len(trial.reports) :]
         return TrialPlan(
             number=trial.number,
             spec=trial.spec,
@@ -244,6 +245,7 @@ class Search:
             milestones=left,
             reported=len(trial.reports),
             alone=trial.number in self._state.alone,
+            training=trial.training,
         )
 
     def _settle(self) -> None:
