@@ -21,7 +21,8 @@ def rank_fidelity(run: RunData | pd.DataFrame, metric: str = "val_loss", top: in
     """Kendall's τ-b of every rung against the last one, and the regret of keeping only a rung's best.
 
     An architecture is a variant of a frame, or a candidate of a run (with other training settings, an architecture is another
-    candidate); its replicates are averaged, at the rungs that all of them have reached. Reports of a finish are left out, and a value that is not finite counts as missing.
+    candidate); its replicates are averaged, at the rungs that all of them have reached. Reports of a finish are left out, and a
+    value that is not finite counts as missing.
 
     Within seeds, a rung is compared with the end of the same trainings. What a seed did to them by then is in both, so a training's
     luck counts as fidelity: identical architectures whose losses correlate by 0.9 between the two have a τ of 0.71. The regret is

@@ -61,9 +61,9 @@ def param_importances(
 
     Returns:
         One row per rung and parameter, the most important first: rung and train_tflops (training multiply-accumulates / 1e12, the
-        median over reports); parameter; nuisance, whether it is a training setting that is tuned beside the architecture and no part
-        of it; importance, its share of the sum over all parameters; low to high, the 95 % percentile
-        interval over trials drawn with replacement (a resample has fewer distinct trials, which draws the shares together, so the
+        median over reports); parameter; nuisance, whether it is a training setting, tuned beside the architecture and no part of
+        it; importance, its share of the sum over all parameters; low to high, the 95 % percentile interval over trials drawn with
+        replacement (a resample has fewer distinct trials, which draws the shares together, so the
         interval is widened to the importance where needed); chance, the share that an importance must exceed to be evidence: with
         few trials, a wide range or a long choice gets a large share by chance; trials, the number that the row rests on; censored,
         the trials that reported but have no value at this rung. Importances are NaN at a rung with fewer than 8 trials, or whose
@@ -98,7 +98,9 @@ def param_importances(
     tables, shuffled = [], []
     for number in reached.index if rung is None else [rung]:
         here = values[number].dropna()
-        table, by_chance = _one_rung(space, [space.params[str(candidate)] for candidate in here.index], here.to_numpy(dtype=float), best)
+        table, by_chance = _one_rung(
+            space, [space.params[str(candidate)] for candidate in here.index], here.to_numpy(dtype=float), best
+        )
         counts = {"trials": len(here), "censored": len(values) - len(here)}
         tables.append(table.assign(rung=number, train_tflops=tflops.get(number, np.nan), **counts))
         shuffled.append(by_chance)

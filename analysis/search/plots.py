@@ -73,8 +73,8 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the table of `analysis.param_importances`: a point per parameter and rung with its interval, early rungs pale.
 
     The parameter with the greatest importance at any rung is at the top. A tick is the importance by chance, corrected for all
-    parameters and rungs of the table; a point that is not above its tick is hollow. Rungs without importances are left out. Training
-    settings that were tuned beside the architectures are marked as nuisance.
+    parameters and rungs of the table; a point that is not above its tick is hollow. Rungs without importances are left out.
+    Training settings, which are tuned beside the architectures, are marked as nuisance.
 
     Args:
         table: The result of `analysis.param_importances`.

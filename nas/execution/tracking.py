@@ -176,7 +176,7 @@ class TrackedTrial:
 
 
 def _config(plan: TrialPlan, study: Study) -> dict[str, Any]:
-    """A trial's parameters for a tracker: number, digest, seed, costs, the varied paths and the tuned settings; lists as JSON text."""
+    """A trial's parameters for a tracker: number, digest, seed, costs, varied paths and tuned settings; lists as JSON text."""
     spent = cost(plan.spec)
     about = {
         "trial": plan.number,

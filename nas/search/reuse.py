@@ -130,10 +130,11 @@ def _known_by(study: Study, trial: TrialResult) -> tuple[str, int, str]:
 def _alike(run: Run, study: Study) -> bool:
     """Whether a run's trials were scored as the study would, on the same data, with a rate that falls alike."""
     other = run.study
-    same = (
-        (other.data.codec, other.data.held_out, other.data.flip) == (study.data.codec, study.data.held_out, study.data.flip)
-        and other.evaluation.val_loss == study.evaluation.val_loss
-    )
+    same = (other.data.codec, other.data.held_out, other.data.flip) == (
+        study.data.codec,
+        study.data.held_out,
+        study.data.flip,
+    ) and other.evaluation.val_loss == study.evaluation.val_loss
     # With a decaying learning rate, every report depends on the whole budget. Scores are measured at some rungs only.
     scored = study.ablation is not None and study.evaluation.fid is not None
     if scored and (other.ablation is None or other.evaluation.fid != study.evaluation.fid):

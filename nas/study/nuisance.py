@@ -36,7 +36,7 @@ def is_setting(path: str) -> bool:
 
 
 def plain_setting(path: str, value: Any) -> float:
-    """The value of a setting as a number; raises StudyError for another path than those of `NUISANCE`, or a value it cannot have."""
+    """The value of a setting as a number; raises StudyError for a path that cannot be tuned, or a value that it cannot have."""
     if path not in NUISANCE:
         raise StudyError(f"{path} cannot be tuned; of training, these can: {', '.join(NUISANCE)}")
     if isinstance(value, (bool, list, tuple)):

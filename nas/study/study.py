@@ -137,7 +137,7 @@ class Study(Frozen):
         return trained_with(self.training, trial.training)
 
     def tuned_of(self, trial: Trained) -> dict[str, Any]:
-        """A trial's training settings, by dotted path: those that the search tunes, and those in which it differs from the study."""
+        """A trial's training settings by dotted path: those that the search tunes, and those in which it differs from the study."""
         return tuned(self.training_of(trial), {*self.nuisance, *trial.training})
 
     def candidate(self, params: Params) -> Candidate:

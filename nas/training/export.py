@@ -95,7 +95,9 @@ def export(study: Study, trial: TrialResult, run_folder: Path, out: Path, ema: f
     prefix = f"{ema_name(decay)}."
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not weights:
-        raise RunError(f"trial {trial.number} keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in training.ema)}")
+        raise RunError(
+            f"trial {trial.number} keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in training.ema)}"
+        )
     model.load_state_dict(weights)
     facts = _facts(study, trial, checkpoint["step"], decay)
     save(model, out, facts)
@@ -225,7 +227,7 @@ def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[st
 
 def _card(study: Study, trial: TrialResult, facts: dict[str, Any]) -> str:
     cost, tuned = trial.cost, in_words(study.tuned_of(trial))
-    trained_with = f"\n| training settings, tuned (no part of the architecture) | {tuned} |" if tuned else ""
+    own = f"\n| training settings, tuned (no part of the architecture) | {tuned} |" if tuned else ""
     return f"""# {trial.name}
 
 Trial {trial.number} of study `{study.name}`: {study.question or "no question stated"}
@@ -235,7 +237,7 @@ Trial {trial.number} of study `{study.name}`: {study.question or "no question st
 | validation loss (averaged weights) | {facts["val_loss"]:.5f} |
 | GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
 | parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
-| trained on | {facts["source"]} through {facts["codec"]["name"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |{trained_with}
+| trained on | {facts["source"]} through {facts["codec"]["name"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |{own}
 
 ```python
 import space

@@ -20,8 +20,8 @@ def feasible_near(space: SearchSpace, wanted: Mapping[str, Value], rng: np.rando
         space: The search space.
         wanted: The values of the wanted point, which need not be feasible.
         rng: The source of randomness.
-        draws: The number of random points, of which the feasible ones are returned; see `distances` for their order. Of settings that
-            are no part of the spec, they have the wanted values: no constraint speaks of those.
+        draws: The number of random points, of which the feasible ones are returned; see `distances` for their order. Settings that
+            are no part of the spec have the wanted values, as no constraint speaks of them.
     """
     points = space.points(rng, draws)
     feasible = np.flatnonzero(space.violation(CostTable(points)) == 0)

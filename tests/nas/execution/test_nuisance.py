@@ -24,7 +24,10 @@ def study(tiny_file, monkeypatch):
     monkeypatch.setattr("nas.study.study.CENSUS_DRAWS", 2000)
     space = "{heads: [1, 2], training.learning_rate: {float: [1e-3, 1e-2], log: true}, training.batch_size: [2, 4]}"
     enqueue = "[{training.ema: 0.5, training.batch_size: 2}]"
-    return load_study(tiny_file, [f"search.space={space}", f"search.enqueue={enqueue}", "budget.mode=none"])
+    return load_study(
+        tiny_file,
+        [f"search.space={space}", f"search.enqueue={enqueue}", "search.trials=3", "budget.mode=none", "evaluation.samples=null"],
+    )
 
 
 def test_every_trial_is_trained_with_its_own_settings(study, tmp_path, monkeypatch):

@@ -98,7 +98,9 @@ def test_replicates_share_their_settings(tiny_file, tmp_path):
 
 
 def test_rungs_count_the_steps_of_a_trial_s_own_batch(tiny_file, tmp_path):
-    study = load_study(tiny_file, [*TUNED, "search.enqueue=[{training.batch_size: 8}, {training.batch_size: 2}]", "search.trials=2"])
+    study = load_study(
+        tiny_file, [*TUNED, "search.enqueue=[{training.batch_size: 8}, {training.batch_size: 2}]", "search.trials=2"]
+    )
     plans = []
     carry_out(Search(study, Ledger(tmp_path / "run")), loss=lambda plan, rung: plans.append(plan) or 0.5)
     for size, plan in ((8, plans[0]), (2, next(plan for plan in plans if plan.number == 1))):
@@ -136,7 +138,9 @@ def test_the_enqueued_may_set_them_also_from_outside_the_space(tiny_file, tmp_pa
 
 def test_a_setting_whose_condition_does_not_hold_is_the_study_s(tiny_file, tmp_path):
     space = "{heads: [1, 2], training.learning_rate: {when: {heads: 2}, choice: [2e-3, 3e-3]}}"
-    study = load_study(tiny_file, [f"search.space={space}", "search.enqueue=[{heads: 1, training.learning_rate: 2e-3}]", "finish=null"])
+    study = load_study(
+        tiny_file, [f"search.space={space}", "search.enqueue=[{heads: 1, training.learning_rate: 2e-3}]", "finish=null"]
+    )
     trials = list(searched(study, tmp_path / "run").run.trials.values())
     assert (trials[0].params, trials[0].training) == (None, {RATE: 0.002})
     assert sorted((trial.params["heads"], trial.training.get(RATE)) for trial in trials[1:]) == [(1, None), (2, 0.002), (2, 0.003)]
