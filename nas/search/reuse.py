@@ -84,7 +84,7 @@ class RunCache:
 
     def __init__(self, folder: Path, study: Study) -> None:
         self._study = study
-        self._trials: dict[tuple[str, int, str], list[CachedTrial]] = {}
+        self._trials: dict[tuple[str, int, str, float], list[CachedTrial]] = {}
         run_folder = folder.resolve()
         for ledger in sorted(run_folder.parent.glob(f"*/{LEDGER}")):
             if ledger.parent == run_folder:
@@ -122,9 +122,11 @@ class RunCache:
         return CachedReports(best.run, tuple(renumbered), best.checkpoint(reports[-1].step))
 
 
-def _known_by(study: Study, trial: TrialResult) -> tuple[str, int, str]:
+def _known_by(study: Study, trial: TrialResult) -> tuple[str, int, str, float]:
     """What a trial is the same as in another run: its architecture, its seed, and how it is trained, seed aside."""
-    return trial.digest, trial.seed, study.training_of(trial).model_dump_json(exclude={"seed"})
+    training = study.training_of(trial).model_dump_json(exclude={"seed"})
+    # The width rule goes by the study's model too.
+    return trial.digest, trial.seed, training, study.hidden_rate(trial.spec)
 
 
 def _alike(run: Run, study: Study) -> bool:

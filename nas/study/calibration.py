@@ -244,9 +244,15 @@ def protocol_digest(study: Study, rung: int | None = None) -> str:
     """
     budget = study.budget
     rung = budget.rungs if rung is None else rung
+    # As before there was the rule, where it is not used: calibrations of that time are still known.
+    training = study.training.model_dump(
+        mode="json", exclude={"seed", *(["width_rule"] if study.training.width_rule == "none" else [])}
+    )
+    if "width_rule" in training:
+        training["width_rule"] = [study.training.width_rule, study.base.channels]
     facts = {
         "data": [study.header.checksum, study.header.codec, study.data.held_out, study.data.flip],
-        "training": study.training.model_dump(mode="json", exclude={"seed"}),
+        "training": training,
         "val_loss": study.evaluation.val_loss.model_dump(mode="json"),
         # A decay reaches back to no rung but the last.
         "budget": [budget.max is None, budget.milestones[rung - 1], budget.decay if rung == budget.rungs else 0.0],

@@ -136,6 +136,10 @@ class Study(Frozen):
         """The training of a trial, a plan or a candidate: the study's, with its own values."""
         return trained_with(self.training, trial.training)
 
+    def hidden_rate(self, spec: ModelSpec) -> float:
+        """The learning rate of an architecture's hidden matrices, as a multiple of that of its other parameters."""
+        return self.base.channels / spec.channels if self.training.width_rule == "inverse" else 1.0
+
     def tuned_of(self, trial: Trained) -> dict[str, Any]:
         """A trial's training settings by dotted path: those that the search tunes, and those in which it differs from the study."""
         return tuned(self.training_of(trial), {*self.nuisance, *trial.training})

@@ -226,7 +226,7 @@ def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[st
 
 
 def _card(study: Study, trial: TrialResult, facts: dict[str, Any]) -> str:
-    cost, tuned = trial.cost, in_words(study.tuned_of(trial))
+    cost, last, tuned = trial.cost, trial.reports[-1], in_words(study.tuned_of(trial))
     own = f"\n| training settings, tuned (no part of the architecture) | {tuned} |" if tuned else ""
     return f"""# {trial.name}
 
@@ -237,7 +237,7 @@ Trial {trial.number} of study `{study.name}`: {study.question or "no question st
 | validation loss (averaged weights) | {facts["val_loss"]:.5f} |
 | GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
 | parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
-| trained on | {facts["source"]} through {facts["codec"]["name"]}, {facts["images"]:,} images, {facts["train_tflops"]:.3f} TFLOPs |{own}
+| trained on | {facts["source"]} through {facts["codec"]["name"]}, {facts["images"]:,} images, {last.macs / 1e12:.3f} TFLOPs |{own}
 
 ```python
 import space

@@ -59,7 +59,7 @@ class Trial:
         self.train, validation = self._place()
         self.settings = study.training_of(plan)
         self.step_macs = cost(plan.spec).step_macs(self.settings.batch_size)
-        self.training = Trainer(plan.spec, plan.seed, self.settings, self.train, self._decay())
+        self.training = Trainer(plan.spec, plan.seed, self.settings, self.train, self._decay(), study.hidden_rate(plan.spec))
         self.grid = ValidationGrid(validation, study.evaluation.val_loss.images, self.training.prediction)
         self.next, self._told = plan.reported, 0
         self._kept: dict[int, Report] = {}

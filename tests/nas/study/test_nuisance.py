@@ -3,7 +3,7 @@
 import pytest
 
 from nas.search.resume import differences
-from nas.study.calibration import calibration_architectures, space_digest
+from nas.study.calibration import calibration_architectures, protocol_digest, space_digest
 from nas.study.load import load_study
 from nas.study.nuisance import Candidate, candidate_key, in_words
 from nas.study.study import Study
@@ -119,6 +119,12 @@ def test_a_calibration_is_of_the_architectures_at_the_study_s_settings(tiny_file
     assert specs[0] == tuned.base
     assert len({spec.digest for spec in specs}) == 4
     assert {spec.digest for spec in specs[1:]} <= {spec.digest for spec in calibration_architectures(without, 8)}
+
+
+def test_a_protocol_is_known_by_its_width_rule_and_by_no_rule_as_before_there_was_one(tiny_file):
+    assert protocol_digest(load_study(tiny_file)) == "4570533ad104"
+    changes = ["training.width_rule=inverse"], ["training.width_rule=inverse", "model.set.channels=16"]
+    assert len({protocol_digest(load_study(tiny_file, change)) for change in ([], *changes)}) == 3
 
 
 def test_a_space_that_tunes_otherwise_is_another_study(tiny_file):
