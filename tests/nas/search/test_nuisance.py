@@ -114,6 +114,13 @@ def test_rungs_count_the_steps_of_a_trial_s_own_batch(tiny_file, tmp_path):
         assert plan.milestones[0] <= report.macs < plan.milestones[0] + trial.step_macs
 
 
+def test_a_budget_in_steps_is_so_many_steps_of_a_trial_s_own_batch(tiny_file, tmp_path):
+    study = load_study(tiny_file, [*TUNED, "search.enqueue=[{training.batch_size: 8}]"])
+    study = study.model_copy(update={"budget": study.budget.model_copy(update={"max": None, "steps": 40})})
+    plan = Search(study, Ledger(tmp_path / "run")).next_plan()
+    assert plan.milestones == tuple(steps * cost(plan.spec).step_macs(8) for steps in (10, 20, 40))
+
+
 def test_the_enqueued_may_set_them_also_from_outside_the_space(tiny_file, tmp_path):
     enqueue = [
         "{training.learning_rate: 2e-3}",  # inside
