@@ -47,11 +47,13 @@ class RunData:
     def trials(self) -> pd.DataFrame:
         """One row per trial, for a search and an ablation alike.
 
-        Columns: trial (its number), name, digest (of the architecture), state, seed; val_loss (COMPLETE trials only, as a
+        Columns: trial (its number), name, digest (of the architecture), candidate (the architecture with the training settings in
+        which the trial differs from the study; the digest where it has none), state, seed; val_loss (COMPLETE trials only, as a
         pruned trial has no value after equal training), last_val_loss, rung (the last one reached, from 1), finish_val_loss;
         gflops, train_gflops, params_m, params_training_m; train_tflops, images_per_s, peak_memory_mib; reason (of a
         failure), exported (its folder); the objectives that are not among these, such as fid or step_seconds (COMPLETE trials
-        only); and `param.NAME` for every searched value, missing where it was inactive.
+        only); and `param.NAME` for every searched value, missing where it was inactive. A training setting that is tuned, such as
+        `param.training.learning_rate`, has the value that the trial was trained with.
         """
         return trial_frame(self.run)
 

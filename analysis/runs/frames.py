@@ -9,13 +9,16 @@ import pandas as pd
 
 from nas.runs.records import Report, State
 from nas.runs.run import Run, TrialResult, objective_value
+from nas.study.nuisance import tuned
 from space.costs.cost import COST_METRICS
 
 
 def trial_frame(run: Run) -> pd.DataFrame:
     """One row per trial; `analysis.runs.data.RunData.trials` describes the columns."""
+    trials = run.trials.values()
+    settings = {*run.study.nuisance, *(path for trial in trials for path in trial.training)}
     measured = [name for name in dict.fromkeys((run.metric, *_objectives(run))) if name not in (*COST_METRICS, "val_loss")]
-    rows = [_trial_row(trial, run, measured) for trial in run.trials.values()]
+    rows = [_trial_row(trial, run, measured, tuned(run.study.training_of(trial), settings)) for trial in trials]
     return pd.DataFrame(rows, columns=None if rows else [*_TRIAL_COLUMNS, *measured])
 
 
@@ -33,6 +36,7 @@ _TRIAL_COLUMNS = [
     "trial",
     "name",
     "digest",
+    "candidate",
     "state",
     "seed",
     "val_loss",
@@ -52,7 +56,7 @@ _TRIAL_COLUMNS = [
 """The columns of the frame when the run has no trials yet."""
 
 
-def _trial_row(trial: TrialResult, run: Run, measured: list[str]) -> dict[str, Any]:
+def _trial_row(trial: TrialResult, run: Run, measured: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     reports, finish = trial.search_reports, trial.reports[trial.rungs :]
     last = trial.reports[-1] if trial.reports else None
     missing = float("nan")
@@ -60,6 +64,7 @@ def _trial_row(trial: TrialResult, run: Run, measured: list[str]) -> dict[str, A
         "trial": trial.number,
         "name": trial.name,
         "digest": trial.spec.digest,
+        "candidate": trial.candidate,
         "state": trial.state.value,
         "seed": trial.seed,
         "val_loss": trial.val_loss if trial.state is State.COMPLETE else missing,
@@ -76,7 +81,7 @@ def _trial_row(trial: TrialResult, run: Run, measured: list[str]) -> dict[str, A
         "reason": trial.reason,
         "exported": trial.export.folder if trial.export else "",
         **{name: _final(trial, run, name) for name in measured},
-        **{f"param.{name}": value for name, value in (trial.params or {}).items()},
+        **{f"param.{name}": value for name, value in {**(trial.params or {}), **settings}.items()},
     }
 
 
@@ -84,7 +89,7 @@ def _final(trial: TrialResult, run: Run, metric: str) -> float:
     """The value of an objective at a COMPLETE trial's last rung; NaN otherwise, and where it was not measured."""
     if trial.state is not State.COMPLETE:
         return math.nan
-    value = objective_value(trial, trial.search_reports[-1], metric, run.study.training.batch_size)
+    value = objective_value(run.study, trial, trial.search_reports[-1], metric)
     return value if math.isfinite(value) else math.nan
 
 

@@ -11,6 +11,7 @@ from analysis.markup import check_format, drop_empty_columns, is_missing, latex_
 from analysis.runs.data import RunData, require_loaded
 from nas.runs.run import TrialResult
 from nas.study.metrics import METRICS, SCORES, lower_is_better
+from nas.study.nuisance import NUISANCE, SECTION
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
 
@@ -24,7 +25,8 @@ def ranking_table(data: RunData) -> pd.DataFrame:
     Returns:
         trial; state; the metric by which the run is ranked, mostly val_loss (at the full budget, of COMPLETE trials only); last
         (of the others, the value at the last rung they reached, which compares with the same rung only); rung; GFLOPs,
-        train GFLOPs, params (M), images/s and memory (MiB); reason (of a failure).
+        train GFLOPs, params (M), images/s and memory (MiB); the training settings that were tuned, such as
+        `learning_rate (nuisance)`; reason (of a failure).
     """
     require_loaded(data)
     trials, metric = data.trials, data.run.metric
@@ -47,9 +49,15 @@ def ranking_table(data: RunData) -> pd.DataFrame:
             "params (M)": ranked["params_m"],
             "images/s": ranked["images_per_s"],
             "memory (MiB)": ranked["peak_memory_mib"],
+            **{nuisance_column(path): ranked[f"param.{path}"] for path in NUISANCE if f"param.{path}" in ranked},
             "reason": ranked["reason"],
         }
     ).reset_index(drop=True)
+
+
+def nuisance_column(path: str) -> str:
+    """The title of a training setting that was tuned beside the architectures, as tables have it."""
+    return f"{path.removeprefix(SECTION)} (nuisance)"
 
 
 def _last(trial: TrialResult, metric: str) -> float:
@@ -104,4 +112,6 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 def _cell(value: Any, digits: int | None) -> str:
     if is_missing(value):
         return ""
-    return f"{value:.{digits}f}" if digits is not None else str(value)
+    if digits is None:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}f}"

@@ -153,11 +153,12 @@ def spread_of_replicates(data: RunData) -> str:
     found = reliability(np.array(complete, dtype=float))
     if math.isnan(found.icc):
         return ""
+    what = "candidates" if data.study.nuisance else "architectures"
     pruned = "" if len(complete) == len(values) else ", which the rungs chose, so that they differ less than all"
     return (
         f"at one seed, {max(0.0, found.icc):.0%} [{max(0.0, found.low):.0%}, {max(0.0, found.high):.0%}] of the variance of final "
-        f"{data.study.metric} is the architectures' and the rest a seed's (SD {found.between_sd:.2g} between {len(complete)} "
-        f"complete architectures{pruned}; {found.within_sd:.2g} over {replicates} seeds)"
+        f"{data.study.metric} is the {what}' and the rest a seed's (SD {found.between_sd:.2g} between {len(complete)} complete "
+        f"{what}{pruned}; {found.within_sd:.2g} over {replicates} seeds)"
     )
 
 

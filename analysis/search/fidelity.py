@@ -20,8 +20,9 @@ _COUNTS = ("architectures", "complete", "censored", "top_known", "replicated")
 def rank_fidelity(run: RunData | pd.DataFrame, metric: str = "val_loss", top: int = 3, level: float = 0.95) -> pd.DataFrame:
     """Kendall's τ-b of every rung against the last one, and the regret of keeping only a rung's best.
 
-    An architecture is a variant of a frame, or the trials of one digest in a run; its replicates are averaged, at the rungs that
-    all of them have reached. Reports of a finish are left out, and a value that is not finite counts as missing.
+    An architecture is a variant of a frame, or a candidate of a run (with other training settings, an architecture is another
+    candidate); its replicates are averaged, at the rungs that all of them have reached. Reports of a finish are left out, and a
+    value that is not finite counts as missing.
 
     Within seeds, a rung is compared with the end of the same trainings. What a seed did to them by then is in both, so a training's
     luck counts as fidelity: identical architectures whose losses correlate by 0.9 between the two have a τ of 0.71. The regret is
@@ -190,8 +191,8 @@ def _tidy(run: RunData | pd.DataFrame, metric: str) -> pd.DataFrame:
     require_columns(frame, ("rung", metric))
     frame = frame[frame["phase"] != "finish"] if "phase" in frame else frame
     if isinstance(run, RunData):
-        frame = run.trials[["trial", "digest", "seed"]].merge(frame[["trial", "rung", metric]], on="trial", how="left")
-        frame = frame.rename(columns={"digest": "architecture", "trial": "replicate"})
+        frame = run.trials[["trial", "candidate", "seed"]].merge(frame[["trial", "rung", metric]], on="trial", how="left")
+        frame = frame.rename(columns={"candidate": "architecture", "trial": "replicate"})
     elif "variant" in frame and {"seed", "trial"} & set(frame):
         frame = frame.assign(architecture=frame["variant"], replicate=frame["seed" if "seed" in frame else "trial"])
         if "seed" not in frame:

@@ -32,7 +32,7 @@ RESAMPLES = 100
 SHUFFLES = 100
 """The number of shuffles of the parameters' values for the importance by chance."""
 
-_COLUMNS = ["rung", "train_tflops", "parameter", "importance", "low", "high", "chance", "trials", "censored"]
+_COLUMNS = ["rung", "train_tflops", "parameter", "nuisance", "importance", "low", "high", "chance", "trials", "censored"]
 
 
 def param_importances(
@@ -61,8 +61,9 @@ def param_importances(
 
     Returns:
         One row per rung and parameter, the most important first: rung and train_tflops (training multiply-accumulates / 1e12, the
-        median over reports); parameter; importance, its share of the sum over all parameters; low to high, the 95 % percentile
-        interval over trials drawn with replacement (a resample has fewer distinct trials, which draws the shares together, so the
+        median over reports); parameter; nuisance, whether it is a training setting, tuned beside the architecture and no part of
+        it; importance, its share of the sum over all parameters; low to high, the 95 % percentile interval over trials drawn with
+        replacement (a resample has fewer distinct trials, which draws the shares together, so the
         interval is widened to the importance where needed); chance, the share that an importance must exceed to be evidence: with
         few trials, a wide range or a long choice gets a large share by chance; trials, the number that the row rests on; censored,
         the trials that reported but have no value at this rung. Importances are NaN at a rung with fewer than 8 trials, or whose
@@ -90,18 +91,21 @@ def param_importances(
         raise RunError(f"run {data.name} is an ablation, which searches no parameters; compare its variants instead")
     space = _Searched(data.run)
     values = better_sign(metric) * rung_values(data, metric)
-    values = values.loc[[digest for digest in values.index if digest in space.params]]
+    values = values.loc[[candidate for candidate in values.index if candidate in space.params]]
     reached = values.notna().sum()
     _check(data.name, reached, rung)
     tflops = rung_tflops(data)
     tables, shuffled = [], []
     for number in reached.index if rung is None else [rung]:
         here = values[number].dropna()
-        table, by_chance = _one_rung(space, [space.params[str(digest)] for digest in here.index], here.to_numpy(dtype=float), best)
+        table, by_chance = _one_rung(
+            space, [space.params[str(candidate)] for candidate in here.index], here.to_numpy(dtype=float), best
+        )
         counts = {"trials": len(here), "censored": len(values) - len(here)}
         tables.append(table.assign(rung=number, train_tflops=tflops.get(number, np.nan), **counts))
         shuffled.append(by_chance)
     table = pd.concat(tables, ignore_index=True)
+    table["nuisance"] = table["parameter"].isin(data.study.nuisance)
     table["chance"] = exceeded_by_chance(np.concatenate(shuffled, axis=1)) / table.pop("total")
     # The most important first, at each rung.
     table = table.sort_values(["rung", "importance"], ascending=[True, False], kind="stable", ignore_index=True)[_COLUMNS]
@@ -134,7 +138,7 @@ def exceeded_by_chance(shuffled: Floats, level: float = 0.95) -> Floats:
 
 
 class _Searched:
-    """The parameters of a run's space as Optuna distributions, and the values of each architecture."""
+    """The parameters of a run's space as Optuna distributions, and the values of each candidate."""
 
     def __init__(self, run: Run) -> None:
         # Imported here, as Optuna is slow to import and loading a run does not need it.
@@ -142,7 +146,7 @@ class _Searched:
 
         self.distributions = {parameter.name: distribution(parameter.domain) for parameter in run.study.search_space.parameters}
         self.params = {
-            trial.digest: {name: encoded(value) for name, value in trial.params.items()}
+            trial.candidate: {name: encoded(value) for name, value in trial.params.items()}
             for trial in run.trials.values()
             if trial.params is not None
         }

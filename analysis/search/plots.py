@@ -74,6 +74,7 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     The parameter with the greatest importance at any rung is at the top. A tick is the importance by chance, corrected for all
     parameters and rungs of the table; a point that is not above its tick is hollow. Rungs without importances are left out.
+    Training settings, which are tuned beside the architectures, are marked as nuisance.
 
     Args:
         table: The result of `analysis.param_importances`.
@@ -118,7 +119,8 @@ def plot_param_importances(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.scatter([], [], marker="|", s=70, color="0.25", label=f"chance: any in 5 % of tables{_shuffles(table)}")
     for line in np.arange(len(names) - 1) + 0.5:
         ax.axhline(line, color="0.9", linewidth=0.8, zorder=0)
-    ax.set_yticks(range(len(names)), names)
+    tuned = set(drawn.loc[drawn["nuisance"], "parameter"]) if "nuisance" in drawn else set()
+    ax.set_yticks(range(len(names)), [f"{name} (nuisance)" if name in tuned else name for name in names])
     ax.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel="share of all importances (hollow: not above chance)")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))

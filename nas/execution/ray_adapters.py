@@ -252,7 +252,8 @@ class PlanTrainable(tune.Trainable):
         torch.set_num_threads(study.resources.cpu)
         if self._config[GPU] and torch.cuda.is_available():
             total = torch.cuda.get_device_properties(0).total_memory
-            trial_bytes = training_bytes(self._plan.spec, study.training.batch_size, len(study.training.ema))
+            training = study.training_of(self._plan)
+            trial_bytes = training_bytes(self._plan.spec, training.batch_size, len(training.ema))
             needed = awaited_bytes(trial_bytes, data_bytes(study), total, min(1.0, self._config[GPU]))
             wait_for_memory(needed, lambda: torch.cuda.mem_get_info(0)[0], MEMORY_LIMIT_S)
         return Trial(self._plan, study, self._folder)

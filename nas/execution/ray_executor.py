@@ -165,10 +165,10 @@ class RayExecutor:
 
     def _shares(self, search: Search) -> Callable[[TrialPlan], Share]:
         """A function from a plan to the resources of its trial."""
-        nodes, training = living_nodes(), search.study.training
+        nodes, study = living_nodes(), search.study
         usual, own_cluster = self._usual(self.resources.cpu, nodes), self.address is None
         _check_share(usual, nodes)
-        cores, samples = max(node.cpu for node in nodes), data_bytes(search.study)
+        cores, samples = max(node.cpu for node in nodes), data_bytes(study)
 
         def share(plan: TrialPlan) -> Share:
             if plan.alone and usual[GPU]:
@@ -178,6 +178,7 @@ class RayExecutor:
                 return usual | {CPU: cores}
             if self.resources.gpu != "auto" or self.gpu_bytes is None or not usual[GPU]:
                 return usual
+            training = study.training_of(plan)
             needed = training_bytes(plan.spec, training.batch_size, len(training.ema))
             return usual | {GPU: share_of_gpu(needed, samples, self.gpu_bytes)}
 

@@ -17,6 +17,7 @@ from nas.execution.threads import threads
 from nas.runs.calibrations import known_spread
 from nas.runs.records import TrialPlan
 from nas.runs.throughput import Throughput
+from nas.study.nuisance import own_training
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.costs.memory import memory
@@ -73,7 +74,7 @@ def smoke(study: Study) -> Smoke:
     """Train two steps of the cheapest and the dearest known architecture, as a trial does; nothing is written.
 
     Known architectures are those of the study's census and its enqueued ones, or the rows of an ablation. The first step warms up,
-    the second is timed. Data, batch size, device and threads are the study's.
+    the second is timed. Data, device and threads are the study's, and so is the batch size: the largest, where it is tuned.
 
     Raises:
         RunError: If an architecture runs out of memory or its loss is not finite.
@@ -81,7 +82,8 @@ def smoke(study: Study) -> Smoke:
         DataError: If data are missing.
     """
     study.check_runs()
-    by_cost = sorted(study.architectures, key=lambda spec: cost(spec).step_macs(study.training.batch_size))
+    batch_size = study.batch_sizes[-1]
+    by_cost = sorted(study.architectures, key=lambda spec: cost(spec).step_macs(batch_size))
     cheapest, dearest = by_cost[0], by_cost[-1]
     specs = {"only": cheapest} if cheapest == dearest else {"cheapest": cheapest, "dearest": dearest}
     with threads(study.resources.cpu):
@@ -89,7 +91,7 @@ def smoke(study: Study) -> Smoke:
         device, _ = _two_steps(study, next(iter(specs)), cheapest)
         steps = tuple(_measured(study, what, spec, device) for what, spec in specs.items())
         _release(device)
-    return Smoke(device=device.type, batch_size=study.training.batch_size, steps=steps)
+    return Smoke(device=device.type, batch_size=batch_size, steps=steps)
 
 
 def smoke_step(study_json: str) -> str:
@@ -139,10 +141,10 @@ def _measured(study: Study, what: str, spec: ModelSpec, device: torch.device) ->
     return Step(
         what=what,
         gflops=cost(spec).gflops,
-        step_macs=cost(spec).step_macs(study.training.batch_size),
+        step_macs=cost(spec).step_macs(study.batch_sizes[-1]),
         seconds=seconds,
         memory_bytes=None if before is None else peak - before,
-        predicted_memory_bytes=memory(spec, study.training.batch_size, len(study.training.ema)).peak,
+        predicted_memory_bytes=memory(spec, study.batch_sizes[-1], len(study.training.ema)).peak,
     )
 
 
@@ -152,9 +154,10 @@ def _two_steps(study: Study, what: str, spec: ModelSpec) -> tuple[torch.device, 
     from nas.training.trial import Trial, as_failure
 
     which = f"smoke step: the {what} architecture ({cost(spec).gflops:.4g} GFLOPs, {cost(spec).params_m:.4g} M parameters)"
-    batch = f"at batch size {study.training.batch_size}"
+    batch_size = study.batch_sizes[-1]
+    batch, own = f"at batch size {batch_size}", own_training(study.training, {"training.batch_size": batch_size})
     try:
-        trial = Trial(TrialPlan(number=0, spec=spec, seed=study.training.seed, milestones=()), study)
+        trial = Trial(TrialPlan(number=0, spec=spec, seed=study.training.seed, milestones=(), training=own), study)
         trial.training.train_to(1)
         # `train_to` reads the loss at its end, which waits for the device.
         start = perf_counter()

@@ -176,7 +176,7 @@ class TrackedTrial:
 
 
 def _config(plan: TrialPlan, study: Study) -> dict[str, Any]:
-    """A trial's parameters for a tracker: number, digest, seed, costs and the varied paths; lists as JSON text."""
+    """A trial's parameters for a tracker: number, digest, seed, costs, varied paths and tuned settings; lists as JSON text."""
     spent = cost(plan.spec)
     about = {
         "trial": plan.number,
@@ -185,7 +185,7 @@ def _config(plan: TrialPlan, study: Study) -> dict[str, Any]:
         "gflops": spent.gflops,
         "params_m": spent.params_m,
     }
-    varied = {path: plan.spec.value_at(path) for path in study.varied}
+    varied = {path: plan.spec.value_at(path) for path in study.varied} | study.tuned_of(plan)
     return about | {path: value if isinstance(value, (str, int, float)) else json.dumps(value) for path, value in varied.items()}
 
 

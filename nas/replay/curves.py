@@ -134,7 +134,6 @@ def _curve(study: Study, trials: Sequence[TrialResult]) -> Curve:
         macs=tuple(tuple(report.macs for report in replicate) for replicate in reports),
         seconds=tuple(tuple(np.cumsum([report.seconds for report in replicate]).tolist()) for replicate in reports),
         scores=tuple(
-            tuple(objective_value(trial, report, study.metric, study.training.batch_size) for report in trial.search_reports)
-            for trial in trials
+            tuple(objective_value(study, trial, report, study.metric) for report in trial.search_reports) for trial in trials
         ),
     )

@@ -90,12 +90,18 @@ class RecordedSpace(SearchSpace):
 
     def __init__(self, study: Study, params: Mapping[int, Params]) -> None:
         assert study.search is not None, "only searches are replayed"
-        super().__init__(study.base, study.search.space, study.search.constraints)
+        domains = {path: study.search.space[path] for path in study.varied}
+        super().__init__(study.base, domains, study.search.constraints, study.nuisance)
         columns = {parameter.name: _column(parameter, list(params.values())) for parameter in self.parameters}
         self._all = Points(self.base, columns, len(params))
         self._rows = {_key(self._all.params(row)): row for row in range(len(params))}
         self._places = list(params)
         self._left = np.ones(len(params), dtype=bool)
+
+    @property
+    def free(self) -> frozenset[str]:
+        """None: a recorded architecture has the settings that it was trained with."""
+        return frozenset()
 
     def points(self, rng: np.random.Generator, count: int) -> Points:
         """All points that are left, in a random order, whatever the count."""

@@ -33,6 +33,7 @@ from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
 from nas.runs.run_lock import Driver
 from nas.study.metrics import METRICS
+from nas.study.nuisance import in_words
 from nas.study.rows import names_of
 
 LATEST = 12
@@ -219,7 +220,8 @@ def describe(event: Event, run: Run, progress: Progress) -> str:
             rejected = f", after {len(trial.rejected)} turned down" if trial.rejected else ""
             seed = f", seed {trial.seed}" if study.replicates > 1 else ""
             costs = f"{trial.cost.gflops:.4f} GFLOPs, {trial.cost.params_m:.2f} M parameters"
-            return f"{who} starts: {costs}{seed}{rejected}"
+            tuned = f", {told}" if (told := in_words(study.tuned_of(trial))) else ""
+            return f"{who} starts: {costs}{tuned}{seed}{rejected}"
         case Reported():
             trial = run.trials[event.trial]
             known = f", known from run {event.reused}" if event.reused is not None else ""
@@ -266,7 +268,8 @@ def _best(progress: Progress) -> str:
         return ""
     _, loss, number = progress.complete[0]
     mean = ", mean of its replicates" if progress.study.replicates > 1 else ""
-    return f"best {progress.metric} {loss:.{METRICS[progress.metric].digits}f} (trial {number}{mean})"
+    tuned = f", {told}" if (told := in_words(progress.study.tuned_of(progress.trials[number]))) else ""
+    return f"best {progress.metric} {loss:.{METRICS[progress.metric].digits}f} (trial {number}{tuned}{mean})"
 
 
 def _stage(reports: int, rungs: int) -> str:

@@ -37,11 +37,13 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
         StudyError: If no architecture is feasible, or the first rung is under one step.
     """
     study.check_runs()
-    census, search, training = study.census, study.search, study.training
+    census, search = study.census, study.search
     assert search is not None, "an ablation has an estimate of its own"
     facts = [("study", f"{study.name}: {study.question}" if study.question else study.name), ("trials", _trials(study))]
     given = f", after {len(search.enqueue)} given first (enqueue)" if search.enqueue else ""
     facts.append(("sampler", f"{search.sampler.kind}, seed {search.sampler.seed}{given}"))
+    if study.nuisance:
+        facts.append(("tuned", f"{', '.join(study.nuisance)}: nuisance settings, no part of the architecture"))
     facts.append(("feasible", _feasible(census)))
     facts += [("", text) for text in never_feasible(census)]
     facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
@@ -67,7 +69,8 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
         of = f"of {fid.samples * len(fid.seeds):,} samples each, of the dearest architecture"
         facts.append(("scoring", f"at most {compute(most)}, about {compute(scoring)} (every report, {of}), not contained above"))
     facts.append(("hours", _hours(study, throughput, sampling, scoring)))
-    facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {training.batch_size} samples"))
+    sizes = " to ".join(map(str, sorted(set(study.batch_sizes))))
+    facts.append(("units", f"FLOPs are multiply-accumulates; a training step is of {sizes} samples"))
     return "\n".join(line(label, text) for label, text in facts)
 
 
@@ -162,12 +165,12 @@ def _compute(study: Study) -> str:
 
 def _dearest_step(study: Study) -> int:
     """Multiply-accumulates of a training step of the dearest architecture that is known."""
-    return max(cost(spec).step_macs(study.training.batch_size) for spec in study.architectures)
+    return max(cost(spec).step_macs(study.batch_sizes[-1]) for spec in study.architectures)
 
 
 def _one_trial(study: Study) -> str:
     """The compute of a full trial, which differs between architectures where all train for as many steps or images."""
-    costs = sorted(study.milestones_of(spec)[-1] for spec in study.architectures)
+    costs = sorted(study.milestones_of(spec, size)[-1] for spec in study.architectures for size in study.batch_sizes)
     mean = study.budget.full * study.macs_of_one(study.census.mean_step_macs)
     return (
         f"{compute(costs[0])} (cheapest) to {compute(costs[-1])} (dearest) to the last rung, {compute(mean)} in the mean: "

@@ -65,8 +65,8 @@ def _pooled(run: Run, metric: str, name: str) -> PooledSd | None:
     values: dict[str, dict[int, float]] = {}
     for trial in run.trials.values():
         value = final_value(trial, metric)
-        if value is not None:
-            values.setdefault(trial.digest, {})[trial.seed] = value
+        if value is not None and run.study.training_of(trial).batch_size == run.study.training.batch_size:
+            values.setdefault(trial.candidate, {})[trial.seed] = value
     if len(values) < 2:
         return None
     first, *others = values.values()

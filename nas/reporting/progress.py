@@ -170,7 +170,7 @@ class Progress:
         return total + self._finish_macs(open_trials, mean)
 
     def _step_macs(self, trial: TrialResult) -> int:
-        return trial.cost.step_macs(self.study.training.batch_size)
+        return trial.cost.step_macs(self._batch_size(trial))
 
     def _mean_macs_of_one(self) -> float:
         """The multiply-accumulates of one unit of the budget: the mean over the trials begun, or else over the feasible part."""
@@ -188,7 +188,11 @@ class Progress:
             chosen = leading(self.run, finish.best)
         else:
             chosen = [self.trials[number] for *_, number in self.complete[: finish.best]]
-        left = sum(max(0, self.study.finish_macs_of(trial.spec) - _macs(trial)) for trial in chosen if not trial.finish_failure)
+        left = sum(
+            max(0, self.study.finish_macs_of(trial.spec, self._batch_size(trial)) - _macs(trial))
+            for trial in chosen
+            if not trial.finish_failure
+        )
         return left + min(finish.best - len(chosen), open_trials) * (finish.full - self.budget.full) * mean
 
     def take(self, event: Event, now: float | None = None) -> None:
@@ -218,6 +222,9 @@ class Progress:
                 self._count(self.run.trials[event.trial].variant)
             case Promoted():
                 self._count(event.variant)
+
+    def _batch_size(self, trial: TrialResult) -> int:
+        return self.study.training_of(trial).batch_size
 
     def _begin(self, number: int, trial: TrialResult) -> None:
         self._variants.setdefault(number, _Variant()).trials.append(trial)

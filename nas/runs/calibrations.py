@@ -149,6 +149,7 @@ def known_spread(study: Study, root: Path) -> str:
     icc, low, high = (max(0.0, value) for value in (figures.icc, figures.icc_low, figures.icc_high))
     needed = "no number of seeds tells" if figures.seeds_needed is None else f"{figures.seeds_needed} seeds tell"
     where = "" if same else ", of other architectures"
+    where += ", with the study's own training settings" if study.nuisance else ""
     return (
         f"at one seed, {icc:.0%} [{low:.0%}, {high:.0%}] of the variance of scores is the architectures' and the rest a seed's "
         f"(SD {figures.within_sd:.2g}); {needed} two architectures one SD apart (calibration {name}{where})"

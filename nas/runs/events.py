@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from nas.data.header import Header
 from nas.runs.records import Confirmation, Rejected, Report, State
+from nas.study.nuisance import OwnTraining
 from nas.study.settings import RENAMED
 from nas.study.study import Study
 from space.document import sentence_of
@@ -71,7 +72,7 @@ class TrialBegan(LedgerEvent):
 
     `variant` is the architecture's number, which its replicates share; `params` the values of the space's parameters, None for an
     architecture from outside the space; `rungs` the rungs of the budget; `rejected` the proposals that were refused on the way to
-    this one; `attrs` the sampler's notes.
+    this one; `attrs` the sampler's notes; `training` the training settings in which it differs from the study, by dotted path.
     """
 
     event: Literal["trial"] = "trial"
@@ -84,6 +85,7 @@ class TrialBegan(LedgerEvent):
     rungs: int
     rejected: tuple[Rejected, ...]
     attrs: dict[str, Any] = Field(default_factory=dict)
+    training: OwnTraining = Field(default_factory=dict)
 
 
 class Reported(Report, LedgerEvent):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from nas.runs.layout import trial_name
+from nas.study.nuisance import OwnTraining
 from space.frozen import Frozen
 from space.spec import ModelSpec
 
@@ -35,6 +36,8 @@ class TrialPlan(Frozen):
     reported: int = 0
     alone: bool = False
     """Whether the trial gets a whole GPU for itself, after it ran out of memory beside others."""
+    training: OwnTraining = Field(default_factory=dict)
+    """The training settings in which the trial differs from the study, by dotted path."""
 
     @property
     def name(self) -> str:

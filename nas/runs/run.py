@@ -31,6 +31,7 @@ from nas.runs.ledger import apply_events, read_events
 from nas.runs.records import Rejected, Report, State
 from nas.stats.pareto import fronts
 from nas.study.metrics import SCORES, lower_is_better
+from nas.study.nuisance import candidate_key
 from nas.study.objectives import of_samples, scores_first
 from nas.study.settings import Objective
 from nas.study.study import Study
@@ -56,6 +57,8 @@ class TrialResult:
     rungs: int
     attrs: dict[str, Any] = field(default_factory=dict)
     """The sampler's notes."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """The training settings in which it differs from the study, by dotted path; see `Study.training_of`."""
     state: State = State.RUNNING
     reports: list[Report] = field(default_factory=list)
     """One per milestone; those beyond `rungs` belong to the finish."""
@@ -71,6 +74,11 @@ class TrialResult:
     def name(self) -> str:
         """The trial's directory below `trials/`."""
         return trial_name(self.number, self.digest)
+
+    @property
+    def candidate(self) -> str:
+        """What it is known by, apart from its seed: its architecture, with its own training settings."""
+        return candidate_key(self.digest, self.training)
 
     @property
     def cost(self) -> Cost:
@@ -89,19 +97,19 @@ class TrialResult:
         return reports[-1].val_loss if reports else None
 
 
-def objective_value(trial: TrialResult, report: Report, metric: str, batch_size: int) -> float:
+def objective_value(study: Study, trial: TrialResult, report: Report, metric: str) -> float:
     """The value of an objective's metric for a trial at a report; infinite when it was not measured."""
     if metric in SCORES:
         score = report.value(metric)
         return math.inf if score is None else score
     if metric == "step_seconds":
-        return batch_size / report.images_per_s if report.images_per_s else math.inf
+        return study.training_of(trial).batch_size / report.images_per_s if report.images_per_s else math.inf
     return float(getattr(trial.cost, metric))
 
 
 def objective_values(study: Study, trial: TrialResult, report: Report) -> tuple[float, ...]:
     """The values of a study's objectives for a trial at a report, in the study's order and with their own sign."""
-    return tuple(objective_value(trial, report, objective.metric, study.training.batch_size) for objective in study.objectives)
+    return tuple(objective_value(study, trial, report, objective.metric) for objective in study.objectives)
 
 
 def final_value(trial: TrialResult, metric: str) -> float | None:
@@ -194,6 +202,7 @@ class Run:
                     rejected=event.rejected,
                     rungs=event.rungs,
                     attrs=event.attrs,
+                    training=event.training,
                 )
             case Reported():
                 trial = self._begun(event.trial)
@@ -260,8 +269,7 @@ class Run:
 
     def _mean(self, standing: Standing, axis: Objective) -> float:
         """The mean of a metric over an architecture's complete trials, to be minimised."""
-        size = self.study.training.batch_size
-        mean = fmean(objective_value(trial, trial.search_reports[-1], axis.metric, size) for trial in standing.trials)
+        mean = fmean(objective_value(self.study, trial, trial.search_reports[-1], axis.metric) for trial in standing.trials)
         return mean if axis.direction == "minimize" else -mean
 
     def best(self, count: int = 1) -> list[TrialResult]:
@@ -274,14 +282,14 @@ class Run:
         return self.study.metric
 
     def standings(self) -> list[Standing]:
-        """The complete architectures, best mean of `metric` first.
+        """The complete architectures, best mean of `metric` first; with other training settings, one is another candidate.
 
         Architectures with a value at more seeds come first, because means over fewer seeds are not comparable. In an ablation, the
         seeds are those that were planned for every row and have ended in every row.
         """
         architectures: dict[str, list[TrialResult]] = {}
         for trial in self.trials.values():
-            architectures.setdefault(trial.digest, []).append(trial)
+            architectures.setdefault(trial.candidate, []).append(trial)
         shared: set[int] | None = None
         if self.study.ablation:
             architectures = {row.spec.digest: architectures.get(row.spec.digest, []) for row in self.study.rows}

@@ -132,7 +132,7 @@ class Search:
         self._reported = True
         self.record(Reported(**report.model_dump()))
         if trial.state is State.COMPLETE:
-            return self.study.finish is not None and report.macs < self.study.finish_macs_of(trial.spec)
+            return self.study.finish is not None and report.macs < self.study.finish_macs_of(trial.spec, self._batch_size(trial))
         self._settle()
         variant = self._halving.variant_of(trial.number)
         if variant.waits and self._halving.promotion(self._exhausted) is variant:
@@ -191,7 +191,8 @@ class Search:
 
     def _finish_milestones(self, trial: TrialResult) -> tuple[int, ...]:
         """The milestones of the finish that a trial has not reached yet."""
-        first, last = self.study.milestones_of(trial.spec)[-1], self.study.finish_macs_of(trial.spec)
+        size = self._batch_size(trial)
+        first, last = self.study.milestones_of(trial.spec, size)[-1], self.study.finish_macs_of(trial.spec, size)
         milestones = (first + (last - first) * part // FINISH_REPORTS for part in range(1, FINISH_REPORTS + 1))
         return tuple(macs for macs in milestones if macs > trial.reports[-1].macs)
 
@@ -243,7 +244,7 @@ class Search:
     def _plan(self, trial: TrialResult, left: tuple[int, ...] | None = None) -> TrialPlan:
         """The plan for the milestones that are left; by default, the rungs at which the trial has not reported."""
         if left is None:
-            left = self.study.milestones_of(trial.spec)[len(trial.reports) :]
+            left = self.study.milestones_of(trial.spec, self._batch_size(trial))[len(trial.reports) :]
         return TrialPlan(
             number=trial.number,
             spec=trial.spec,
@@ -251,7 +252,11 @@ class Search:
             milestones=left,
             reported=len(trial.reports),
             alone=trial.number in self._state.alone,
+            training=trial.training,
         )
+
+    def _batch_size(self, trial: TrialResult) -> int:
+        return self.study.training_of(trial).batch_size
 
     def _settle(self) -> None:
         """Record the trials that ended because of the reports so far."""

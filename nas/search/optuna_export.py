@@ -158,10 +158,10 @@ def _trial(run: Run, trial: TrialResult, distributions: dict[str, BaseDistributi
     if trial.params is None:
         # The architecture was enqueued from outside the space, so it has no values of Optuna's parameters.
         attrs |= {path: encoded(trial.spec.value_at(path)) for path in run.study.varied}
+        attrs |= {path: encoded(value) for path, value in run.study.tuned_of(trial).items()}
     values = None
     if trial.state is State.COMPLETE:
-        last, batch_size = trial.search_reports[-1], run.study.training.batch_size
-        values = [objective_value(trial, last, metric, batch_size) for metric in metrics]
+        values = [objective_value(run.study, trial, trial.search_reports[-1], metric) for metric in metrics]
     params = trial.params or {}
     return create_trial(
         state=_STATES[trial.state],

@@ -13,12 +13,12 @@ from nas.search.optuna_searcher import OPTUNA_SAMPLERS, OptunaSearcher
 from nas.search.searcher import Searcher
 from nas.search.sources import trial_began
 from nas.study.choices import SearcherKind
+from nas.study.nuisance import Candidate, candidate_key
 from nas.study.settings import SearchSettings
 from nas.study.study import Study
 from space.choices.table import covering
 from space.domains.space import Params, SearchSpace
 from space.errors import SpecError
-from space.spec import ModelSpec
 
 MakeSearcher = Callable[[SearchSpace, SearchSettings, float], Searcher]
 
@@ -33,7 +33,8 @@ class Proposals:
         assert study.search is not None, "proposals are of a search"
         self._study, self._settings, self._space = study, study.search, study.search_space
         self.searcher = SEARCHERS[study.search.sampler.kind](self._space, study.search, study.census.share)
-        self._digests: set[str] = set()
+        self._known: set[str] = set()
+        """The keys of all candidates so far."""
         self._space_is_spent = False
         self._rungs: int | None = None
         """The number of rungs of the budget at the last event; None before the first."""
@@ -48,18 +49,18 @@ class Proposals:
         variant, replicate = divmod(number, self._settings.replicates)
         if replicate:
             last = run.trials[number - 1]
-            return trial_began(self._study, number, last.spec, variant=variant, seed=replicate, params=last.params)
+            again = Candidate(last.spec, last.training)
+            return trial_began(self._study, number, again, variant=variant, seed=replicate, params=last.params)
         enqueued = self._enqueued()
         if enqueued is not None:
-            params = self._space.params_of(enqueued)
-            return trial_began(self._study, number, enqueued, variant=variant, seed=0, params=params)
+            return trial_began(self._study, number, enqueued, variant=variant, seed=0, params=self._params_of(enqueued))
         suggestion = self.searcher.suggest(variant, self._rejects)
         if suggestion is None:
             return SpaceSpent()
         return trial_began(
             self._study,
             number,
-            self._space.spec(suggestion.params),
+            self._study.candidate(suggestion.params),
             variant=variant,
             seed=0,
             params=suggestion.params,
@@ -73,7 +74,7 @@ class Proposals:
             case SpaceSpent():
                 self._space_is_spent = True
             case TrialBegan():
-                self._digests.add(event.digest)
+                self._known.add(candidate_key(event.digest, event.training))
                 first = event.trial % self._settings.replicates == 0
                 if first and event.params is not None and event.variant not in self.searcher:
                     self.searcher.replay(event.variant, event.params, event.rejected, event.attrs)
@@ -127,16 +128,22 @@ class Proposals:
         values = tuple(fmean(column) for column in zip(*by_trial, strict=True))
         self.searcher.tell(trial.variant, state, values, [mean[0] for mean in means])
 
-    def _enqueued(self) -> ModelSpec | None:
-        """The next enqueued architecture that has not begun."""
-        return next((spec for spec in self._study.enqueued if spec.digest not in self._digests), None)
+    def _enqueued(self) -> Candidate | None:
+        """The next enqueued candidate that has not begun."""
+        return next((candidate for candidate in self._study.enqueued if candidate.key not in self._known), None)
+
+    def _params_of(self, candidate: Candidate) -> Params | None:
+        """The point of the space that a candidate is; None for one from outside."""
+        params = self._space.params_of(candidate.spec, self._study.tuned_of(candidate))
+        # A setting whose condition does not hold has the study's value, also where the candidate has another one.
+        return params if params is not None and self._study.candidate(params).key == candidate.key else None
 
     def _rejects(self, params: Params) -> dict[str, float] | None:
         try:
-            spec = self._space.spec(params)
+            candidate = self._study.candidate(params)
         except SpecError:
             return {"spec": 1.0}
-        violations = self._space.violations(spec)
+        violations = self._space.violations(candidate.spec)
         if violations:
             return violations
-        return {} if spec.digest in self._digests else None
+        return {} if candidate.key in self._known else None

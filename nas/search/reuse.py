@@ -79,13 +79,13 @@ class CachedReports:
 class RunCache:
     """The trials of other runs beside a run directory that were trained exactly as a study would. Damaged runs are skipped.
 
-    A trial is reused only when architecture, seed, data, training settings, validation and learning rate are the same, and when
-    there is still a checkpoint at its last report. The device may differ.
+    A trial is reused only when architecture, seed, data, training settings (its own or its study's), validation and learning rate
+    are the same, and when there is still a checkpoint at its last report. The device may differ.
     """
 
     def __init__(self, folder: Path, study: Study) -> None:
         self._study = study
-        self._trials: dict[tuple[str, int], list[CachedTrial]] = {}
+        self._trials: dict[tuple[str, int, str, float], list[CachedTrial]] = {}
         run_folder = folder.resolve()
         for ledger in sorted(run_folder.parent.glob(f"*/{LEDGER}")):
             if ledger.parent == run_folder:
@@ -102,15 +102,15 @@ class RunCache:
             # An earlier version may have scored without the metric.
             usable = list(takewhile(lambda report: not lacks_metric(self._study, report), usable))
             cached = CachedTrial(folder.name, trial, usable, folder / TRIALS / trial.name)
-            self._trials.setdefault((trial.digest, trial.seed), []).append(cached)
+            self._trials.setdefault(_known_by(run.study, trial), []).append(cached)
 
     def lookup(self, trial: TrialResult) -> CachedReports | None:
         """The reports of the other run that takes a trial furthest along its rungs; None when none takes it further."""
         if any(objective.metric == "step_seconds" for objective in self._study.objectives):
             # Step times of another run were measured on other hardware, or beside other trials.
             return None
-        steps = self._study.budget.steps_of(trial.cost, self._study.training.batch_size)
-        candidates = [(cached, cached.reports(steps)) for cached in self._trials.get((trial.digest, trial.seed), [])]
+        steps = self._study.budget.steps_of(trial.cost, self._study.training_of(trial).batch_size)
+        candidates = [(cached, cached.reports(steps)) for cached in self._trials.get(_known_by(self._study, trial), [])]
         if not candidates:
             return None
         best, reports = max(candidates, key=lambda pair: len(pair[1]))
@@ -123,14 +123,21 @@ class RunCache:
         return CachedReports(best.run, tuple(renumbered), best.checkpoint(reports[-1].step))
 
 
+def _known_by(study: Study, trial: TrialResult) -> tuple[str, int, str, float]:
+    """What a trial is the same as in another run: its architecture, its seed, and how it is trained, seed aside."""
+    training = study.training_of(trial).model_dump_json(exclude={"seed"})
+    # The width rule goes by the study's model too.
+    return trial.digest, trial.seed, training, study.hidden_rate(trial.spec)
+
+
 def _alike(run: Run, study: Study) -> bool:
-    """Whether a run's trials were trained and scored as the study would."""
+    """Whether a run's trials were scored as the study would, on the same data, with a rate that falls alike."""
     other = run.study
-    same = (
-        (other.data.codec, other.data.held_out, other.data.flip) == (study.data.codec, study.data.held_out, study.data.flip)
-        and other.training.model_dump(exclude={"seed"}) == study.training.model_dump(exclude={"seed"})
-        and other.evaluation.val_loss == study.evaluation.val_loss
-    )
+    same = (other.data.codec, other.data.held_out, other.data.flip) == (
+        study.data.codec,
+        study.data.held_out,
+        study.data.flip,
+    ) and other.evaluation.val_loss == study.evaluation.val_loss
     # With a decaying learning rate, every report depends on the whole budget. Scores are measured at some rungs only.
     scored = study.scores_trials
     if scored and not (other.scores_trials and other.evaluation.fid == study.evaluation.fid):

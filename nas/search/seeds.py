@@ -15,6 +15,7 @@ from nas.search.sources import trial_began
 from nas.stats.hierarchical import RowVariances
 from nas.stats.sequential import FUTILE, looks, prospects, settled
 from nas.stats.sequential_variances import SequentialVariances
+from nas.study.nuisance import Candidate
 from nas.study.rows import comparisons, families
 from nas.study.study import Study
 from space.array import Array
@@ -55,7 +56,7 @@ class PairedSeeds:
         assert due is not None, "asked when exhausted"
         digest, seed = due
         number = len(run.trials)
-        return trial_began(self._study, number, self._specs[digest], variant=number, seed=seed)
+        return trial_began(self._study, number, Candidate(self._specs[digest], {}), variant=number, seed=seed)
 
     def take(self, event: Event, run: Run, halving: SuccessiveHalving) -> None:
         """Note which architecture has begun with which seed."""

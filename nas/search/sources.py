@@ -8,9 +8,9 @@ from nas.runs.events import Event, SpaceSpent, TrialBegan
 from nas.runs.records import Rejected
 from nas.runs.run import Run
 from nas.search.halving import SuccessiveHalving
+from nas.study.nuisance import Candidate
 from nas.study.study import Study
 from space.domains.space import Params
-from space.spec import ModelSpec
 
 
 class TrialSource(Protocol):
@@ -29,7 +29,7 @@ class TrialSource(Protocol):
 def trial_began(
     study: Study,
     number: int,
-    spec: ModelSpec,
+    candidate: Candidate,
     *,
     variant: int,
     seed: int,
@@ -42,10 +42,11 @@ def trial_began(
         trial=number,
         variant=variant,
         params=params,
-        spec=spec,
-        digest=spec.digest,
+        spec=candidate.spec,
+        digest=candidate.spec.digest,
         seed=study.training.seed + seed,
         rungs=study.budget.rungs,
         rejected=rejected,
         attrs=attrs or {},
+        training=dict(candidate.training),
     )

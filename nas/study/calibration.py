@@ -106,7 +106,8 @@ def calibration_architectures(study: Study, count: int) -> tuple[ModelSpec, ...]
     """The architectures that a calibration of a study trains, in order; a larger count begins with those of a smaller one.
 
     Those of a search are the enqueued ones, then uniform draws from the feasible part of its space with the sampler's seed: the
-    variance between architectures is that of the space only where they are drawn at random. Those of an ablation are its rows.
+    variance between architectures is that of the space only where they are drawn at random. All are trained with the study's own
+    settings, also where the search tunes these. Those of an ablation are its rows.
 
     Args:
         study: The study.
@@ -131,8 +132,8 @@ def _candidates(study: Study) -> Iterable[ModelSpec]:
     if study.search is None:
         yield from (row.spec for row in study.rows)
         return
-    yield from study.enqueued
-    space = study.search_space
+    yield from (candidate.spec for candidate in study.enqueued)
+    space = study.architecture_space
     for params in space.feasible(np.random.default_rng(study.search.sampler.seed)):
         yield space.spec(params)
 
@@ -236,9 +237,15 @@ def protocol_digest(study: Study, rung: int | None = None) -> str:
     budget = study.budget
     rung = budget.rungs if rung is None else rung
     unit = {"compute": False, "steps": True, "images": "images"}[budget.unit]
+    # As before there was the rule, where it is not used: calibrations of that time are still known.
+    training = study.training.model_dump(
+        mode="json", exclude={"seed", *(["width_rule"] if study.training.width_rule == "none" else [])}
+    )
+    if "width_rule" in training:
+        training["width_rule"] = [study.training.width_rule, study.base.channels]
     facts = {
         "data": [study.header.checksum, study.header.codec, study.data.held_out, study.data.flip],
-        "training": study.training.model_dump(mode="json", exclude={"seed"}),
+        "training": training,
         "val_loss": {"images": study.evaluation.val_loss.images},
         # Units as earlier versions wrote them. A decay reaches back to no rung but the last.
         "budget": [unit, budget.milestones[rung - 1], budget.decay if rung == budget.rungs else 0.0],
@@ -248,8 +255,10 @@ def protocol_digest(study: Study, rung: int | None = None) -> str:
 
 def space_digest(study: Study) -> str:
     """Twelve hexadecimal digits that identify the architectures of a study: its model and space, or the rows of an ablation."""
-    search = study.search
-    space = search.model_dump(mode="json", include={"space", "constraints"}) if search else [r.spec.digest for r in study.rows]
+    if study.search is None:
+        return _digest([study.base.digest, [row.spec.digest for row in study.rows]])
+    space = study.search.model_dump(mode="json", include={"space", "constraints"})
+    space["space"] = {path: domain for path, domain in space["space"].items() if path not in study.nuisance}
     return _digest([study.base.digest, space])
 
 

@@ -142,6 +142,8 @@ class TrainingSettings(Frozen):
     """The training recipe of every trial; the defaults are both papers'.
 
     Attributes:
+        width_rule: `inverse`: the rate of hidden matrices is `learning_rate` × (channels of the study's model / of the
+            architecture); `none`: one rate for all.
         warmup_steps: Steps over which the learning rate rises linearly. It is then constant, so it does not depend on the rung.
         clip_norm: Largest norm of the gradients; None does not clip.
         ema: Decays of the moving averages of the weights (EMA). Trials are judged by the first.
@@ -156,6 +158,7 @@ class TrainingSettings(Frozen):
     prediction: PredictionSettings = PredictionSettings()
     batch_size: Count = 256
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1e-4
+    width_rule: Literal["none", "inverse"] = "none"
     weight_decay: Annotated[float, Field(ge=0, le=1e38)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     clip_norm: Annotated[float, Field(gt=0, le=1e38)] | None = None

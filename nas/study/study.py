@@ -17,6 +17,7 @@ from nas.study.ablation import AblationSettings
 from nas.study.budget import BudgetSettings, FinishSettings, macs_of_one
 from nas.study.choices import SAMPLERS
 from nas.study.followups import FRESH_SEEDS, AgainstSettings, ConfirmSettings, ExplainSettings
+from nas.study.nuisance import Candidate, Trained, checked_domains, is_setting, own_training, sizes_of, trained_with, tuned
 from nas.study.objectives import of_samples, problems, scores_first
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
@@ -33,8 +34,9 @@ from nas.study.settings import (
 from space.costs.cost import cost
 from space.domains.census import Census
 from space.domains.census import census as take_census
-from space.domains.space import FIXED_BY_DATA, SearchSpace
-from space.errors import Location, Mistakes, SpecError, StudyError, ToolkitError
+from space.domains.domain import Domain
+from space.domains.space import FIXED_BY_DATA, Params, SearchSpace
+from space.errors import Location, Mistakes, StudyError, ToolkitError
 from space.frozen import Frozen
 from space.paths import plain_value
 from space.presets import preset
@@ -113,10 +115,47 @@ class Study(Frozen):
         return scaled(start, self.model.scale, height).replace({**self.model.set, **fixed, **changes})
 
     @cached_property
+    def architecture_space(self) -> SearchSpace:
+        """The specs that are searched, around the base spec; for an ablation it holds the base spec only."""
+        return self._space({})
+
+    @cached_property
     def search_space(self) -> SearchSpace:
-        """The search space around the base spec; for an ablation it holds the base spec only."""
+        """The space that is searched: that of the architectures, with the training settings that are tuned beside them."""
+        return self._space(self.nuisance)
+
+    def _space(self, settings: Mapping[str, Domain]) -> SearchSpace:
         search = self.search
-        return SearchSpace(self.base, search.space, search.constraints) if search else SearchSpace(self.base, {}, {})
+        constraints = search.constraints if search else {}
+        return SearchSpace(self.base, {path: search.space[path] for path in self.varied} if search else {}, constraints, settings)
+
+    @cached_property
+    def nuisance(self) -> dict[str, Domain]:
+        """The domains of the training settings that a search tunes, by dotted path; raises Mistakes for those that it cannot."""
+        return checked_domains(self.search.space) if self.search else {}
+
+    def training_of(self, trial: Trained) -> TrainingSettings:
+        """The training of a trial, a plan or a candidate: the study's, with its own values."""
+        return trained_with(self.training, trial.training)
+
+    def hidden_rate(self, spec: ModelSpec) -> float:
+        """The learning rate of an architecture's hidden matrices, as a multiple of that of its other parameters."""
+        return self.base.channels / spec.channels if self.training.width_rule == "inverse" else 1.0
+
+    def tuned_of(self, trial: Trained) -> dict[str, Any]:
+        """A trial's training settings by dotted path: those that the search tunes, and those in which it differs from the study."""
+        return tuned(self.training_of(trial), {*self.nuisance, *trial.training})
+
+    def candidate(self, params: Params) -> Candidate:
+        """What a point of the search space is; raises SpecError when no such architecture can be built."""
+        values = {path: params[path] for path in self.nuisance if path in params}
+        return Candidate(self.search_space.spec(params), own_training(self.training, values))
+
+    @cached_property
+    def batch_sizes(self) -> tuple[int, int]:
+        """The smallest and the largest batch size of a trial; the study's own is among them."""
+        sizes = [*sizes_of(self.nuisance), *(self.training_of(one).batch_size for one in self.enqueued), self.training.batch_size]
+        return min(sizes), max(sizes)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -152,14 +191,14 @@ class Study(Frozen):
         """The number of trials that are judged together; 1 in an ablation."""
         return self.search.replicates if self.search else 1
 
-    def milestones_of(self, spec: ModelSpec) -> tuple[int, ...]:
-        """The cumulative training multiply-accumulates of an architecture at every rung."""
-        return self.budget.milestones_of(cost(spec), self.training.batch_size)
+    def milestones_of(self, spec: ModelSpec, batch_size: int | None = None) -> tuple[int, ...]:
+        """The cumulative training multiply-accumulates of an architecture at every rung; `batch_size` is the study's by default."""
+        return self.budget.milestones_of(cost(spec), batch_size or self.training.batch_size)
 
-    def finish_macs_of(self, spec: ModelSpec) -> int:
-        """The cumulative training multiply-accumulates of an architecture at the end of the finish."""
+    def finish_macs_of(self, spec: ModelSpec, batch_size: int | None = None) -> int:
+        """The cumulative training multiply-accumulates of an architecture at the end of the finish, as `milestones_of`."""
         assert self.finish is not None, "the study has a finish"
-        return self.finish.macs_of(cost(spec), self.training.batch_size)
+        return self.finish.macs_of(cost(spec), batch_size or self.training.batch_size)
 
     def macs_of_one(self, step_macs: float) -> float:
         """The training multiply-accumulates of one unit of the budget, at `step_macs` a step; for forecasts."""
@@ -184,7 +223,7 @@ class Study(Frozen):
     def varied(self) -> tuple[str, ...]:
         """The dotted paths in which the architectures of the study may differ."""
         if self.search:
-            return tuple(self.search.space)
+            return tuple(path for path in self.search.space if not is_setting(path))
 
         def varies(path: str) -> bool:
             first, *others = (plain_value(path, row.spec.value_at(path)) for row in self.rows)
@@ -193,34 +232,36 @@ class Study(Frozen):
         return tuple(filter(varies, spec_paths()))
 
     @cached_property
-    def enqueued(self) -> tuple[ModelSpec, ...]:
-        """The specs of `search.enqueue`; raises Mistakes with all that are invalid or outside the constraints."""
-        specs: list[ModelSpec] = []
+    def enqueued(self) -> tuple[Candidate, ...]:
+        """The candidates of `search.enqueue`; raises Mistakes with all that are invalid or outside the constraints."""
+        found: list[Candidate] = []
         mistakes: list[tuple[Location, str]] = []
         for index, changes in enumerate(self.search.enqueue if self.search else ()):
             at: Location = ("enqueue", index)
+            own = {path: value for path, value in changes.items() if is_setting(path)}
             try:
-                specs.append(self.base.replace(changes))
-            except SpecError as error:
+                spec = self.base.replace({path: value for path, value in changes.items() if path not in own})
+                found.append(Candidate(spec, own_training(self.training, own)))
+            except ToolkitError as error:
                 named = next((path for path in changes if path in str(error)), None)
                 mistakes.append(((*at, named) if named else at, f"enqueue.{index}: {error}"))
                 continue
-            fixed = [path for path in FIXED_BY_DATA if specs[-1].value_at(path) != self.base.value_at(path)]
-            broken = self.search_space.violations(specs[-1])
+            fixed = [path for path in FIXED_BY_DATA if spec.value_at(path) != self.base.value_at(path)]
+            broken = self.architecture_space.violations(spec)
             if fixed:
                 mistakes.append(((*at, fixed[0]), f"enqueue.{index} sets {fixed[0]}, which the data decide; remove it"))
             elif broken:
-                reached = ", ".join(f"{metric} {getattr(cost(specs[-1]), metric):.4g}" for metric in broken)
+                reached = ", ".join(f"{metric} {getattr(cost(spec), metric):.4g}" for metric in broken)
                 what = f"enqueue.{index} has {reached}, outside the constraints, in which everything is trained; mend one"
                 mistakes.append((at, what))
         if mistakes:
             raise Mistakes(mistakes)
-        return tuple(specs)
+        return tuple(found)
 
     @cached_property
     def census(self) -> Census:
         """A census of random points of the space, with a fixed seed: feasible share, ranges of costs, cheapest and dearest."""
-        return take_census(self.search_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
+        return take_census(self.architecture_space, np.random.default_rng(0), CENSUS_DRAWS, self.training.batch_size)
 
     @model_validator(mode="before")
     @classmethod
@@ -253,7 +294,8 @@ class Study(Frozen):
             for problem in check():
                 mistakes += problem.each if isinstance(problem, Mistakes) else [(_begins_with(str(problem)), str(problem))]
         if mistakes:
-            raise Mistakes(mistakes)
+            # What one part of the study needs of another is refused in both.
+            raise Mistakes(list(dict.fromkeys(mistakes)))
         return self
 
     def _place_in_model(self, what: str, at: Location) -> Location:
@@ -284,11 +326,12 @@ class Study(Frozen):
         search = self.search
         if search is None:
             return
-        try:
-            _within("search", lambda: self.search_space)
-            _within("search", lambda: self.enqueued)
-        except StudyError as error:
-            yield error
+        parts = (lambda: self.nuisance, lambda: self.architecture_space, lambda: self.search_space, lambda: self.enqueued)
+        for part in parts:
+            try:
+                _within("search", part)
+            except StudyError as error:
+                yield error
         yield from problems(search.objectives, self.evaluation.fid, self.budget.rungs)
         if self.training.prediction.kind != "epsilon" and "learned_variance" in search.space:
             yield StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
@@ -302,6 +345,11 @@ class Study(Frozen):
         if search is None:
             yield StudyError("confirm trains the best of a search anew, but the rows of an ablation have paired seeds; remove it")
             return
+        if tuned_paths := ", ".join(self.nuisance):
+            yield StudyError(
+                f"search.space tunes {tuned_paths}, but confirm trains candidates and baseline with the study's own training; "
+                "remove confirm, or write the values into training"
+            )
         architectures = search.trials // search.replicates
         if confirm.best > architectures:
             yield StudyError(f"confirm.best is {confirm.best}, but the search has {architectures} architectures; lower it")
@@ -337,7 +385,8 @@ class Study(Frozen):
         """An ablation's rows; for a search, the cheapest and the dearest of the census and the enqueued specs."""
         if self.ablation:
             return tuple(row.spec for row in self.rows)
-        return tuple(spec for spec in (self.census.cheapest, self.census.dearest, *self.enqueued) if spec is not None)
+        enqueued = (candidate.spec for candidate in self.enqueued)
+        return tuple(spec for spec in (self.census.cheapest, self.census.dearest, *enqueued) if spec is not None)
 
     def packed(self) -> str:
         """The study and its header as JSON; `unpacked` reads it in another process."""
@@ -370,11 +419,12 @@ class Study(Frozen):
             )
         if self.budget.unit != "compute":
             return
-        dearest = max(cost(spec).step_macs(self.training.batch_size) for spec in self.architectures)
+        batch_size = self.batch_sizes[-1]
+        dearest = max(cost(spec).step_macs(batch_size) for spec in self.architectures)
         if first < dearest:
             raise StudyError(
                 f"budget: the first rung, {first / 1e9:.3g} GFLOPs, is less than one step of the dearest architecture "
-                f"({dearest / 1e9:.3g} GFLOPs at batch size {self.training.batch_size}); raise budget.max or take fewer rungs"
+                f"({dearest / 1e9:.3g} GFLOPs at batch size {batch_size}); raise budget.max or take fewer rungs"
             )
 
 

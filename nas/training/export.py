@@ -26,6 +26,7 @@ from nas.runs.layout import CARD, EXPORTS, checkpoint_path
 from nas.runs.records import State
 from nas.runs.run import Run, TrialResult
 from nas.runs.winners import leading
+from nas.study.nuisance import in_words, settings_of
 from nas.study.settings import PredictionSettings, SampleSettings
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint
@@ -78,13 +79,13 @@ def export(run: Run, trial: TrialResult, run_folder: Path, out: Path, ema: float
         trial: The trial.
         run_folder: The run directory, which has the trial's checkpoint.
         out: The folder to write to.
-        ema: The decay of the averaged weights, one of the study's; the first by default.
+        ema: The decay of the averaged weights, one of the trial's; the first by default.
 
     Returns:
         The model as read back from the folder.
 
     Raises:
-        RunError: If the trial has no checkpoint, or the study keeps no average of that decay.
+        RunError: If the trial has no checkpoint, or keeps no average of that decay.
     """
     study, path = run.study, checkpoint_path(run_folder, trial.name)
     stored = read_checkpoint(path)
@@ -92,11 +93,14 @@ def export(run: Run, trial: TrialResult, run_folder: Path, out: Path, ema: float
         raise RunError(f"{path} is missing or damaged, so trial {trial.number} cannot be exported; choose another trial")
     tensors, checkpoint = stored
     model = Network(trial.spec)
-    decay = ema if ema is not None else study.training.ema[0]
+    training = study.training_of(trial)
+    decay = ema if ema is not None else training.ema[0]
     prefix = f"{ema_name(decay)}."
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not weights:
-        raise RunError(f"the study keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in study.training.ema)}")
+        raise RunError(
+            f"trial {trial.number} keeps no average of decay {decay:g}; it has {', '.join(f'{d:g}' for d in training.ema)}"
+        )
     model.load_state_dict(weights)
     facts = _facts(study, trial, checkpoint["step"], decay)
     save(model, out, facts)
@@ -201,7 +205,7 @@ def trained_for(facts: dict[str, Any]) -> Prediction:
 
 
 def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[str, Any]:
-    last, header = trial.reports[-1], study.header
+    last, header, training = trial.reports[-1], study.header, study.training_of(trial)
     decoding = header.decoding
     if study.data.codec and study.data.codec.startswith(VAE_PREFIX):
         # The study names the place of its store's VAE, which may have changed since the run began.
@@ -217,9 +221,10 @@ def _facts(study: Study, trial: TrialResult, step: int, decay: float) -> dict[st
         "images": last.images,
         "train_tflops": last.macs / 1e12,
         "val_loss": last.val_loss,
-        "val_loss_ema": study.training.ema[0],
+        "val_loss_ema": training.ema[0],
         "ema": decay,
-        "prediction": study.training.prediction.model_dump(mode="json"),
+        "prediction": training.prediction.model_dump(mode="json"),
+        "training": settings_of(training),
     }
 
 
@@ -234,6 +239,8 @@ def _confirmed(run: Run, trial: TrialResult) -> str:
 def _card(run: Run, trial: TrialResult, facts: dict[str, Any]) -> str:
     study, cost = run.study, trial.cost
     trained = f"{facts['images']:,} images, {facts['train_tflops']:.3f} TFLOPs"
+    tuned = in_words(study.tuned_of(trial))
+    own = f"\n| training settings, tuned (no part of the architecture) | {tuned} |" if tuned else ""
     return f"""# {trial.name}
 
 Trial {trial.number} of study `{study.name}`: {study.question or "no question stated"}
@@ -243,7 +250,7 @@ Trial {trial.number} of study `{study.name}`: {study.question or "no question st
 | validation loss (averaged weights) | {facts["val_loss"]:.5f} |
 | GFLOPs (multiply-accumulates / 1e9, folded, batch 1) | {cost.gflops:.4f} |
 | parameters, folded / in training | {cost.params:,} / {cost.params_training:,} |
-{_confirmed(run, trial)}| trained on | {facts["source"]} through {facts["codec"]["name"]}, {trained} |
+{_confirmed(run, trial)}| trained on | {facts["source"]} through {facts["codec"]["name"]}, {trained} |{own}
 
 ```python
 import space

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,24 @@ class Trainer:
     The optimizer is AdamW with betas (0.9, 0.999), both papers' recipe. The learning rate is constant, except for a warm-up and, at
     the end of a full budget, a decay. Every random draw comes from `TrainingStream`, so `tensors()` and the step are the state.
 
+    `hidden_rate` is the learning rate of the parameters of `is_hidden_matrix` as a multiple of the others'. µP's rule for Adam asks
+    for one in inverse proportion to the width (Yang et al., Tensor Programs V, arXiv 2203.03466, Table 3). What a step takes from
+    their weights by weight decay, rate × decay, stays the same.
+
     Attributes:
         ema_models: The moving average (EMA) of the weights for every decay.
         ema: The first of them, by which the model is judged.
     """
 
-    def __init__(self, spec: ModelSpec, seed: int, settings: TrainingSettings, feed: Feed, decay: Decay | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        seed: int,
+        settings: TrainingSettings,
+        feed: Feed,
+        decay: Decay | None = None,
+        hidden_rate: float = 1.0,
+    ) -> None:
         device = feed.device
         self.spec, self.settings, self.feed, self.device, self.decay = spec, settings, feed, device, decay
         self.prediction = prediction(settings.prediction)
@@ -60,7 +73,7 @@ class Trainer:
         self.ema = self.ema_models[settings.ema[0]]
         # The fused kernel exists for these device types only.
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            _groups(self.model, settings, hidden_rate),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=device.type in ("cpu", "cuda"),
@@ -116,7 +129,7 @@ class Trainer:
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self.lr_multiplier()
+            group["lr"] = self.settings.learning_rate * group["rate"] * self.lr_multiplier()
         self.optimizer.step()
         self._update_ema()
         return loss.detach()
@@ -167,6 +180,30 @@ class Trainer:
     def _moments(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
         for name, parameter in self.model.named_parameters():
             yield name, parameter, self.optimizer.state.get(parameter, {})
+
+
+INPUTS = ("embedding.", ".time_in.", ".labels.")
+"""Parts of the names of layers whose inputs do not grow with the width: images, sinusoids and labels."""
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix that sums over as many inputs as the model is wide, or proportionally many.
+
+    These are the linear layers and convolutions behind the input layers, adaLN's and the last one included. Others are biases,
+    scales, input layers and depthwise kernels, which sum over a window of one channel.
+    """
+    return parameter.ndim > 1 and parameter.shape[1] > 1 and not any(part in name for part in INPUTS)
+
+
+def _groups(model: Network, settings: TrainingSettings, hidden_rate: float) -> list[dict[str, Any]]:
+    """The parameters by their learning rate, `rate` × the study's; a single group where all have the same."""
+    if hidden_rate == 1.0:
+        return [{"params": list(model.parameters()), "rate": 1.0}]
+    by_kind: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        by_kind[is_hidden_matrix(name, parameter)].append(parameter)
+    hidden = {"params": by_kind[True], "rate": hidden_rate, "weight_decay": settings.weight_decay / hidden_rate}
+    return [{"params": by_kind[False], "rate": 1.0}, hidden]
 
 
 def ema_name(decay: float) -> str:

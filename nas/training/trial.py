@@ -19,6 +19,7 @@ from nas.runs.checkpoints import keep
 from nas.runs.layout import CHECKPOINT, LAST_RUNG
 from nas.runs.records import Failure, Report, TrialPlan
 from nas.study.budget import first_step
+from nas.study.nuisance import settings_of
 from nas.study.study import Study
 from nas.training.checkpoint import read_checkpoint, write_checkpoint
 from nas.training.peak_memory import peak_bytes, reset_peak
@@ -56,8 +57,9 @@ class Trial:
         self.device = _device(study)
         reset_peak(self.device)
         self.train, validation = self._place()
-        self.step_macs = cost(plan.spec).step_macs(study.training.batch_size)
-        self.training = Trainer(plan.spec, plan.seed, study.training, self.train, self._decay())
+        self.settings = study.training_of(plan)
+        self.step_macs = cost(plan.spec).step_macs(self.settings.batch_size)
+        self.training = Trainer(plan.spec, plan.seed, self.settings, self.train, self._decay(), study.hidden_rate(plan.spec))
         self.grid = ValidationGrid(validation, study.evaluation.val_loss, self.training.prediction)
         self.next, self._told = plan.reported, 0
         self._kept: dict[int, Report] = {}
@@ -77,11 +79,11 @@ class Trial:
         """The decay of the learning rate: over the last share of the budget, or of what the finish adds to it."""
         budget, finish = self.study.budget, self.study.finish
         if self.plan.reported < budget.rungs:
-            end, start, share = self.study.milestones_of(self.plan.spec)[-1], 0, budget.decay
+            end, start, share = self.study.milestones_of(self.plan.spec, self.settings.batch_size)[-1], 0, budget.decay
         else:
             assert finish is not None, "only a finish trains beyond the last rung"
-            start, share = self.study.milestones_of(self.plan.spec)[-1], finish.decay
-            end = self.study.finish_macs_of(self.plan.spec)
+            start, share = self.study.milestones_of(self.plan.spec, self.settings.batch_size)[-1], finish.decay
+            end = self.study.finish_macs_of(self.plan.spec, self.settings.batch_size)
         if not share:
             return None
         first = round(end - share * (end - start))
@@ -105,20 +107,20 @@ class Trial:
         # Not `wanted`: a checkpoint may be ahead of the plan.
         step = self.training.step
         folded = self.training.ema.folded()
-        loss = self.grid.loss(folded, max(self.study.training.batch_size, 64))
+        loss = self.grid.loss(folded, max(self.settings.batch_size, 64))
         if not math.isfinite(loss.mean):
             raise DivergedError(f"diverged: the validation loss is {loss.mean} at step {step}")
         report = Report(
             trial=self.plan.number,
             rung=rung,
             step=step,
-            images=step * self.study.training.batch_size,
+            images=step * self.settings.batch_size,
             macs=step * self.step_macs,
             val_loss=loss.mean,
             val_loss_bins=loss.bins,
             train_loss=train_loss,
             seconds=seconds,
-            images_per_s=(step - before) * self.study.training.batch_size / seconds,
+            images_per_s=(step - before) * self.settings.batch_size / seconds,
             peak_memory_mib=peak_bytes(self.device) / 2**20,
             scores=self._scores(rung, folded),
         )
@@ -148,7 +150,13 @@ class Trial:
     def _save(self) -> None:
         if self.folder is not None:
             kept = [report.model_dump(mode="json") for report in self._kept.values()]
-            facts = {"digest": self.plan.spec.digest, "seed": self.plan.seed, "step": self.training.step, "reports": kept}
+            facts = {
+                "digest": self.plan.spec.digest,
+                "seed": self.plan.seed,
+                "training": settings_of(self.settings),
+                "step": self.training.step,
+                "reports": kept,
+            }
             path, rungs = self.folder / CHECKPOINT, self.study.budget.rungs
             if self.plan.reported == rungs == self.next - 1 and path.exists():
                 # Keep the last rung's checkpoint, from which other runs can resume.
@@ -161,6 +169,9 @@ class Trial:
         if not stored or stored[1]["digest"] != self.plan.spec.digest or not self.plan.milestones:
             return
         tensors, facts = stored
+        if facts.get("training", settings_of(self.settings)) != settings_of(self.settings):
+            # Of another trial of the architecture, under whose settings it was trained. Earlier versions noted none.
+            return
         kept = {report.step: report for report in map(Report.model_validate, facts["reports"])}
         ahead = facts["step"] > self._step_at(self.plan.reported) and self._step_at(self.plan.reported) not in kept
         if ahead and self.plan.reported < self.study.budget.rungs:

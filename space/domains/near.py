@@ -20,14 +20,17 @@ def feasible_near(space: SearchSpace, wanted: Mapping[str, Value], rng: np.rando
         space: The search space.
         wanted: The values of the wanted point, which need not be feasible.
         rng: The source of randomness.
-        draws: The number of random points, of which the feasible ones are returned; see `distances` for their order.
+        draws: The number of random points, of which the feasible ones are returned; see `distances` for their order. Settings that
+            are no part of the spec have the wanted values, as no constraint speaks of them.
     """
     points = space.points(rng, draws)
     feasible = np.flatnonzero(space.violation(CostTable(points)) == 0)
     points = points.take(feasible)
     far = distances(space, points.columns, points.count, wanted)
+    kept = {name: wanted[name] for name in space.free if name in wanted}
     for row in np.argsort(far, kind="stable"):
-        yield points.params(int(row))
+        params = points.params(int(row))
+        yield params | {name: value for name, value in kept.items() if name in params}
 
 
 def distances(space: SearchSpace, columns: Mapping[str, Column], count: int, wanted: Mapping[str, Value]) -> Array:

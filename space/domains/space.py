@@ -55,13 +55,21 @@ class SearchSpace:
     """Specs around a base spec.
 
     `domains` maps dotted paths of the spec to domains. `constraints` maps cost metrics to ranges that every feasible spec keeps to.
+    `settings` maps names of values that are drawn with a spec and are no part of it, such as a learning rate, to domains; they are
+    without cost, and their values are the caller's to check.
 
     Raises:
         StudyError: For a path, a condition or a metric that does not exist.
     """
 
-    def __init__(self, base: ModelSpec, domains: Mapping[str, Domain], constraints: Mapping[str, Range] | None = None) -> None:
-        self.base = base
+    def __init__(
+        self,
+        base: ModelSpec,
+        domains: Mapping[str, Domain],
+        constraints: Mapping[str, Range] | None = None,
+        settings: Mapping[str, Domain] | None = None,
+    ) -> None:
+        self.base, self.settings = base, frozenset(settings or ())
         self.constraints = dict(constraints or {})
         mistakes: list[tuple[tuple[str | int, ...], str]] = [
             (("constraints", metric), f"constraint '{metric}' is not a cost{nearest(metric, COST_METRICS)}")
@@ -69,17 +77,20 @@ class SearchSpace:
             if metric not in COST_METRICS
         ]
         self._base_values = {path: base.value_at(path) for path in spec_paths()}
-        for path, domain in domains.items():
+        for path, domain in [*domains.items(), *(settings or {}).items()]:
             try:
-                self._check(path, domain, domains)
+                if path in domains:
+                    self._check(path, domain, domains)
+                self._check_conditions(path, domain, domains)
             except StudyError as error:
                 mistakes.append((("space", path), str(error)))
         if mistakes:
             raise Mistakes(mistakes)
-        self.parameters = tuple(self._ordered(domains))
+        own = [parameter for path, domain in (settings or {}).items() for parameter in self._parameters(path, domain)]
+        self.parameters = (*self._ordered(domains), *own)
 
     def _check(self, path: str, domain: Domain, domains: Mapping[str, Domain]) -> None:
-        """Raise StudyError for a path, a value or a condition that no spec has."""
+        """Raise StudyError for a path or a value that no spec has."""
         if path not in self._base_values:
             raise StudyError(f"the space varies '{path}', which no spec has{today(path) or nearest(path, spec_paths())}")
         if path in FIXED_BY_DATA:
@@ -90,6 +101,9 @@ class SearchSpace:
                 f"{', '.join(PER_STAGE_PATHS)}"
             )
         self._check_values(path, domain.each or domain, one_stage=domain.each is not None)
+
+    def _check_conditions(self, path: str, domain: Domain, domains: Mapping[str, Domain]) -> None:
+        """Raise StudyError for a condition that no spec has."""
         for parent, wanted in domain.when.items():
             self._check_condition(path, parent, domains)
             for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
@@ -143,16 +157,23 @@ class SearchSpace:
             for stage in range(len(self.base.depths)):
                 yield Parameter(f"{path}.{stage}", domain.each, when)
 
+    @property
+    def free(self) -> frozenset[str]:
+        """The settings that can have any value of their domain beside any spec."""
+        return self.settings
+
     def active(self, parameter: Parameter, params: Mapping[str, Value]) -> bool:
         """Whether a parameter is active, given the values of those before it."""
         return parameter.active(params, self._base_values)
 
     def spec(self, params: Mapping[str, Value]) -> ModelSpec:
         """The spec of chosen values; raises SpecError when no such architecture can be built."""
-        return self.base.replace(params)
+        return self.base.replace({name: value for name, value in params.items() if name not in self.settings})
 
-    def params_of(self, spec: ModelSpec) -> Params | None:
+    def params_of(self, spec: ModelSpec, settings: Mapping[str, Value] | None = None) -> Params | None:
         """The values that give this architecture, each as its domain holds it; None for an architecture outside the space.
+
+        `settings` has the values of the space's settings; None where one of them is outside the space.
 
         What counts is the network: it does not matter whether a value that all stages share is written once or for each of them,
         nor which value a path has where it has no effect.
@@ -160,6 +181,12 @@ class SearchSpace:
         params: Params = {}
         for parameter in self.parameters:
             if not self.active(parameter, params):
+                continue
+            if parameter.name in self.settings:
+                chosen = parameter.domain.own((settings or {}).get(parameter.name))
+                if chosen is None:
+                    return None
+                params[parameter.name] = chosen
                 continue
             path, _, stage = parameter.name.rpartition(".")
             if not stage.isdecimal():

@@ -96,6 +96,20 @@ def test_the_parameter_that_decides_is_found_and_the_others_are_not(make):
     assert table[["trials", "censored"]].to_numpy().tolist() == [[40, 0]] * 4
 
 
+def test_training_settings_are_marked_and_one_architecture_with_two_rates_counts_twice(make):
+    def by_rate(plan, rung):
+        return float(plan.training.get("training.learning_rate", 1e-3) + noise(plan, rung) / 100)
+
+    rates = "heads: [1, 2], feed_forward.kind: [mlp, conv], training.learning_rate: {float: [1e-3, 1e-1], log: true}"
+    table = table_of(make(by_rate, "budget.mode=none", space=rates), rung=3)
+    assert table["nuisance"].to_dict() == {"training.learning_rate": True, "heads": False, KIND: False}
+    assert table.index[0] == "training.learning_rate"
+    assert table.loc["training.learning_rate", "importance"] > 0.7
+    assert table["trials"].tolist() == [40] * 3, "of four architectures"
+    labels = [label.get_text() for label in plot_param_importances(table.reset_index()).get_yticklabels()]
+    assert [label for label in labels if "nuisance" in label] == ["training.learning_rate (nuisance)"]
+
+
 def test_each_rung_is_judged_by_its_own_values(make):
     tables = importances(make(at_the_end, "budget.mode=none"))
     first = tables.groupby("rung", sort=False)["parameter"].first()

@@ -124,8 +124,22 @@ print(smoke_step(sys.stdin.read()))
 
 def test_what_is_enqueued_outside_the_space_counts_too(tiny_file):
     study = load_study(tiny_file, ["search.enqueue=[{channels: 4, heads: 1}, {depths: [1, 1, 2, 1, 1], heads: 1}]"])
-    first, last = study.enqueued
+    first, last = (candidate.spec for candidate in study.enqueued)
     assert [step.step_macs for step in smoke(study).steps] == [cost(spec).step_macs(4) for spec in (first, last)]
+
+
+def test_where_the_batch_size_is_tuned_the_largest_takes_the_step(tiny_file, monkeypatch):
+    study = load_study(tiny_file, [*ROOMY, "search.space.training.batch_size=[2, 16]"])
+    sizes = []
+    original = Trial.__init__
+    monkeypatch.setattr(
+        Trial, "__init__", lambda self, *given: original(self, *given) or sizes.append(self.training.stream.draw(0).samples.numel())
+    )
+    found = smoke(study)
+    assert sizes == [16, 16, 16]
+    assert found.batch_size == 16
+    assert found.steps[1].step_macs == cost(study.census.dearest).step_macs(16)
+    assert found.steps[1].predicted_memory_bytes == memory(study.census.dearest, 16, 1).peak
 
 
 def test_another_error_is_not_taken_for_one_of_memory(tiny, monkeypatch):

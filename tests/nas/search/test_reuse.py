@@ -72,6 +72,17 @@ def test_what_was_trained_otherwise_is_not_taken_over(study, tiny_file, tmp_path
     assert not any(trial.reused for trial in search.run.trials.values())
 
 
+def test_under_a_width_rule_the_reference_width_must_be_the_same(tiny_file, tmp_path, checkpoints):
+    common = ["search.space={heads: [1, 2], channels: [8, 16]}", "training.width_rule=inverse", "budget.mode=none", "finish=null"]
+    checkpoints(searched(load_study(tiny_file, common), tmp_path / "first"), tmp_path / "first")
+    wider = load_study(tiny_file, [*common, "model.set.channels=16"])
+    assert [wider.hidden_rate(wider.base.replace({"channels": channels})) for channels in (8, 16, 32)] == [2, 1, 0.5]
+    search = searched(wider, tmp_path / "second")
+    assert not any(trial.reused for trial in search.run.trials.values())
+    again = searched(load_study(tiny_file, [*common, "name=again"]), tmp_path / "third")
+    assert any(trial.reused for trial in again.run.trials.values())
+
+
 def test_without_a_checkpoint_nothing_is_taken_over(study, tmp_path):
     searched(study, tmp_path / "first")
     search = searched(study, tmp_path / "second")

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nas.data.codecs import codec_named
 from nas.data.feed import Feed
@@ -12,8 +13,9 @@ from nas.diffusion.prediction import BINS, Epsilon
 from nas.evaluation.validation import ValidationGrid
 from nas.rng import TrainingStream, stream
 from nas.study.settings import PredictionSettings, TrainingSettings, ValLossSettings
-from nas.training.trainer import Decay, DivergedError, Trainer
+from nas.training.trainer import Decay, DivergedError, Trainer, is_hidden_matrix
 from space import ToolkitError, preset
+from space.model.network import build
 
 CPU = torch.device("cpu")
 SPEC = preset("u-dit-toy").replace({"channels": 8, "depths": (1, 1, 1, 1, 1), "input_size": 8})
@@ -149,7 +151,8 @@ def test_moments_are_sampled_anew_in_every_epoch():
 @pytest.mark.parametrize("make_feed", [lambda: feed(mirrored=True), moments], ids=["pixels", "moments"])
 def test_a_continued_training_is_bit_exact_with_everything_switched_on(make_feed):
     def run():
-        return Trainer(SPEC, 0, with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5)), make_feed(), Decay(5, 8))
+        settings = with_settings(warmup_steps=4, clip_norm=0.1, ema=(0.9, 0.5), weight_decay=0.1)
+        return Trainer(SPEC, 0, settings, make_feed(), Decay(5, 8), hidden_rate=0.5)
 
     whole, first, second = run(), run(), run()
     whole.train_to(8)
@@ -157,6 +160,49 @@ def test_a_continued_training_is_bit_exact_with_everything_switched_on(make_feed
     second.load(first.tensors(), 6)
     second.train_to(8)
     assert all(torch.equal(second.tensors()[name], value) for name, value in whole.tensors().items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"feed_forward.kind": "conv", "feed_forward.reparam": True, "attention.downsampler": "dwconv", "modulation": "level"},
+        {"stem": "linear", "feed_forward.kind": "mlp", "attention.tokens": "all", "absolute_position": "sincos", "skip": "add"},
+        {"depths": (1,), "attention.similarity": "cosine"},
+    ],
+)
+def test_hidden_matrices_are_those_whose_inputs_grow_with_the_width(changes):
+    narrow, wide = (build(SPEC.replace({**changes, "channels": width})) for width in (8, 16))
+    tables = {f"{name}.weight" for name, module in narrow.named_modules() if isinstance(module, nn.Embedding)}
+    found = set()
+    for (name, one), (_, two) in zip(narrow.named_parameters(), wide.named_parameters(), strict=True):
+        grows = one.ndim > 1 and two[0].numel() == 2 * one[0].numel() and name not in tables
+        assert is_hidden_matrix(name, one) == grows, name
+        found.add(grows)
+    assert found == {False, True}
+
+
+def test_the_width_rule_slows_hidden_matrices_and_leaves_the_schedule_alone():
+    settings = with_settings(warmup_steps=4, weight_decay=0.1, clip_norm=1.0)
+    run = Trainer(SPEC, 0, settings, feed(), Decay(6, 10), hidden_rate=0.25)
+    others, hidden = run.optimizer.param_groups
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    assert {names[id(one)] for one in hidden["params"]} == {n for n, p in run.model.named_parameters() if is_hidden_matrix(n, p)}
+    assert len(hidden["params"]) + len(others["params"]) == len(names)
+    for step, share in enumerate([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]):
+        run.train_to(step + 1)
+        assert others["lr"] == pytest.approx(share * 1e-3)
+        assert hidden["lr"] == pytest.approx(share * 0.25e-3)
+        assert hidden["lr"] * hidden["weight_decay"] == pytest.approx(others["lr"] * others["weight_decay"])
+
+
+def test_the_width_rule_changes_nothing_at_the_reference_width():
+    runs = [training(), Trainer(SPEC, 0, with_settings(width_rule="inverse"), feed(), None, 1.0)]
+    for run in runs:
+        run.train_to(3)
+    assert [len(run.optimizer.param_groups) for run in runs] == [1, 1]
+    one, two = (run.tensors() for run in runs)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_gradients_are_clipped_by_their_norm():
