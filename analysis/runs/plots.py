@@ -59,13 +59,13 @@ def front_info(data: RunData) -> FrontInfo:
     """
     require_loaded(data)
     of = data.run.front_axes
-    axes = tuple(str(axis.metric) for axis in of)
+    axes = tuple(axis.metric for axis in of)
     complete = data.trials[data.trials["state"] == "COMPLETE"].dropna(subset=list(axes))
     if complete.empty:
         empty = pd.DataFrame({name: pd.Series(dtype=float) for name in dict.fromkeys(("trial", *axes))})
         return FrontInfo(empty.assign(on_front=pd.Series(dtype=bool)), len(data.trials), axes)
     points = complete.sort_values([axes[1], axes[0]]).reset_index(drop=True)
-    signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in of]
+    signs = [1.0 if axis.falls else -1.0 for axis in of]
     on_front = points.index.isin(fronts(points[list(axes)].to_numpy(dtype=float) * signs)[0])
     return FrontInfo(points.assign(on_front=on_front), len(data.trials) - len(points), axes)
 
@@ -84,14 +84,14 @@ def plot_front(data: RunData, ax: Axes | None = None) -> Axes:
     points, (y, x, *third) = info.points, info.axes
     front, others = points[points["on_front"]], points[~points["on_front"]]
     if third and len(points):
-        shown = {"norm": Normalize(points[third[0]].min(), points[third[0]].max()), "cmap": "viridis"}
-        ax.scatter(others[x], others[y], c=others[third[0]], s=40, alpha=0.5, label="complete", **shown)
-        drawn = ax.scatter(front[x], front[y], c=front[third[0]], s=70, edgecolor="black", label="front", zorder=3, **shown)
+        norm = Normalize(points[third[0]].min(), points[third[0]].max())
+        ax.scatter(others[x], others[y], c=others[third[0]], s=40, alpha=0.5, label="complete", norm=norm)
+        drawn = ax.scatter(front[x], front[y], c=front[third[0]], s=70, edgecolor="black", label="front", zorder=3, norm=norm)
         ax.figure.colorbar(drawn, ax=ax, label=_label(third[0]))
         ax.legend()
     else:
         sns.scatterplot(others, x=x, y=y, color="0.6", s=40, label="complete", ax=ax)
-        falls = data.run.front_axes[1].direction == "minimize"
+        falls = data.run.front_axes[1].falls
         ax.step(front[x], front[y], where="post" if falls else "pre", color="C0", linewidth=1.2)
         sns.scatterplot(front, x=x, y=y, color="C0", s=60, label="front", ax=ax, zorder=3)
     for _, point in front.iterrows():

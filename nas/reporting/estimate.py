@@ -48,8 +48,8 @@ def estimate(study: Study, throughput: Throughput | None = None) -> str:
     facts += [("", text) for text in never_feasible(census)]
     facts += [(metric, f"{low:.4g} to {high:.4g} {UNITS[metric]}") for metric, (low, high) in census.costs.items()]
     unit = study.budget.unit
-    of = "of training" if unit == "compute" else unit
-    facts.append(("rungs", f"{marks(study.budget)} {of} a trial; {_judged(study.budget)}"))
+    trained = "of training" if unit == "compute" else unit
+    facts.append(("rungs", f"{marks(study.budget)} {trained} a trial; {_judged(study.budget)}"))
     if unit != "compute":
         facts.append(("a trial", _one_trial(study)))
     facts.append(("training", _compute(study)))

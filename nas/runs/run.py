@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from nas.stats.pareto import fronts
 from nas.study.metrics import SCORES, lower_is_better
 from nas.study.nuisance import candidate_key
 from nas.study.objectives import of_samples, scores_first
-from nas.study.settings import Objective
 from nas.study.study import Study
 from space.costs.cost import Cost, cost
 from space.errors import RunError
@@ -153,6 +152,15 @@ class Standing:
     """Its complete trials at these seeds."""
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A metric that a front is of."""
+
+    metric: str
+    falls: bool
+    """Whether less of it is better."""
+
+
 class Run:
     """A run's study and trials, built event by event."""
 
@@ -259,18 +267,17 @@ class Run:
         return [standings[index].trial for index in fronts(values)[0]]
 
     @property
-    def front_axes(self) -> tuple[Objective, ...]:
+    def front_axes(self) -> tuple[Axis, ...]:
         """What a front is of: a search's objectives, scores first; with one alone, and in an ablation, `metric` and GFLOPs."""
         search = self.study.search
         if search and len(search.objectives) > 1:
-            return scores_first(search.objectives)
-        direction: Literal["minimize", "maximize"] = "minimize" if lower_is_better(self.metric) else "maximize"
-        return Objective.model_construct(metric=self.metric, direction=direction), Objective(metric="gflops")
+            return tuple(Axis(one.metric, one.direction == "minimize") for one in scores_first(search.objectives))
+        return Axis(self.metric, lower_is_better(self.metric)), Axis("gflops", True)
 
-    def _mean(self, standing: Standing, axis: Objective) -> float:
+    def _mean(self, standing: Standing, axis: Axis) -> float:
         """The mean of a metric over an architecture's complete trials, to be minimised."""
         mean = fmean(objective_value(self.study, trial, trial.search_reports[-1], axis.metric) for trial in standing.trials)
-        return mean if axis.direction == "minimize" else -mean
+        return mean if axis.falls else -mean
 
     def best(self, count: int = 1) -> list[TrialResult]:
         """The complete architectures by their means, best first, each represented by its first trial (see `standings`)."""

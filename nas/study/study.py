@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -15,10 +14,10 @@ from nas.data.header import Header
 from nas.data.settings import DataSettings
 from nas.study.ablation import AblationSettings
 from nas.study.budget import BudgetSettings, FinishSettings, macs_of_one
-from nas.study.choices import SAMPLERS
-from nas.study.followups import FRESH_SEEDS, AgainstSettings, ConfirmSettings, ExplainSettings
+from nas.study.checks import begins_with, problems_of, within
+from nas.study.followups import AgainstSettings, ConfirmSettings, ExplainSettings
 from nas.study.nuisance import Candidate, Trained, checked_domains, is_setting, own_training, sizes_of, trained_with, tuned
-from nas.study.objectives import of_samples, problems, scores_first
+from nas.study.objectives import of_samples, scores_first
 from nas.study.rows import Row, rows_of
 from nas.study.settings import (
     EvaluationSettings,
@@ -284,15 +283,14 @@ class Study(Frozen):
         def take_header() -> None:
             self._header = given if isinstance(given, Header) else given(self.data)
 
-        _within("data", take_header)
+        within("data", take_header)
         try:
-            _within("model", lambda: self.base)
+            within("model", lambda: self.base)
         except Mistakes as error:
             raise Mistakes([(self._place_in_model(what, at), what) for at, what in error.each]) from None
         mistakes: list[tuple[Location, str]] = []
-        for check in (self._check_search, self._check_confirm, self._check_ablation, self._check_rest):
-            for problem in check():
-                mistakes += problem.each if isinstance(problem, Mistakes) else [(_begins_with(str(problem)), str(problem))]
+        for problem in problems_of(self):
+            mistakes += problem.each if isinstance(problem, Mistakes) else [(begins_with(str(problem)), str(problem))]
         if mistakes:
             # What one part of the study needs of another is refused in both.
             raise Mistakes(list(dict.fromkeys(mistakes)))
@@ -302,83 +300,6 @@ class Study(Frozen):
         """The value of `model.set` that a mistake in building the base spec speaks of; the given place where it names none."""
         named = next((path for path in self.model.set if path in what), None)
         return ("model", "set", named) if named else at
-
-    def _check_rest(self) -> Iterator[StudyError]:
-        kind = self.training.prediction.kind
-        for key in ("samples", "fid"):
-            sampler = getattr(getattr(self.evaluation, key), "sampler", None)
-            if sampler is not None and sampler not in SAMPLERS[kind]:
-                yield StudyError(f"evaluation.{key}.sampler is {sampler}, but {kind} is sampled with {', '.join(SAMPLERS[kind])}")
-        if len(set(self.training.ema)) < len(self.training.ema):
-            yield StudyError("training.ema names a decay twice; remove one")
-        if self.finish and self.search and self.finish.unit != self.budget.unit:
-            wanted = "budget" if self.budget.unit == "compute" else self.budget.unit
-            yield StudyError(
-                f"finish.{self.finish.key} is {self.finish.unit}, but budget.{self.budget.key}, from which the winner trains on, "
-                f"is {self.budget.unit}; write finish.{wanted}"
-            )
-        elif self.finish and self.search and self.finish.full <= self.budget.full:
-            yield StudyError(f"finish.{self.finish.key} must be above budget.{self.budget.key}: the winner trains on")
-        if self.finish and self.budget.decay:
-            yield StudyError("budget.decay ends every trial's training, but the finish goes on with it; write finish.decay instead")
-
-    def _check_search(self) -> Iterator[StudyError]:
-        search = self.search
-        if search is None:
-            return
-        parts = (lambda: self.nuisance, lambda: self.architecture_space, lambda: self.search_space, lambda: self.enqueued)
-        for part in parts:
-            try:
-                _within("search", part)
-            except StudyError as error:
-                yield error
-        yield from problems(search.objectives, self.evaluation.fid, self.budget.rungs)
-        if self.training.prediction.kind != "epsilon" and "learned_variance" in search.space:
-            yield StudyError(f"search.space varies learned_variance, which {self.training.prediction.kind} has none of; remove it")
-
-    def _check_confirm(self) -> Iterator[StudyError]:
-        confirm, search = self.confirm, self.search
-        if self.explain and confirm is None:
-            yield StudyError("explain is of a confirmed winner; add confirm, such as confirm: {best: 3, seeds: 6}")
-        if confirm is None:
-            return
-        if search is None:
-            yield StudyError("confirm trains the best of a search anew, but the rows of an ablation have paired seeds; remove it")
-            return
-        if tuned_paths := ", ".join(self.nuisance):
-            yield StudyError(
-                f"search.space tunes {tuned_paths}, but confirm trains candidates and baseline with the study's own training; "
-                "remove confirm, or write the values into training"
-            )
-        architectures = search.trials // search.replicates
-        if confirm.best > architectures:
-            yield StudyError(f"confirm.best is {confirm.best}, but the search has {architectures} architectures; lower it")
-        if search.replicates > FRESH_SEEDS:
-            yield StudyError(
-                f"search.replicates {search.replicates} overlap the fresh seeds of confirm, which begin at "
-                f"{FRESH_SEEDS} after training.seed; take fewer"
-            )
-        try:
-            _within("confirm.against", lambda: self.hand_made)
-        except StudyError as error:
-            yield error
-
-    def _check_ablation(self) -> Iterator[StudyError]:
-        ablation = self.ablation
-        if ablation is None:
-            return
-        if self.budget.mode != "none":
-            yield StudyError(f"budget.mode {self.budget.mode} prunes, but an ablation trains every row to the end; remove it")
-        if self.finish:
-            yield StudyError("finish trains winners on, but the rows of an ablation are compared at one budget; remove it")
-        if ablation.metric != "val_loss" and self.evaluation.fid is None:
-            yield StudyError(f"ablation.metric is {ablation.metric}, which evaluation.fid measures; add evaluation: {{fid: {{}}}}")
-        if self.evaluation.fid and (few := self.evaluation.fid.too_few_for(ablation.metric)):
-            yield StudyError(f"ablation.metric is {ablation.metric}, {few}")
-        try:
-            _within("ablation", lambda: self.rows)
-        except StudyError as error:
-            yield error
 
     @property
     def architectures(self) -> tuple[ModelSpec, ...]:
@@ -411,34 +332,17 @@ class Study(Frozen):
             census = self.census
             if not census.feasible:
                 raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
-        first, size = self.budget.milestones[0], self.training.batch_size
+        first, size = self.budget.milestones[0], self.batch_sizes[-1]
         if self.budget.unit == "images" and first < size:
             raise StudyError(
-                f"budget: the first rung, {first:,} images, is less than one step of training.batch_size {size:,}; raise "
+                f"budget: the first rung, {first:,} images, is less than one step at batch size {size:,}; raise "
                 "budget.images or take fewer rungs"
             )
         if self.budget.unit != "compute":
             return
-        batch_size = self.batch_sizes[-1]
-        dearest = max(cost(spec).step_macs(batch_size) for spec in self.architectures)
+        dearest = max(cost(spec).step_macs(size) for spec in self.architectures)
         if first < dearest:
             raise StudyError(
                 f"budget: the first rung, {first / 1e9:.3g} GFLOPs, is less than one step of the dearest architecture "
-                f"({dearest / 1e9:.3g} GFLOPs at batch size {batch_size}); raise budget.max or take fewer rungs"
+                f"({dearest / 1e9:.3g} GFLOPs at batch size {size}); raise budget.max or take fewer rungs"
             )
-
-
-def _within(key: str, check: Any) -> None:
-    """Run a check; prefix the messages of its error, and their places, with the key."""
-    try:
-        check()
-    except Mistakes as error:
-        raise Mistakes([((key, *at), f"{key}: {what}") for at, what in error.each]) from None
-    except ToolkitError as error:
-        raise Mistakes([((key, *_begins_with(str(error))), f"{key}: {error}")]) from None
-
-
-def _begins_with(message: str) -> Location:
-    """The keys that a message begins with, such as those of `enqueue.0 has …`."""
-    leading = re.match(r"[\w.]+", message)
-    return tuple(int(part) if part.isdecimal() else part for part in leading[0].split(".")) if leading else ()

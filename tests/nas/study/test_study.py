@@ -239,7 +239,7 @@ def test_images_are_reached_at_the_first_whole_step(tiny_file):
     assert study.budget.milestones == (21, 42)
     assert study.budget.steps_of(cost(study.base), 4) == (6, 11)
     assert study.budget.steps_of(cost(study.base), 8) == (3, 6), "half the steps of twice the batch"
-    with pytest.raises(ToolkitError, match="the first rung, 3 images, is less than one step of training.batch_size 4"):
+    with pytest.raises(ToolkitError, match="the first rung, 3 images, is less than one step at batch size 4"):
         load_study(tiny_file, ["budget={images: 30, rungs: 4}", "finish=null"]).check_runs()
 
 
