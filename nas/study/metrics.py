@@ -49,10 +49,7 @@ _ALL = (
 METRICS = {metric.name: metric for metric in _ALL}
 
 SCORES = ("val_loss", "fid", "fid_infinity", "sfid", "inception_score", "precision", "recall", "kid")
-"""The metrics that a trial can report at a rung, and that an ablation can compare."""
-
-SEARCHED = ("val_loss", "fid", "fid_infinity", "kid")
-"""The scores that a search can optimise; less is better of each."""
+"""The metrics that a trial can report at a rung, and that an ablation can compare; `Objective` has those that a search can."""
 
 ORDERED_FROM, EXTRAPOLATED_FROM = 20, 4
 """Samples per feature, by rules of thumb: fewer do not order models by FID, and from fewer FID∞ is not extrapolated."""
