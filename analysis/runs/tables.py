@@ -9,6 +9,13 @@ import pandas as pd
 from analysis.markup import check_format, drop_empty_columns, is_missing, latex_grid, markdown_grid, on_one_line
 from analysis.runs.data import RunData, require_loaded
 from nas.study.metrics import METRICS
+from space.differences import diff
+from space.paths import PER_STAGE_PATHS
+from space.resize import Scale
+from space.spec import ModelSpec
+
+DIFFERS_FROM = "differs from"
+"""How the name of the column of `architecture_texts` begins."""
 
 _ORDER = ["COMPLETE", "PRUNED", "RUNNING", "FAILED"]
 
@@ -22,9 +29,11 @@ def ranking_table(data: RunData) -> pd.DataFrame:
     Returns:
         trial; state; val_loss (at the full budget, of COMPLETE trials only); last (of the others, the loss at the last rung
         they reached, which compares with the same rung only); rung; GFLOPs, train GFLOPs, params (M), images/s and
-        memory (MiB); reason (of a failure).
+        memory (MiB); what separates the architecture from the study's model, in the column of `architecture_texts`; reason
+        (of a failure).
     """
     require_loaded(data)
+    architectures = architecture_texts(data)
     trials = data.trials
     order = trials["state"].map(_ORDER.index)
     ranked = trials.assign(_order=order).sort_values(
@@ -43,9 +52,52 @@ def ranking_table(data: RunData) -> pd.DataFrame:
             "params (M)": ranked["params_m"],
             "images/s": ranked["images_per_s"],
             "memory (MiB)": ranked["peak_memory_mib"],
+            architectures.name: ranked["trial"].map(architectures),
             "reason": ranked["reason"],
         }
     ).reset_index(drop=True)
+
+
+def architecture_texts(data: RunData) -> pd.Series:
+    """What separates each trial's architecture from the study's model, such as `channels 96; depths encoder-1 3, bottleneck 4`.
+
+    Args:
+        data: The result of `analysis.load`.
+
+    Returns:
+        Texts by the trials' numbers; `nothing` for the study's model. The name says what they are compared with: the preset, or
+        the study's model of that preset where the study scales it or sets values of it.
+    """
+    require_loaded(data)
+    study = data.study
+    own = "the study's " if study.model.set or study.model.scale != Scale() else ""
+    texts = {number: _differences(study.base, trial.spec) for number, trial in data.run.trials.items()}
+    return pd.Series(texts, dtype=object, name=f"{DIFFERS_FROM} {own}{study.model.preset} in")
+
+
+def _differences(base: ModelSpec, spec: ModelSpec) -> str:
+    texts: list[str] = []
+    path = ""
+    for one in diff(base, spec):
+        inner, _, stage = one.path.rpartition(".")
+        if inner not in PER_STAGE_PATHS:
+            path = ""
+            texts.append(f"{one.path} {_plain(one.new)}")
+        elif inner == path:
+            texts[-1] += f", {stage} {_plain(one.new)}"
+        else:
+            path = inner
+            texts.append(f"{inner} {stage} {_plain(one.new)}")
+    return "; ".join(texts) or "nothing"
+
+
+def _plain(value: Any) -> str:
+    """A value as a study writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def render(table: pd.DataFrame, form: str) -> str:

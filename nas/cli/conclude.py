@@ -39,9 +39,12 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
         )
     with beside(console, "front"):
         from analysis.runs.plots import front_info
+        from analysis.runs.tables import architecture_texts
 
-        front = front_info(data).points
-        _print_frame(console, front[front["on_front"]][["trial", "gflops", "val_loss"]], "Front of val_loss against GFLOPs")
+        points, architectures = front_info(data).points, architecture_texts(data)
+        front = points[points["on_front"]][["trial", "gflops", "val_loss"]]
+        front[architectures.name] = front["trial"].map(architectures)
+        _print_frame(console, front, "Front of val_loss against GFLOPs")
     with beside(console, "spread"):
         from analysis.search.calibration import spread_of_replicates
         from nas.runs.calibrations import known_spread
@@ -150,16 +153,19 @@ def _print_frame(console: Any, frame: Any, title: str) -> None:
 
 
 def print_text(console: Any, text: Any, title: str) -> None:
-    """Print a frame of text as a table, on the console's width."""
+    """Print a frame of text as a table, on the console's width; where it does not fit, columns of sentences take several lines."""
     from rich.markup import escape
     from rich.table import Table
+
+    from analysis.runs.tables import DIFFERS_FROM
 
     console.print(f"\n{title}" if title else "", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)
     widths = {name: max([len(str(name)), *(len(cell) for cell in text[name])]) for name in text.columns}
     fits = sum(widths.values()) + 2 * len(widths) <= console.width
+    sentences = [name for name in text.columns if name == "reason" or str(name).startswith(DIFFERS_FROM)]
     for column in text.columns:
-        table.add_column(column, overflow="fold", no_wrap=fits and column != "reason")
+        table.add_column(column, overflow="fold", no_wrap=(fits or bool(sentences)) and column not in sentences)
     for row in text.itertuples(index=False):
         table.add_row(*(escape(cell) for cell in row))
     console.print(table)

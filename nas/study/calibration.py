@@ -16,6 +16,7 @@ from nas.study.overrides import apply_override
 from nas.study.settings import BudgetSettings
 from nas.study.study import Study
 from space.costs.cost import cost
+from space.differences import diff
 from space.document import parse
 from space.domains.space import FIXED_BY_DATA
 from space.errors import StudyError, ToolkitError
@@ -157,7 +158,8 @@ def _made(study: Study, protocol: TrainingProtocol, specs: Sequence[ModelSpec], 
     data = _plain(study)
     metric = study.ablation.metric if study.ablation else "val_loss"
     names = [f"architecture {number}" for number in range(1, len(specs) + 1)]
-    variants = [{"name": name, "set": _changes(study, spec)} for name, spec in zip(names, specs, strict=True)]
+    changes = [{one.path: one.new for one in diff(study.base, spec)} for spec in specs]
+    variants = [{"name": name, "set": values} for name, values in zip(names, changes, strict=True)]
     # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.
     data["model"]["set"] = _values(study.base)
     data |= {
@@ -272,12 +274,6 @@ def _plain(study: Study) -> dict[str, Any]:
 def _values(spec: ModelSpec) -> dict[str, Any]:
     """All values of a spec by dotted path, but for those that the data decide."""
     return {path: spec.value_at(path) for path in spec_paths() if path not in FIXED_BY_DATA}
-
-
-def _changes(study: Study, spec: ModelSpec) -> dict[str, Any]:
-    """The values in which a spec differs from the study's model, by dotted path."""
-    own = _values(study.base)
-    return {path: value for path, value in _values(spec).items() if value != own[path]}
 
 
 def _apply(data: dict[str, Any], protocol: TrainingProtocol) -> None:
