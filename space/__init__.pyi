@@ -7,6 +7,8 @@ from .costs.matching import match_cost as match_cost
 from .costs.memory import Memory as Memory
 from .costs.memory import memory as memory
 from .costs.table import CostTable as CostTable
+from .differences import Difference as Difference
+from .differences import diff as diff
 from .domains.census import Census as Census
 from .domains.census import census as census
 from .domains.domain import Domain as Domain

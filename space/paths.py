@@ -1,4 +1,4 @@
-"""Dotted paths into a spec, such as `attention.tokens` or `depths.2`."""
+"""Dotted paths into a spec, such as `attention.tokens`, `depths.2` or `depths.bottleneck`."""
 
 from __future__ import annotations
 

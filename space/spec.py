@@ -136,8 +136,8 @@ class ModelSpec(Frozen):
         """A copy with other values at dotted paths.
 
         Args:
-            changes: Values by path, such as `attention.tokens`, or `depths.2` for one stage. A mapping at `attention` or
-                `feed_forward` replaces the keys that it names and keeps the others.
+            changes: Values by path, such as `attention.tokens`, or `depths.2` or `depths.bottleneck` for one stage. A mapping at
+                `attention` or `feed_forward` replaces the keys that it names and keeps the others.
 
         Raises:
             SpecError: For a path that no spec has, and when the result cannot be built.
@@ -281,8 +281,10 @@ def _check_heads(stage: Stage) -> None:
 
 
 def _set_stage(data: dict[str, Any], path: str, value: Any, stages: int) -> None:
-    """Set the entry of one stage in a per-stage value; the path ends in the stage's index."""
+    """Set the entry of one stage in a per-stage value; the path ends in the stage's index or name."""
     *parts, last = path.split(".")
+    names = [stage_place(index, stages).name for index in range(stages)]
+    last = str(names.index(last)) if last in names else last
     inner: Any = data
     for part in parts[:-1]:
         inner = inner.get(part) if isinstance(inner, dict) else None

@@ -41,11 +41,14 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
         )
     with beside(console, "front"):
         from analysis.runs.plots import front_info
+        from analysis.runs.tables import architecture_texts
 
-        info = front_info(data)
+        info, architectures = front_info(data), architecture_texts(data)
         score, *others = info.axes
         named = " and ".join({"gflops": "GFLOPs"}.get(name, name) for name in others)
-        _print_frame(console, info.points[info.points["on_front"]][["trial", *others, score]], f"Front of {score} against {named}")
+        front = info.points[info.points["on_front"]][["trial", *others, score]]
+        front[str(architectures.name)] = front["trial"].map(architectures)
+        _print_frame(console, front, f"Front of {score} against {named}")
     with beside(console, "spread"):
         from analysis.search.calibration import spread_of_replicates
         from nas.runs.calibrations import known_spread
@@ -187,16 +190,19 @@ def _print_frame(console: Any, frame: Any, title: str) -> None:
 
 
 def print_text(console: Any, text: Any, title: str) -> None:
-    """Print a frame of text as a table, on the console's width."""
+    """Print a frame of text as a table, on the console's width; where it does not fit, columns of sentences take several lines."""
     from rich.markup import escape
     from rich.table import Table
+
+    from analysis.runs.tables import DIFFERS_FROM
 
     console.print(f"\n{title}" if title else "", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)
     widths = {name: max([len(str(name)), *(len(cell) for cell in text[name])]) for name in text.columns}
     fits = sum(widths.values()) + 2 * len(widths) <= console.width
+    sentences = [name for name in text.columns if name == "reason" or str(name).startswith(DIFFERS_FROM)]
     for column in text.columns:
-        table.add_column(column, overflow="fold", no_wrap=fits and column != "reason")
+        table.add_column(column, overflow="fold", no_wrap=(fits or bool(sentences)) and column not in sentences)
     for row in text.itertuples(index=False):
         table.add_row(*(escape(cell) for cell in row))
     console.print(table)

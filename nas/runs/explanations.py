@@ -97,7 +97,7 @@ def explained_by(run: Run) -> Explained:
     baseline = at_gflops(given, target)
     if baseline.digest != given.digest:
         name = f"{name} at {cost(baseline).gflops:.4g} GFLOPs"
-    found = {one.path: (one.before, one.after) for one in diff(given, winner.spec)}
+    found = {one.path: (one.old, one.new) for one in diff(given, winner.spec)}
     if len(found) > 1:
         found.pop("channels", None)
     if not found:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.runs.run import Run
-from space.paths import plain_value
+from space.paths import PER_STAGE_PATHS, plain_value
+from space.spec import ModelSpec
+from space.stage import at_stage
 
 LEAST = 2
 """The fewest trials on each side of a comparison."""
@@ -67,5 +69,10 @@ def marginals(run: Run, differences: Mapping[str, tuple[Any, Any]]) -> list[Scre
     return sorted(found, key=lambda marginal: -marginal.weight)
 
 
-def _at(spec: Any, path: str) -> Any:
-    return plain_value(path, spec.value_at(path))
+def _at(spec: ModelSpec, path: str) -> Any:
+    """The value at a path of `space.diff`; None for a stage that the spec has not."""
+    inner, _, stage = path.rpartition(".")
+    if inner not in PER_STAGE_PATHS:
+        return plain_value(path, spec.value_at(path))
+    names = [one.name for one in spec.stages]
+    return at_stage(spec.value_at(inner), names.index(stage)) if stage in names else None

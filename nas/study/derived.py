@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.study.study import Study
+from space.differences import diff
 from space.domains.space import FIXED_BY_DATA
 from space.spec import ModelSpec, spec_paths
 
@@ -28,14 +29,14 @@ def ablation_data(study: Study, name: str, question: str, blocks: Mapping[str, R
     """
     data = training_data(study)
     # With a value per path, in place of mappings and of single stages, the changes of a variant do not depend on their order.
-    data["model"]["set"] = own = _values(study.base)
+    data["model"]["set"] = {path: study.base.value_at(path) for path in spec_paths() if path not in FIXED_BY_DATA}
     tables = [
         {
             "name": block,
             "design": "table",
             "baseline": next(iter(specs)),
             "variants": [
-                {"name": row, "set": {path: value for path, value in _values(spec).items() if value != own[path]}}
+                {"name": row, "set": {one.path: one.new for one in diff(study.base, spec)}}
                 for row, spec in specs.items()
             ],
         }
@@ -52,8 +53,3 @@ def ablation_data(study: Study, name: str, question: str, blocks: Mapping[str, R
 def training_data(study: Study) -> dict[str, Any]:
     """The sections of a study that say how it trains, as plain data."""
     return study.model_dump(mode="json", exclude={"search", "ablation", "finish", "confirm", "explain"})
-
-
-def _values(spec: ModelSpec) -> dict[str, Any]:
-    """All values of a spec by dotted path, but for those that the data decide."""
-    return {path: spec.value_at(path) for path in spec_paths() if path not in FIXED_BY_DATA}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from analysis import curves_info, front_info, load, plot_curves, plot_front, ranking_table, render
+from analysis.runs.tables import architecture_texts
 from nas.runs.ledger import Ledger
 from nas.search.controller import Search
 from nas.study.load import load_study
@@ -111,3 +112,32 @@ def test_an_empty_run_still_gives_frames(study, tmp_path):  # noqa: F811
     plot_curves(empty)
     with pytest.raises(ToolkitError, match="is not a run directory"):
         load(tmp_path)
+
+
+def test_tables_say_what_the_architectures_are(run):
+    texts = architecture_texts(run)
+    assert texts.name == "differs from the study's u-dit-toy in"
+    assert sorted(texts.index) == run.trials["trial"].tolist()
+    ranked = ranking_table(run).set_index("trial")
+    assert ranked[texts.name].to_dict() == texts.to_dict()
+    base, own = run.study.base, run.run.trials
+    assert len(set(texts)) == len({trial.digest for trial in own.values()})
+    for number, text in texts.items():
+        heads = own[number].spec.heads
+        assert (f"heads {heads}" in text) == (heads != base.heads)
+
+
+def test_differences_as_text(run):
+    base = run.study.base
+    changes = {
+        "depths.encoder-2": 3,
+        "depths.decoder-1": 2,
+        "attention.tokens": "all",
+        "feed_forward.ratio": 4.0,
+        "null_class": False,
+    }
+    for trial, spec in zip(run.run.trials.values(), (base, base.replace(changes)), strict=False):
+        trial.spec = spec
+    first, second, *_ = architecture_texts(run)
+    assert first == "nothing"
+    assert second == "depths encoder-2 3, decoder-1 2; attention.tokens all; feed_forward.ratio 4; null_class false"
