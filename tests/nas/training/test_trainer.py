@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import width_rule
 from nas.data.codecs import codec_named
 from nas.data.feed import Feed
 from nas.data.header import Header
+from nas.data.settings import DataSettings
+from nas.data.sources import open_data
 from nas.data.store import Split, Store, pixel_store
 from nas.diffusion.prediction import BINS, Epsilon
 from nas.evaluation.validation import ValidationGrid
@@ -194,6 +197,16 @@ def test_the_width_rule_slows_hidden_matrices_and_leaves_the_schedule_alone():
         assert others["lr"] == pytest.approx(share * 1e-3)
         assert hidden["lr"] == pytest.approx(share * 0.25e-3)
         assert hidden["lr"] * hidden["weight_decay"] == pytest.approx(others["lr"] * others["weight_decay"])
+
+
+@pytest.mark.slow
+def test_under_the_width_rule_a_rate_that_suits_a_narrow_model_does_not_spoil_a_wide_one():
+    data = open_data(DataSettings(source="fashion-mnist-10k", codec="pixel-unshuffle-4"))
+    feeds = Feed(data.train, CPU, False), Feed(data.validation, CPU, resident=False)
+    rate = 2.0**-5
+    assert width_rule.loss(width_rule.WIDTHS[0], rate, False, *feeds) < width_rule.LEARNS
+    assert width_rule.loss(256, rate, False, *feeds) > 1
+    assert width_rule.loss(256, rate, True, *feeds) < 0.5
 
 
 def test_the_width_rule_changes_nothing_at_the_reference_width():
