@@ -1,11 +1,15 @@
 """Frames, tables and figures from a scripted ledger: complete, pruned, failed and running trials."""
 
+from io import StringIO
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+from rich.console import Console
 
 from analysis import curves_info, front_info, load, plot_curves, plot_front, ranking_table, render
-from analysis.runs.tables import architecture_texts
+from analysis.runs.tables import architecture_texts, cells
+from nas.cli.conclude import print_text
 from nas.runs.ledger import Ledger
 from nas.search.controller import Search
 from nas.study.load import load_study
@@ -141,3 +145,21 @@ def test_differences_as_text(run):
     first, second, *_ = architecture_texts(run)
     assert first == "nothing"
     assert second == "depths encoder-2 3, decoder-1 2; attention.tokens all; feed_forward.ratio 4; null_class false"
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_a_printed_ranking_keeps_to_its_width_and_breaks_no_number(run, width):
+    changes = {f"depths.{index}": 3 for index in range(5)} | {"attention.downsampler": "pixel-shuffle", "feed_forward.kind": "mlp"}
+    for trial in run.run.trials.values():
+        trial.spec = run.study.base.replace(changes)
+    ranked = ranking_table(run)
+    console = Console(width=width, file=StringIO())
+    print_text(console, cells(ranked.drop(columns=["train GFLOPs", "images/s", "memory (MiB)"])), "Ranking")
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for loss in ranked["val_loss"].dropna():
+        assert f"{loss:.4f}" in text
+    assert text.count("pixel-shuffle") == text.count("COMPLETE") + text.count("PRUNED") + text.count("FAILED") + text.count(
+        "RUNNING"
+    )

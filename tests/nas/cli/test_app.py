@@ -39,6 +39,9 @@ def test_run_prints_ranking_front_and_files(finished):
     folder, output = finished
     for line in ("Ranking", "Front of val_loss against GFLOPs", "COMPLETE"):
         assert line in output
+    said = "differs from the study's u-dit-toy in"
+    assert output.count(said) == 2, "in the ranking and in the front"
+    assert said in nas("table", folder / "run").output
     for name in ("front.png", "curves.png", "ledger.jsonl"):
         assert (folder / "run" / name).stat().st_size > 0
     assert output.count("trial 0 at rung 1 of 3") == 1, "plain lines when the output is not a terminal"
