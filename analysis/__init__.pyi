@@ -34,6 +34,7 @@ from .scaling.fit import ScalingFit as ScalingFit
 from .scaling.fit import scaling_fit as scaling_fit
 from .scaling.plots import plot_scaling_fit as plot_scaling_fit
 from .search.confirmation import confirmation_table as confirmation_table
+from .search.confirmation import plot_confirmation as plot_confirmation
 from .search.explanation import explanation_table as explanation_table
 from .search.explanation import plot_explanation as plot_explanation
 from .search.fidelity import rank_fidelity as rank_fidelity

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.runs.confirmations import conclusion
 from nas.runs.layout import EVALUATION, SAMPLES
 from nas.runs.run import Run
 from nas.runs.winners import winners
@@ -60,20 +59,25 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
             from analysis.search.confirmation import confirmation_table
 
             print_text(console, confirmation_table(data), "Confirmation (fresh paired seeds; `searched` chose, and is too good)")
-    if sentence := conclusion(data.run):
-        console.print(f"\n{sentence}\n", markup=False, highlight=False, soft_wrap=True)
     written: list[Path] = []
+    if data.run.confirmed is not None:
+        with beside(console, "confirmation.png"):
+            from analysis.search.confirmation import plot_confirmation
+
+            _save(plot_confirmation(data)[0], folder / "confirmation.png")
+            written.append(folder / "confirmation.png")
     with beside(console, "explanation"):
         _print_explanation(console, folder, written)
-    console.print(f"run directory    {folder}", highlight=False, soft_wrap=True)
     for name in ("front", "curves"):
         path = folder / f"{name}.png"
         with beside(console, path.name):
             from analysis.runs.plots import plot_curves, plot_front
 
             _save({"front": plot_front, "curves": plot_curves}[name](data), path)
-            console.print(f"{name:16s} {path}", highlight=False, soft_wrap=True)
             written.append(path)
+    console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"{path.stem:16s} {path}", highlight=False, soft_wrap=True)
     return written
 
 
@@ -92,7 +96,6 @@ def _print_explanation(console: Any, folder: Path, written: list[Path]) -> None:
     console.print()
     path = folder / "explanation.png"
     with beside(console, path.name):
-        console.print(f"explanation      {path}", highlight=False, soft_wrap=True)
         _save(
             plot_explanation(found),
             path,

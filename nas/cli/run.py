@@ -22,6 +22,7 @@ def run_and_tell(study: Study, out: str, *, in_process: bool, address: str | Non
     from nas.cli.conclude import beside, conclude_ablation, conclude_search, tell_winners
     from nas.execution.runner import run_study
     from nas.reporting.console import called, progress_view
+    from nas.runs.confirmations import conclusion
     from nas.runs.remote import locate, remote_at
     from nas.study.rows import names_of
 
@@ -54,6 +55,8 @@ def run_and_tell(study: Study, out: str, *, in_process: bool, address: str | Non
                 remote_at(where.uri).upload(figure, figure.name)
         console.print(f"all of it at     {where}", highlight=False, soft_wrap=True)
     tell_winners(console, finished, where.uri or folder, folder)
+    if not study.ablation and (sentence := conclusion(finished)):
+        say(f"\n{sentence}")
     failed = [trial for trial in finished.trials.values() if trial.reason or trial.finish_failure]
     names = names_of(finished.study.rows)
     for trial in failed:

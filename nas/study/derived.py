@@ -36,8 +36,7 @@ def ablation_data(study: Study, name: str, question: str, blocks: Mapping[str, R
             "design": "table",
             "baseline": next(iter(specs)),
             "variants": [
-                {"name": row, "set": {one.path: one.new for one in diff(study.base, spec)}}
-                for row, spec in specs.items()
+                {"name": row, "set": {one.path: one.new for one in diff(study.base, spec)}} for row, spec in specs.items()
             ],
         }
         for block, specs in blocks.items()

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from analysis import confirmation_table, load, plot_confirmation
+from analysis.runs.tables import architecture_texts
 from nas.cli.app import main
 from nas.execution import runner
 from nas.execution.ending import UnfinishedError
@@ -17,6 +19,7 @@ from nas.runs.layout import CONFIRMATION, LEDGER
 from nas.runs.run import read_run
 from nas.runs.winners import winners
 from nas.study.load import load_study
+from space import ToolkitError
 from space.costs.cost import cost
 from tests.conftest import TINY
 from tests.nas.scripted import ScriptedExecutor, carry_out, facts, status
@@ -91,6 +94,27 @@ def test_a_search_is_confirmed_before_its_best_is_finished(study_file, tmp_path,
     assert fresh.study.evaluation.val_loss.skip == run.study.evaluation.val_loss.images
     assert conclusion(run) in result.output.splitlines()
     assert conclusion(run) in status(tmp_path / "run")
+
+
+def test_the_table_and_the_figure_show_what_chose_beside_what_decides(study_file, tmp_path, scripted):
+    assert nas("run", study_file, "--out", tmp_path / "run", *IN_PROCESS).exit_code == 0
+    data = load(tmp_path / "run")
+    result, table = data.run.confirmed.result, confirmation_table(data)
+    assert list(table["architecture"]) == [result.baseline, *(f"trial {one.trial}" for one in result.candidates)]
+    assert list(table["searched"])[1:] == [f"{one.searched:.4f}" for one in result.candidates]
+    texts = architecture_texts(data)
+    assert list(table[texts.name])[1:] == [texts[one.trial] for one in result.candidates]
+    searched, fresh = plot_confirmation(data)
+    drawn = [line.get_ydata()[0] for line in searched.lines]
+    assert set(drawn) == {standing.mean for standing in data.run.standings()}
+    points = [container.lines[0].get_ydata()[0] for container in fresh.containers]
+    assert points == pytest.approx([result.mean + one.difference for one in result.candidates])
+    unconfirmed = write(tmp_path / "plain.yaml", confirm=None)
+    assert nas("run", unconfirmed, "--out", tmp_path / "plain", *IN_PROCESS).exit_code == 0
+    with pytest.raises(ToolkitError, match="has no confirmation"):
+        plot_confirmation(load(tmp_path / "plain"))
+    with pytest.raises(ToolkitError, match="has no confirmation yet"):
+        confirmation_table(load(tmp_path / "plain"))
 
 
 def test_the_fresh_values_alone_decide(study_file, tmp_path, scripted):
