@@ -28,7 +28,7 @@ def spec_of(name, changes):
 
 
 def quickstart(channels, similarity, **feed_forward):
-    """An architecture of studies/quickstart_search.yaml."""
+    """An architecture of studies/rung_settings.yaml."""
     position = "rope2d" if similarity == "cosine" else "none"
     changes = {f"feed_forward.{key}": value for key, value in feed_forward.items()}
     attention = {"attention.similarity": similarity, "attention.position": position}

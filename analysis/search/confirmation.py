@@ -115,7 +115,7 @@ def plot_confirmation(data: RunData, ax: tuple[Axes, Axes] | None = None) -> tup
         claimed = one.verdict in (BETTER, WORSE)
         fresh.errorbar(
             place,
-            result.mean + one.difference,
+            mean + one.difference,
             yerr=ends,
             fmt="o",
             color="#0072b2",

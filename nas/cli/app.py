@@ -83,10 +83,10 @@ def _bill(study: Any, out: str | None, rate: str | None) -> None:
     from space.amounts import macs_per_second
 
     check_study(study)
-    folder, concurrent = locate(out or f"runs/{study.name}").folder, study.resources.concurrent or 1
+    where, concurrent = locate(out or f"runs/{study.name}"), study.resources.concurrent or 1
     throughput = Throughput(macs_per_second(rate), concurrent, "as given by --rate") if rate else None
     left = new = None
-    begun = run_so_far(study, folder)
+    begun = run_so_far(study, where)
     if begun is not None:
         run, left = begun
         new = what_is_new(study, run) if study.ablation else None
@@ -96,11 +96,11 @@ def _bill(study: Any, out: str | None, rate: str | None) -> None:
     if study.confirm:
         click.echo(confirmation_estimate(study, root, throughput))
     if new is not None:
-        click.echo(line("new", f"{new}, beside {folder}"))
+        click.echo(line("new", f"{new}, beside {where.folder}"))
     if left is not None:
         time = f"; {hours(left, study.most_trials, throughput)}" if left and throughput else ""
         to_come = f"about {compute(left)} of training{time}" if left else "no training"
-        click.echo(line("left", f"{to_come}; the rest of what stands above is done in {folder}"))
+        click.echo(line("left", f"{to_come}; the rest of what stands above is done in {where.folder}"))
 
 
 @main.command("validate")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nas.runs.remote import RunLocation
     from nas.runs.run import Run
     from nas.study.study import Study
 
 
-def run_so_far(study: Study, folder: Path) -> tuple[Run, float] | None:
+def run_so_far(study: Study, where: RunLocation) -> tuple[Run, float] | None:
     """The run in a directory and the multiply-accumulates that a study has left to train of it; None where no run is.
 
     Raises:
@@ -23,16 +23,17 @@ def run_so_far(study: Study, folder: Path) -> tuple[Run, float] | None:
     from nas.search.resume import check_resumable
     from nas.search.state import read_state
 
+    folder = where.folder
     if not (folder / LEDGER).exists():
         return None
     events = list(read_events(folder))
     if check_resumable(study, folder, events):
         events.append(StudyChanged(study=study))
     run = read_state(folder, events).run
-    return run, Progress.of(run, events).remaining_macs + _confirmation_left(run, folder)
+    return run, Progress.of(run, events).remaining_macs + _confirmation_left(run, where)
 
 
-def _confirmation_left(run: Run, folder: Path) -> float:
+def _confirmation_left(run: Run, where: RunLocation) -> float:
     """The multiply-accumulates that a search's confirmation has left to train; 0 of one that is over, and without one."""
     from nas.reporting.confirmation_estimate import planned_confirmation
     from nas.runs.confirmations import fresh_study
@@ -40,7 +41,7 @@ def _confirmation_left(run: Run, folder: Path) -> float:
 
     if not run.study.confirm or run.confirmed is not None:
         return 0.0
-    begun = run_so_far(fresh_study(run), folder / CONFIRMATION) if run.candidates else None
+    begun = run_so_far(fresh_study(run), where.inside(CONFIRMATION)) if run.candidates else None
     return planned_confirmation(run.study) if begun is None else begun[1]
 
 

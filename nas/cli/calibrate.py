@@ -15,6 +15,7 @@ from space.errors import RunError, StudyError, ToolkitError
 
 if TYPE_CHECKING:
     from nas.runs.calibrations import Calibration
+    from nas.runs.remote import RunLocation
     from nas.runs.run import Run
     from nas.study.calibration import TrainingProtocol
     from nas.study.study import Study
@@ -71,7 +72,7 @@ def calibrate_command(
     for _, made in planned:
         check_study(made)
     if dry_run:
-        _bill(loaded, planned, notes, locate(place).folder, rate)
+        _bill(loaded, planned, notes, locate(place), rate)
         return
     if rate:
         raise ToolkitError("--rate is for --dry-run: a run measures its own; leave it out, or add --dry-run")
@@ -110,7 +111,7 @@ def _planned(
     return planned, notes
 
 
-def _bill(study: Study, planned: Planned, notes: Sequence[str], folder: Path, rate: str | None) -> None:
+def _bill(study: Study, planned: Planned, notes: Sequence[str], where: RunLocation, rate: str | None) -> None:
     """Print what a calibration would cost, and what is left of one that has begun."""
     from nas.reporting.calibration_estimate import calibration_estimate
     from nas.runs.throughput import Throughput, throughput_of_run
@@ -120,7 +121,7 @@ def _bill(study: Study, planned: Planned, notes: Sequence[str], folder: Path, ra
     throughput = Throughput(macs_per_second(rate), concurrent, "as given by --rate") if rate else None
     left = {}
     for protocol, made in planned:
-        begun = run_so_far(made, folder / protocol.folder)
+        begun = run_so_far(made, where.inside(protocol.folder))
         if begun is not None:
             run, left[protocol.folder] = begun[0], round(begun[1])
             throughput = throughput or throughput_of_run(run, concurrent)

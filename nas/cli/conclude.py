@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.runs.layout import EVALUATION, SAMPLES
+from nas.runs.remote import RunLocation
 from nas.runs.run import Run
 from nas.runs.winners import winners
 from space.files import first_line
@@ -24,11 +25,12 @@ def beside(console: Any, what: str) -> Iterator[None]:
         console.print(f"{what:16s} not made: {why}", markup=False, highlight=False, soft_wrap=True)
 
 
-def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
+def conclude_search(console: Any, data: Any, where: RunLocation) -> list[Path]:
     """Print the ranking, the front and the written files; draw the figures and return their files.
 
     What fails is told, and the rest is done.
     """
+    folder = where.folder
     with beside(console, "ranking"):
         from analysis.runs.tables import ranking_table
         from nas.study.budget import EQUAL
@@ -67,7 +69,7 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
             _save(plot_confirmation(data)[0], folder / "confirmation.png")
             written.append(folder / "confirmation.png")
     with beside(console, "explanation"):
-        _print_explanation(console, folder, written)
+        _print_explanation(console, where, written)
     for name in ("front", "curves"):
         path = folder / f"{name}.png"
         with beside(console, path.name):
@@ -81,12 +83,12 @@ def conclude_search(console: Any, data: Any, folder: Path) -> list[Path]:
     return written
 
 
-def _print_explanation(console: Any, folder: Path, written: list[Path]) -> None:
+def _print_explanation(console: Any, where: RunLocation, written: list[Path]) -> None:
     """Print what a winner was explained by, where it was, and draw it."""
     from analysis.search.explanation import explanation_table, plot_explanation
     from nas.runs.explanations import explanation_sentences, read_explanation
 
-    if (explained := read_explanation(folder)) is None:
+    if (explained := read_explanation(where)) is None:
         return
     found, simplified = explained
     print_text(console, explanation_table(found), f"Explanation of {found.explained.name} (at its GFLOPs; fresh paired seeds)")
@@ -94,7 +96,7 @@ def _print_explanation(console: Any, folder: Path, written: list[Path]) -> None:
     for sentence in explanation_sentences(found, simplified):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     console.print()
-    path = folder / "explanation.png"
+    path = where.folder / "explanation.png"
     with beside(console, path.name):
         _save(
             plot_explanation(found),
@@ -118,12 +120,12 @@ def _save(axes: Any, path: Path, title: str = "") -> None:
         plt.close(figure)
 
 
-def conclude_ablation(console: Any, data: Any, folder: Path) -> list[Path]:
+def conclude_ablation(console: Any, data: Any, where: RunLocation) -> list[Path]:
     """Print an ablation's comparisons and the written files; draw a forest plot per comparison and return their files.
 
     What fails is told, and the rest is done.
     """
-    written: list[Path] = []
+    folder, written = where.folder, list[Path]()
     with beside(console, "comparisons"):
         _print_comparisons(console, data, folder, written)
     console.print(f"\nrun directory    {folder}", highlight=False, soft_wrap=True)

@@ -48,7 +48,7 @@ def run_and_tell(study: Study, out: str, *, in_process: bool, address: str | Non
     with beside(console, "results"):
         from analysis.runs.data import load
 
-        figures = (conclude_ablation if study.ablation else conclude_search)(console, load(finished), folder)
+        figures = (conclude_ablation if study.ablation else conclude_search)(console, load(finished), where)
     if where.uri:
         for figure in figures:
             with beside(console, figure.name):

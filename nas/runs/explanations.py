@@ -12,6 +12,7 @@ import numpy as np
 
 from nas.runs.confirmations import row_of
 from nas.runs.layout import EXPLANATION, LEDGER, SIMPLIFICATION
+from nas.runs.remote import RunLocation, locate
 from nas.runs.run import Run, read_run, values_by_seed
 from nas.runs.screening import marginals
 from nas.runs.winners import leading, looked_at
@@ -193,11 +194,11 @@ def _signed(contrast: Contrast, digits: int) -> str:
     return f"{contrast.difference:+.{digits}f} [{contrast.low:+.{digits}f}, {contrast.high:+.{digits}f}]"
 
 
-def read_explanation(folder: Path) -> tuple[Explanation, dict[str, Contrast]] | None:
+def read_explanation(where: RunLocation | str | Path) -> tuple[Explanation, dict[str, Contrast]] | None:
     """The explanation in a run directory, and the contrasts of its simplified winner by what it is compared with.
 
     Args:
-        folder: The run directory of the search.
+        where: The run directory of the search: its location, or its path.
 
     Returns:
         None where nothing was explained yet; no contrasts where the winner was not simplified.
@@ -205,12 +206,14 @@ def read_explanation(folder: Path) -> tuple[Explanation, dict[str, Contrast]] | 
     Raises:
         RunError: A run in it is damaged.
     """
-    if not (folder / EXPLANATION / LEDGER).exists():
+    at = where if isinstance(where, RunLocation) else locate(str(where))
+    explained, simplified_at = at.inside(EXPLANATION).folder, at.inside(SIMPLIFICATION).folder
+    if not (explained / LEDGER).exists():
         return None
-    run = read_run(folder)
-    found = explanation_of(explained_by(run), read_run(folder / EXPLANATION))
-    if found.simplified is None or not (folder / SIMPLIFICATION / LEDGER).exists():
+    run = read_run(at.folder)
+    found = explanation_of(explained_by(run), read_run(explained))
+    if found.simplified is None or not (simplified_at / LEDGER).exists():
         return found, {}
-    of, simplified = found.explained, read_run(folder / SIMPLIFICATION)
+    of, simplified = found.explained, read_run(simplified_at)
     against = {name: _contrasts(simplified, f"{SIMPLIFIED}, against {name}") for name in (of.baseline_name, of.name)}
     return found, {name: contrasts[SIMPLIFIED] for name, contrasts in against.items() if SIMPLIFIED in contrasts}

@@ -153,8 +153,9 @@ def test_a_recorded_search_over_a_renamed_field_is_read_in_todays_words(tmp_path
 def test_a_run_of_schema_2_is_resumed(tmp_path):
     root = Path(analysis.__file__).parent
     (tmp_path / LEDGER).write_bytes((root / "notebooks" / "data" / "quickstart-search" / LEDGER).read_bytes())
-    begun = len(read_run(tmp_path).trials)
-    study = load_study(root.parent / "studies" / "quickstart_search.yaml", [f"search.trials={begun + 2}"])
+    recorded = read_run(tmp_path)
+    begun = len(recorded.trials)
+    study = load_study(recorded.study.model_dump(mode="json"), [f"search.trials={begun + 2}"])
     ledger = Ledger(tmp_path)
     assert Search(study, ledger).next_plan().number == begun
     ledger.close()

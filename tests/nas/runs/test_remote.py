@@ -40,6 +40,9 @@ def test_a_uri_has_a_mirror_in_the_cache_beside_those_of_its_neighbours(tmp_path
     assert other.folder.parent != one.folder.parent, "a neighbour's results are taken over, another bucket's are not"
     assert locate("s3://bucket/runs/one?endpoint_override=other:9000").folder != one.folder
     assert locate("s3://bucket/runs/one").folder == one.folder
+    # A run inside another, with what the address says of the store.
+    assert locate("s3://bucket/runs/one?region=eu").inside("confirm").uri == "s3://bucket/runs/one/confirm?region=eu"
+    assert locate("runs/one").inside("confirm") == locate("runs/one/confirm")
 
 
 def test_secrets_are_neither_shown_nor_part_of_the_mirrors_name():
