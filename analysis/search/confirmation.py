@@ -100,6 +100,10 @@ def plot_confirmation(data: RunData, ax: tuple[Axes, Axes] | None = None) -> tup
     for rank, standing in enumerate(ranked, start=1):
         number, own = standing.trial.number, standing.trial.digest == hand_made
         searched.plot(rank, standing.mean, "D" if own else "o", color="#d55e00" if own else "0.6", markersize=7, zorder=2)
+        if own:
+            searched.annotate(
+                run.study.hand_made[0], (rank, standing.mean), xytext=(-8, -3), textcoords="offset points", ha="right"
+            )
         if number in run.candidates:
             searched.plot(rank, standing.mean, "o", color="#0072b2", markersize=13, fillstyle="none", zorder=3)
             searched.annotate(str(number), (rank, standing.mean), xytext=(0, 10), textcoords="offset points", ha="center")
@@ -107,7 +111,8 @@ def plot_confirmation(data: RunData, ax: tuple[Axes, Axes] | None = None) -> tup
     seeds = "one seed" if ranked[0].seeds == 1 else f"{ranked[0].seeds} seeds"
     searched.set(xlabel=f"rank of {len(ranked)} complete trials", ylabel=f"{result.metric} in the search, {seeds}")
     searched.set_title("the search chooses candidates")
-    fresh.axhline(mean, color="#d55e00", linewidth=1.5, label=result.baseline)
+    fresh.axhline(mean, color="#d55e00", linewidth=1.5)
+    fresh.annotate(result.baseline, (0.02, mean), xycoords=("axes fraction", "data"), xytext=(0, -12), textcoords="offset points")
     for place, one in enumerate(result.candidates):
         if one.difference is None or one.low is None or one.high is None:
             continue
@@ -127,7 +132,6 @@ def plot_confirmation(data: RunData, ax: tuple[Axes, Axes] | None = None) -> tup
     pairs = max(one.pairs for one in result.candidates)
     fresh.set(ylabel=f"{result.metric}, {pairs} fresh paired seeds")
     fresh.set_title("fresh seeds decide (difference from the line, 95 %)")
-    fresh.legend(loc="best")
     return searched, fresh
 
 

@@ -6,7 +6,10 @@ import pytest
 import analysis
 from analysis.runs.data import load
 from analysis.search.calibration import calibration_of, calibration_table, spread_of_replicates
+from analysis.search.confirmation import confirmation_table
 from nas.runs.calibrations import read_calibration
+from nas.runs.confirmations import conclusion, confirmed_by
+from nas.runs.layout import CONFIRMATION
 from nas.runs.run import read_run
 from nas.stats.reliability import advantage_p, reliability, seeds_needed
 from nas.study.calibration import (
@@ -231,19 +234,40 @@ def test_replicates_that_the_rungs_let_through_are_called_that(study, tmp_path):
     assert "which the rungs chose" in spread_of_replicates(load(searched(pruning, tmp_path, loss=scripted(0.1)).run))
 
 
+DATA = Path(analysis.__file__).parent / "notebooks" / "data"
+RESULTS = (Path(analysis.__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+
+
 def test_the_committed_calibration_says_what_docs_results_has():
-    folder = Path(analysis.__file__).parent / "notebooks" / "data" / "quickstart-search-calibration"
+    folder = DATA / "quickstart-search-calibration"
     recorded = read_calibration(folder)
-    warm_up = parse_protocol("warm-up: training.warmup_steps=15")
+    warm_up = parse_protocol("warm-up: training.warmup_steps=24")
     # The ledgers hold the study with its changes, and need no data here.
     runs = [(protocol, read_run(folder / protocol.folder)) for protocol in (OWN_PROTOCOL, warm_up)]
-    study = load_study(Path(analysis.__file__).parents[1] / "studies" / "quickstart_search.yaml")
+    longer = "budget={max: 160 GFLOPs, rungs: 3, reduction_factor: 2}"
+    study = load_study(Path(analysis.__file__).parents[1] / "studies" / "quickstart_search.yaml", [longer])
     found = calibration_of(study, runs)
     assert (found.verdict, found.protocol, found.rung) == (recorded.verdict, recorded.protocol, recorded.rung)
     assert calibration_table(found).equals(calibration_table(recorded))
-    shown = calibration_table(recorded).set_index(["protocol", "rung"])
-    text = (Path(analysis.__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
-    for row in shown.itertuples():
-        assert " ".join([*row.Index, *map(str, row[2:-1])]) in " ".join(text.split()), row
-    by_size = sorted((cost(trial.spec).gflops, trial.val_loss) for trial in runs[0][1].trials.values())
-    assert np.corrcoef(np.transpose(by_size))[0, 1] > 0.9, "what is told apart is size"
+    for row in calibration_table(recorded).set_index(["protocol", "rung"]).itertuples():
+        assert " ".join([*row.Index, *map(str, row[2:-1])]) in " ".join(RESULTS.split()), row
+    # The quickstart's own budget is one of its rungs.
+    own = load_study(Path(analysis.__file__).parents[1] / "studies" / "quickstart_search.yaml")
+    assert protocol_digest(own) in {row.digest for row in recorded.rows}
+
+
+def test_scores_of_a_wide_range_rank_sizes():
+    trials = read_run(DATA / "wide-range-calibration" / "as-given").trials.values()
+    by_size = sorted((cost(trial.spec).gflops, trial.val_loss) for trial in trials)
+    assert np.corrcoef(np.transpose(by_size))[0, 1] > 0.9
+
+
+def test_the_committed_confirmation_says_what_docs_results_and_the_readme_have():
+    """What it claims follows from the ledgers of the search and of its fresh seeds, whatever was written down then."""
+    run, fresh = read_run(DATA / "quickstart-confirmed"), read_run(DATA / "quickstart-confirmed" / CONFIRMATION)
+    assert confirmed_by(run, fresh).result == run.confirmed.result
+    readme = (Path(analysis.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert conclusion(run) in RESULTS
+    assert conclusion(run) in readme
+    for row in confirmation_table(load(run)).itertuples(index=False):
+        assert " ".join(" ".join(row[:-1]).split()) in " ".join(readme.split())
