@@ -162,7 +162,7 @@ def status_command(run: str) -> None:
 @click.option("--metric", help="Of an ablation: what to compare; the study's metric by default.")
 @click.option("--rule", help="Of an ablation: the rule of the verdicts, hierarchical (variances of all rows together) or t.")
 def table_command(run: str, form: str, metric: str | None, rule: str | None) -> None:
-    """Print the table of a run: a search's ranking, or an ablation's comparisons."""
+    """Print the table of a run: a search's ranking and, but in csv, its confirmation; or an ablation's comparisons."""
     from analysis.runs.data import load
     from analysis.runs.tables import ranking_table, render
 
@@ -177,6 +177,14 @@ def table_command(run: str, form: str, metric: str | None, rule: str | None) -> 
         raise ToolkitError(f"--{'metric' if metric else 'rule'} is for ablations; a search ranks by its objectives")
     else:
         click.echo(render(ranking_table(data), form), nl=False)
+        if data.run.confirmed is not None and form != "csv":
+            from analysis.markup import latex_grid, markdown_grid
+            from analysis.search.confirmation import confirmation_table
+            from nas.runs.confirmations import conclusion
+
+            grid = {"latex": latex_grid, "md": markdown_grid}[form](confirmation_table(data))
+            comment = "% " if form == "latex" else ""
+            click.echo(f"\n{grid.rstrip()}\n\n{comment}{conclusion(data.run)}")
 
 
 @main.command("optuna-export")

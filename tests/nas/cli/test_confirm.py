@@ -104,6 +104,10 @@ def test_the_table_and_the_figure_show_what_chose_beside_what_decides(study_file
     assert list(table["searched"])[1:] == [f"{one.searched:.4f}" for one in result.candidates]
     texts = architecture_texts(data)
     assert list(table[texts.name])[1:] == [texts[one.trial] for one in result.candidates]
+    printed = nas("table", tmp_path / "run").output
+    assert conclusion(data.run) in printed
+    assert all(f"| {text} |" in printed for text in table["searched"] if text)
+    assert "fresh seeds" not in nas("table", tmp_path / "run", "--format", "csv").output
     searched, fresh = plot_confirmation(data)
     drawn = [line.get_ydata()[0] for line in searched.lines]
     assert set(drawn) == {standing.mean for standing in data.run.standings()}
