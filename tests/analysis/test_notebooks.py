@@ -23,7 +23,7 @@ def code_cells(book):
 
 def test_there_are_notebooks_and_runs():
     assert [path.stem for path in NOTEBOOKS] == ["ablation", "search"]
-    assert len(RUNS) == 5
+    assert len(RUNS) == 6
     assert sum(path.stat().st_size for path in RUNS) < 1_000_000
 
 

@@ -22,7 +22,7 @@ from nas.evaluation.adm import write_samples_npz
 from nas.evaluation.decoding import decoder_of, decoding_of
 from nas.evaluation.images import to_pixels
 from nas.evaluation.reference import images_of
-from nas.study.settings import SampleSettings
+from nas.study.settings import SampleSettings, TrainingSettings
 from nas.training.export import _facts, trained_for, write_samples
 from space import ToolkitError, build, official
 from space.weights import facts_of, save
@@ -92,9 +92,8 @@ def model_folder(folder, facts):
 
 def facts_of_export(store):
     """The facts that `nas export` writes for a study on the store."""
-    prediction = SimpleNamespace(model_dump=lambda mode: {"kind": "epsilon"})
     study = SimpleNamespace(name="s", data=DataSettings(source=str(store)), header=open_store(store).header)
-    study.training = SimpleNamespace(ema=[0.9], prediction=prediction)
+    study.training_of = lambda trial: TrainingSettings(ema=0.9)
     report = SimpleNamespace(images=1, macs=1, val_loss=1.0)
     return _facts(study, SimpleNamespace(number=0, reports=[report]), 1, 0.9)
 

@@ -59,8 +59,8 @@ def test_every_trial_is_trained_with_its_own_settings(study, tmp_path, monkeypat
     assert "| training settings, tuned (no part of the architecture) | learning_rate " in (exported / "card.md").read_text()
     # By hand too, with the averages that the trial keeps.
     with pytest.raises(RunError, match=r"trial 0 keeps no average of decay 0.9999; it has 0.5"):
-        export(study, run.trials[0], tmp_path / "run", tmp_path / "model", 0.9999)
-    export(study, run.trials[0], tmp_path / "run", tmp_path / "model")
+        export(run, run.trials[0], tmp_path / "run", tmp_path / "model", 0.9999)
+    export(run, run.trials[0], tmp_path / "run", tmp_path / "model")
     assert facts_of(tmp_path / "model")["val_loss_ema"] == facts_of(tmp_path / "model")["ema"] == 0.5
     # A restart finds nothing to do, and reads the same run.
     again = read_run(tmp_path / "run")
