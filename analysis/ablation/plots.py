@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.ablation.attribution import SHAPLEY
 from analysis.columns import require_table
@@ -263,6 +264,8 @@ def _finish(ax: Axes, info: ForestInfo) -> Axes:
     ax.set_yticks(heights, [fill(row.label, _LABEL_WIDTH) for row in info.rows], fontsize=9)
     ax.set_ylim(len(heights) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
+    # Wide labels such as −0.0025 run into each other where there are more.
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.grid(axis="x", color="0.92")
     ax.set_axisbelow(True)
     ax.spines[["top", "left", "right"]].set_visible(False)

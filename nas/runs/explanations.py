@@ -181,8 +181,11 @@ def explanation_sentences(found: Explanation, simplified: Mapping[str, Contrast]
         told.append(f"all together: {_signed(found.joint, digits)}, {found.joint.verdict}")
     if found.together is not None and found.together.verdict != "no evidence":
         told.append(f"all together bring {_signed(found.together, digits)} beyond the sum of each alone")
-    for name, contrast in (simplified or {}).items():
-        told.append(f"the simplified winner differs from {name} by {_signed(contrast, digits)}: {contrast.verdict}")
+    if simplified and found.simplified is not None:
+        own, winner = cost(found.simplified).gflops, cost(of.winner).gflops
+        which = "the simplified winner" + (f" ({own:.4g} GFLOPs)" if abs(own / winner - 1) > TOLERANCE else "")
+        for name, contrast in simplified.items():
+            told.append(f"{which} differs from {name} by {_signed(contrast, digits)}: {contrast.verdict}")
     return told
 
 

@@ -7,8 +7,10 @@ import analysis
 from analysis.runs.data import load
 from analysis.search.calibration import calibration_of, calibration_table, spread_of_replicates
 from analysis.search.confirmation import confirmation_table
+from analysis.search.explanation import explanation_table
 from nas.runs.calibrations import read_calibration
 from nas.runs.confirmations import conclusion, confirmed_by
+from nas.runs.explanations import explanation_sentences, read_explanation
 from nas.runs.layout import CONFIRMATION
 from nas.runs.run import read_run
 from nas.stats.reliability import advantage_p, reliability, seeds_needed
@@ -271,3 +273,14 @@ def test_the_committed_confirmation_says_what_docs_results_and_the_readme_have()
     assert conclusion(run) in readme
     for row in confirmation_table(load(run)).itertuples(index=False):
         assert " ".join(" ".join(row[:-1]).split()) in " ".join(readme.split())
+
+
+def test_the_committed_explanation_says_what_docs_results_has():
+    found, simplified = read_explanation(DATA / "quickstart-confirmed")
+    told = " ".join(RESULTS.split())
+    for row in explanation_table(found).itertuples(index=False):
+        cells = [row[0], *row[1:3], *(" ".join(pair).strip() for pair in (row[3:5], row[5:7]))]
+        assert " | ".join(cells).replace("|  ", "| ").replace("  |", " |").replace("| |", "| |") in told, cells
+    assert [effect.path for effect in found.effects if effect.carries] == ["attention.tokens"]
+    for sentence in explanation_sentences(found, simplified)[-2:]:
+        assert sentence in told
