@@ -332,6 +332,10 @@ class Study(Frozen):
             census = self.census
             if not census.feasible:
                 raise StudyError(f"search.constraints: {self.search_space.problem(census.draws, census.nearest)}")
+        kind = self.training.prediction.kind
+        for key in ("samples", "fid"):
+            if kind != "flow" and getattr(getattr(self.evaluation, key), "steps", 2) < 2:
+                raise StudyError(f"evaluation.{key}.steps is 1, which would end in noise with {kind}; take at least 2")
         first, size = self.budget.milestones[0], self.batch_sizes[-1]
         if self.budget.unit == "images" and first < size:
             raise StudyError(

@@ -87,6 +87,8 @@ from tests.conftest import TINY
         ),
         ("search.constraints={gflops: {max: 30 M}}", "gflops: '30 M' is no amount of gflops; write a number, or '28.5 MFLOPs'"),
         ("search.trials", "write KEY=VALUE"),
+        ("evaluation.samples.steps=1", "evaluation.samples.steps is 1, which would end in noise with epsilon; take at least 2"),
+        ("evaluation.fid={steps: 1}", "evaluation.fid.steps is 1, which would end in noise with epsilon; take at least 2"),
         ("search.trials.more=1", "'trials' holds 4, not keys"),
     ],
 )
