@@ -13,7 +13,7 @@ from nas.data.feed import Feed
 from nas.data.settings import DataSettings
 from nas.data.sources import open_data
 from nas.evaluation.validation import ValidationGrid
-from nas.study.settings import TrainingSettings
+from nas.study.settings import TrainingSettings, ValLossSettings
 from nas.training.trainer import DivergedError, Trainer
 from space import preset
 
@@ -52,7 +52,7 @@ def loss(width: int, rate: float, rule: bool, feed: Feed, validation: Feed) -> f
         trainer.train_to(STEPS)
     except DivergedError:
         return float("inf")
-    return ValidationGrid(validation, IMAGES, trainer.prediction).loss(trainer.ema, 2 * IMAGES).mean
+    return ValidationGrid(validation, ValLossSettings(images=IMAGES), trainer.prediction).loss(trainer.ema, 2 * IMAGES).mean
 
 
 def main() -> None:
