@@ -33,28 +33,19 @@ def confirm_command(
     command goes on after an interruption.
     """
     from nas.cli.bill import check_study
-    from nas.cli.run import run_and_tell
+    from nas.cli.run import run_and_tell, with_section
     from nas.execution.ending import Ending, seconds_of
     from nas.runs.confirmations import check_confirmable
     from nas.runs.records import State
     from nas.runs.run import read_run
-    from nas.study.overrides import apply_override
-    from nas.study.study import Study
-    from space.document import parse
 
     ending = Ending(seconds_of(walltime) if walltime else None)
     recorded = read_run(run_folder(run))
     old = recorded.study
     if old.search is None:
         raise RunError(f"{run} is an ablation, whose rows have paired seeds already; nas confirm is for searches")
-    data = old.model_dump(mode="json")
-    data["confirm"] = data["confirm"] or {}
-    if against is not None:
-        data["confirm"]["against"] = {"preset": against}
-    for key, given in (("best", best), ("seeds", seeds), ("budget", budget)):
-        if given is not None:
-            apply_override(data, f"confirm.{key}={given}")
-    study = parse(Study, data, context={"header": old.header})
+    baseline = None if against is None else f"{{preset: {against}}}"
+    study = with_section(old, "confirm", {"best": best, "seeds": seeds, "against": baseline, "budget": budget})
     if not recorded.in_state(State.RUNNING) and (recorded.spent or len(recorded.trials) >= study.most_trials):
         check_confirmable(recorded, study)
     check_study(study)

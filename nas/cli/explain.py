@@ -24,13 +24,10 @@ def explain_command(
     is then compared with it, and with the baseline.
     """
     from nas.cli.bill import check_study
-    from nas.cli.run import run_and_tell
+    from nas.cli.run import run_and_tell, with_section
     from nas.execution.ending import Ending, seconds_of
     from nas.runs.explanations import explained_by
     from nas.runs.run import read_run
-    from nas.study.overrides import apply_override
-    from nas.study.study import Study
-    from space.document import parse
 
     ending = Ending(seconds_of(walltime) if walltime else None)
     recorded = read_run(run_folder(run))
@@ -40,11 +37,6 @@ def explain_command(
     if recorded.confirmed is None:
         raise RunError(f"the winner of {run} is not confirmed, so there is nothing to explain yet; nas confirm {run} comes first")
     explained_by(recorded)
-    data = old.model_dump(mode="json")
-    data["explain"] = data["explain"] or {}
-    for key, given in (("seeds", seeds), ("most", most)):
-        if given is not None:
-            apply_override(data, f"explain.{key}={given}")
-    study = parse(Study, data | {"explain": data["explain"] or True}, context={"header": old.header})
+    study = with_section(old, "explain", {"seeds": seeds, "most": most})
     check_study(study)
     run_and_tell(study, run, in_process=in_process, address=address, ending=ending)

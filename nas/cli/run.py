@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,20 @@ from nas.cli.command import SOME_FAILED
 if TYPE_CHECKING:
     from nas.execution.ending import Ending
     from nas.study.study import Study
+
+
+def with_section(study: Study, section: str, given: Mapping[str, object]) -> Study:
+    """A recorded study with options of a command as keys of a section; those that are None stay as the study has them."""
+    from nas.study.overrides import apply_override
+    from nas.study.study import Study
+    from space.document import parse
+
+    data = study.model_dump(mode="json")
+    data[section] = data[section] or {}
+    for key, value in given.items():
+        if value is not None:
+            apply_override(data, f"{section}.{key}={value}")
+    return parse(Study, data, context={"header": study.header})
 
 
 def run_and_tell(study: Study, out: str, *, in_process: bool, address: str | None, ending: Ending) -> None:

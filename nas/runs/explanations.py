@@ -17,8 +17,8 @@ from nas.runs.run import Run, read_run, values_by_seed
 from nas.runs.screening import marginals
 from nas.runs.winners import leading, looked_at
 from nas.stats.paired import paired_interval, paired_t_p
-from nas.stats.verdicts import BETTER, WORSE, judged
-from nas.study.explanation import ADDED, SIMPLIFIED, TAKEN_BACK, Explained, at_gflops
+from nas.stats.verdicts import BETTER, LEVEL, NO_EVIDENCE, WORSE, judged
+from nas.study.explanation import ADDED, SIMPLIFIED, TAKEN_BACK, WIDTH, Explained, at_gflops
 from nas.study.metrics import METRICS, lower_is_better
 from nas.study.rows import families
 from space.costs.cost import cost
@@ -100,7 +100,7 @@ def explained_by(run: Run) -> Explained:
         name = f"{name} at {cost(baseline).gflops:.4g} GFLOPs"
     found = {one.path: (one.old, one.new) for one in diff(given, winner.spec)}
     if len(found) > 1:
-        found.pop("channels", None)
+        found.pop(WIDTH, None)
     if not found:
         raise RunError(f"{row_of(winner)} is {name} itself, so there is nothing to explain")
     most = run.study.explain.most if run.study.explain else len(found)
@@ -151,7 +151,7 @@ def _together(explained: Explained, run: Run) -> Contrast | None:
     low, high = paired_interval(surplus)
     p = paired_t_p(surplus)
     mean = float(surplus.mean())
-    verdict = "no evidence" if p >= 0.05 else BETTER if (mean < 0) == lower_is_better(run.metric) else WORSE
+    verdict = NO_EVIDENCE if p >= 1 - LEVEL else BETTER if (mean < 0) == lower_is_better(run.metric) else WORSE
     return Contrast(mean, low, high, p, len(seeds), verdict)
 
 
@@ -170,7 +170,8 @@ def explanation_sentences(found: Explanation, simplified: Mapping[str, Contrast]
     at = "equal GFLOPs" if of.mismatch <= TOLERANCE else f"GFLOPs that differ by up to {100 * of.mismatch:.1f} %"
     told = [f"{head} {of.name} from {of.baseline_name}, at {at}"]
     if of.left_out:
-        told = [f"{count} of {count + len(of.left_out)} differences were taken back; left out: {', '.join(of.left_out)}"]
+        kept = f"{count} of {count + len(of.left_out)} differences were taken back at {at}"
+        told = [f"{kept}; left out: {', '.join(of.left_out)}"]
     if carrying:
         told.append(f"worse without: {', '.join(carrying)}")
     else:
@@ -179,7 +180,7 @@ def explanation_sentences(found: Explanation, simplified: Mapping[str, Contrast]
         told.append(f"not shown to be worse without: {', '.join(rest)}")
     if found.joint is not None:
         told.append(f"all together: {_signed(found.joint, digits)}, {found.joint.verdict}")
-    if found.together is not None and found.together.verdict != "no evidence":
+    if found.together is not None and found.together.verdict != NO_EVIDENCE:
         told.append(f"all together bring {_signed(found.together, digits)} beyond the sum of each alone")
     if simplified and found.simplified is not None:
         own, winner = cost(found.simplified).gflops, cost(of.winner).gflops

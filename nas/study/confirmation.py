@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nas.study.derived import ablation_data
+from nas.study.derived import fresh_ablation
 from nas.study.followups import FRESH_SEEDS
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.costs.matching import TOLERANCE, match_width
-from space.document import parse
-from space.errors import StudyError, ToolkitError
+from space.errors import StudyError
 from space.spec import ModelSpec
 
 
@@ -39,24 +38,8 @@ def confirmation_study(study: Study, candidates: Mapping[str, ModelSpec]) -> Stu
     if dearest > (1 + TOLERANCE) * cost(baseline).gflops:
         baseline = match_width(baseline, dearest).spec
         name = f"{name} at {cost(baseline).gflops:.4g} GFLOPs"
-    data = ablation_data(
-        study,
-        f"{study.name}-confirm",
-        f"Is any of the best of {study.name} better than {name}?",
-        {"": {name: baseline, **others}},
-        seeds=confirm.seeds.model_dump(),
-        metric=study.metric,
-    )
-    data["training"]["seed"] = study.training.seed + FRESH_SEEDS
-    val_loss = study.evaluation.val_loss
-    data["evaluation"]["val_loss"] = {"images": val_loss.images, "skip": val_loss.skip + val_loss.images}
-    if confirm.budget is not None:
-        data["budget"][study.budget.key] = confirm.budget
-    try:
-        made = parse(Study, data, context={"header": study.header})
-        made.check_runs()
-    except ToolkitError as error:
-        raise StudyError(f"confirm: {error}") from None
+    question = f"Is any of the best of {study.name} better than {name}?"
+    made = fresh_ablation(study, "confirm", question, {"": {name: baseline, **others}}, FRESH_SEEDS, confirm.seeds.model_dump())
     if made.budget.full < study.budget.full:
         raise StudyError(f"confirm.budget {confirm.budget} is below the search's; leave it out, or take a larger one")
     return made

@@ -7,7 +7,9 @@ from typing import Any
 
 from nas.study.study import Study
 from space.differences import diff
+from space.document import parse
 from space.domains.space import FIXED_BY_DATA
+from space.errors import StudyError, ToolkitError
 from space.spec import ModelSpec, spec_paths
 
 Rows = Mapping[str, ModelSpec]
@@ -47,6 +49,34 @@ def ablation_data(study: Study, name: str, question: str, blocks: Mapping[str, R
     if data["ablation"]["metric"] == "val_loss":
         data["evaluation"]["fid"] = None
     return data
+
+
+def fresh_ablation(study: Study, what: str, question: str, blocks: Mapping[str, Rows], first: int, seeds: Any) -> Study:
+    """The ablation of architectures on seeds and validation images that their search never used, with the budget of `confirm`.
+
+    Args:
+        study: The search.
+        what: The section that asks for it, for the name of the new study and for messages.
+        question: Its question.
+        blocks: As of `ablation_data`.
+        first: The first seed, counted from the study's.
+        seeds: Of `ablation.seeds`.
+
+    Raises:
+        StudyError: If the ablation would be refused.
+    """
+    data = ablation_data(study, f"{study.name}-{what}", question, blocks, seeds=seeds, metric=study.metric)
+    data["training"]["seed"] = study.training.seed + first
+    val_loss = study.evaluation.val_loss
+    data["evaluation"]["val_loss"] = {"images": val_loss.images, "skip": val_loss.skip + val_loss.images}
+    if study.confirm and study.confirm.budget is not None:
+        data["budget"][study.budget.key] = study.confirm.budget
+    try:
+        made = parse(Study, data, context={"header": study.header})
+        made.check_runs()
+    except ToolkitError as error:
+        raise StudyError(f"{what}: {error}") from None
+    return made
 
 
 def training_data(study: Study) -> dict[str, Any]:

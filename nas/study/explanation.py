@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from nas.study.derived import ablation_data
+from nas.study.derived import fresh_ablation
 from nas.study.followups import FRESH_SEEDS
 from nas.study.study import Study
 from space.costs.cost import cost
 from space.costs.matching import TOLERANCE, match_cost, match_width
-from space.document import parse
-from space.errors import SpecError, StudyError, ToolkitError
+from space.errors import SpecError, StudyError
 from space.spec import ModelSpec
 
 TAKEN_BACK, ADDED, SIMPLIFIED = "taken back", "added", "simplified"
@@ -39,13 +39,13 @@ class Explained:
     left_out: tuple[str, ...] = ()
     """Differences that are not taken back, with what the search's own trials say of them."""
 
-    @property
+    @cached_property
     def taken_back(self) -> dict[str, ModelSpec]:
         """The winner, and the winner without each difference, by row."""
         rows = {path: self._changed(self.winner, {path: self.differences[path][0]}) for path in self.differences}
         return {self.name: self.winner} | {f"without {path}": spec for path, spec in rows.items() if spec is not None}
 
-    @property
+    @cached_property
     def added(self) -> dict[str, ModelSpec]:
         """The baseline, the baseline with each difference, and the winner, by row."""
         rows = {path: self._changed(self.baseline, {path: self.differences[path][1]}) for path in self.differences}
@@ -120,17 +120,4 @@ def _followup(
 ) -> Study:
     explain = study.explain
     assert explain is not None, "asked of a study without explain"
-    data = ablation_data(
-        study, f"{study.name}-{what}", question, blocks, seeds=seeds or explain.seeds.model_dump(), metric=study.metric
-    )
-    data["training"]["seed"] = study.training.seed + seed
-    val_loss = study.evaluation.val_loss
-    data["evaluation"]["val_loss"] = {"images": val_loss.images, "skip": val_loss.skip + val_loss.images}
-    if study.confirm and study.confirm.budget is not None:
-        data["budget"][study.budget.key] = study.confirm.budget
-    try:
-        made = parse(Study, data, context={"header": study.header})
-        made.check_runs()
-    except ToolkitError as error:
-        raise StudyError(f"{what}: {error}") from None
-    return made
+    return fresh_ablation(study, what, question, blocks, seed, seeds or explain.seeds.model_dump())

@@ -64,7 +64,7 @@ class Study(Frozen):
     training: TrainingSettings = TrainingSettings()
     budget: BudgetSettings
     confirm: ConfirmSettings | None = None
-    explain: Annotated[ExplainSettings | None, BeforeValidator(lambda given: given or None)] = None
+    explain: Annotated[ExplainSettings | None, BeforeValidator(lambda given: None if given is False else given)] = None
     finish: FinishSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()

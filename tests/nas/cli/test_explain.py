@@ -72,7 +72,7 @@ def explained(study_file, folder, *more):
 def test_what_carries_is_told_from_passengers(study_file, tmp_path, scripted, monkeypatch):
     # A passenger that the search cannot tell from its absence, but prefers.
     monkeypatch.setitem(EFFECTS, "attention.position", ("none", -0.03))
-    output, found, simplified = explained(study_file, tmp_path / "run")
+    output, found, _ = explained(study_file, tmp_path / "run")
     monkeypatch.setitem(EFFECTS, "attention.position", ("none", 0.0))
     by_path = {effect.path: effect for effect in found.effects}
     assert set(by_path) == set(EFFECTS)
@@ -92,8 +92,6 @@ def test_what_carries_is_told_from_passengers(study_file, tmp_path, scripted, mo
     assert f"at GFLOPs that differ by up to {100 * off:.1f} %" in output
     assert 0.01 < off < 0.02
     assert min(trial.seed for trial in run.trials.values()) == 3000
-    if not by_path["attention.position"].carries:
-        assert set(simplified) == {found.explained.baseline_name, found.explained.name}
 
 
 def test_the_winner_without_its_passengers_is_compared_on_fresh_seeds(study_file, tmp_path, scripted):
@@ -132,7 +130,7 @@ def test_differences_beyond_the_most_are_left_out_and_told(study_file, tmp_path,
     assert len(found.effects) == 2
     assert "left out: " in output
     assert "in the search's trials)" in output
-    assert f"2 of {2 + len(found.explained.left_out)} differences were taken back" in output
+    assert f"2 of {2 + len(found.explained.left_out)} differences were taken back at " in output
 
 
 def test_an_interrupted_explanation_goes_on_to_the_same_ledgers(study_file, tmp_path, scripted, monkeypatch):

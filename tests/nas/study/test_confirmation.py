@@ -83,6 +83,13 @@ def test_the_data_must_hold_out_images_for_the_confirmation_too():
     check_confirmation(with_confirm())
 
 
+def test_explain_may_be_a_switch_or_a_section():
+    switched, section, off = (with_confirm(explain=given).explain for given in (True, {}, False))
+    assert switched == section
+    assert switched.most == 8
+    assert off is None
+
+
 def test_a_candidate_that_is_the_baseline_is_nothing_to_confirm():
     study = with_confirm()
     with pytest.raises(ToolkitError, match="no candidate differs from u-dit-toy"):
